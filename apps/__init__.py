@@ -1,0 +1,1 @@
+"""Example applications; they import `ledgerd.enclave.app` only."""

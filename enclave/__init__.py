@@ -1,0 +1,1 @@
+"""Trusted and sans-IO: decides everything. Only `enclave.runtime` touches the world."""

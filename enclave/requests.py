@@ -1,0 +1,62 @@
+"""A client's request and its answer, the same for HTTP/1.1, `ledgerd/1`, forwarding between nodes, and applications.
+
+Not here: parsing and printing (`enclave.sessions`), who asks (`enclave.auth`), what exists (`enclave.endpoints`).
+"""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+
+class Request:
+    """One request, complete, already bounded by the limits of `enclave.sessions`.
+
+    Attributes:
+        reply_to: Opaque token of whoever wants the answer; handed back unread.
+        method: Upper-case verb.
+        path: Path without query, still percent-encoded.
+        query: Raw query string without `?`.
+        headers: Lower-case names; a repeated header is joined by `, `.
+        body: At most the body limit.
+        certificate: DER of the client certificate of the TLS session, proof of possession done; None without.
+        caller_id: Hex SHA-256 of `certificate`, or "" without one; worked out once per session.
+    """
+
+    __slots__ = ("body", "caller_id", "certificate", "headers", "method", "path", "query", "reply_to")
+
+    def __init__(
+        self,
+        reply_to: object,
+        method: str,
+        path: str,
+        query: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        certificate: bytes | None,
+        caller_id: str,
+    ) -> None:
+        self.reply_to = reply_to
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.body = body
+        self.certificate = certificate
+        self.caller_id = caller_id
+
+
+class Response(NamedTuple):
+    """One answer. `headers` have lower-case names and hold neither content-length nor connection: the session adds those.
+
+    `content_type` is empty exactly when `body` is.
+    """
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    content_type: str = ""
+
+
+TEXT: Final = "text/plain"
+JSON: Final = "application/json"
+COSE: Final = "application/cose"
+BINARY: Final = "application/octet-stream"

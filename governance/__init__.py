@@ -1,0 +1,1 @@
+"""Trusted and pure: the members' rules and the tables that hold them."""

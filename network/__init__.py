@@ -1,0 +1,1 @@
+"""Untrusted: bytes in, bytes out; and the client SDK."""

@@ -1,0 +1,1 @@
+"""The untrusted host: disk, sockets, launchers, command line; the composition root."""
