@@ -1,0 +1,355 @@
+"""One entry's bytes: CCF's transaction format, version 1. Pure: bytes in, values out.
+
+`Sealer` writes entries and opens them with the ledger secret of one epoch; `read_public` reads what needs no secret.
+Layout and digests follow `docs/formats/ledger.md`; all integers are little-endian.
+Not here: the tree over the leaves (`ledger.merkle`), the meaning of built-in maps (`ledger.signature`, `ledger.audit`), files
+(`ledger.chunks`).
+"""
+
+import struct
+from hashlib import sha256
+from hmac import digest as hmac_digest
+from typing import Final, NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from ledgerd.ledger.errors import FormatError, IntegrityError, UsageError
+from ledgerd.ledger.ids import Seqno, View
+
+WriteSet = dict[str, dict[bytes, bytes | None]]
+"""Map name to key to value; None removes the key. A name that begins with `public:` is readable by everybody, any other is sealed."""
+
+PUBLIC_PREFIX: Final = "public:"
+DIGEST_SIZE_BYTES: Final = 32
+ZERO_DIGEST: Final = bytes(DIGEST_SIZE_BYTES)
+
+VERSION: Final = 1
+HEADER_SIZE_BYTES: Final = 8
+GCM_HEADER_SIZE_BYTES: Final = 28  # tag 16, then IV 12
+ENTRY_SIZE_BYTES_MAX: Final = 1 << 30  # CCF's own readers refuse more
+VIEW_MAX: Final = (1 << 31) - 1  # the IV has 31 bits for it; the 32nd marks a snapshot
+
+FLAG_CHUNK_AFTER: Final = 0x01
+FLAG_CHUNK_BEFORE: Final = 0x02
+
+TYPE_WRITES: Final = 0
+TYPE_SNAPSHOT: Final = 1
+TYPE_CLAIMS: Final = 2
+TYPE_EVIDENCE: Final = 3
+TYPE_EVIDENCE_AND_CLAIMS: Final = 4
+
+_HEAD = struct.Struct("<Q")  # version, flags and 48 bits of size in one number
+_IV = struct.Struct("<QI")
+_FIXED = struct.Struct("<Q16sQIQ")  # head, tag, IV, length of the public domain
+_DOMAIN_4 = struct.Struct("<Bq32s32sq")  # type, version, claims digest, evidence digest, max conflict version
+_U64 = struct.Struct("<Q")
+_TYPE_VERSION = struct.Struct("<Bq")
+_I64 = struct.Struct("<q")
+_COUNTS = struct.Struct("<QQQ")  # read version, read count, write count
+
+_FIXED_SIZE: Final = _FIXED.size
+_DOMAIN_SIZE: Final = _DOMAIN_4.size
+_SIZE_MIN: Final = GCM_HEADER_SIZE_BYTES + 8
+_NAMES_MAX: Final = 1024  # an application has tens of maps; the cache of their encoded names must not grow with what clients ask for
+
+
+class Sealed(NamedTuple):
+    """One entry, ready to store: its bytes and its leaf in the tree, 32 bytes."""
+
+    data: bytes
+    leaf: bytes
+
+
+class Opened(NamedTuple):
+    """One entry, decrypted, with everything it writes."""
+
+    view: View
+    seqno: Seqno
+    flags: int
+    writes: WriteSet
+    claims_digest: bytes
+    evidence_digest: bytes
+    leaf: bytes
+
+
+class PublicEntry(NamedTuple):
+    """What one entry shows without a secret. Digests are 32 bytes; None where an old entry type has none."""
+
+    view: View
+    seqno: Seqno
+    flags: int
+    entry_type: int
+    writes: WriteSet
+    claims_digest: bytes | None
+    evidence_digest: bytes | None
+    write_set_digest: bytes
+    leaf: bytes
+
+
+class Sealer:
+    """Writes and opens the entries of one epoch; holds that epoch's ledger secret and never shows it.
+
+    Make it once per epoch: constructing the cipher costs more than using it. One thread at a time.
+    """
+
+    __slots__ = ("_cipher", "_commit_secret", "_last", "_names")
+
+    def __init__(self, ledger_secret: bytes) -> None:
+        """Args: ledger_secret: 32 bytes. Raises: UsageError: It has another length."""
+        if len(ledger_secret) != DIGEST_SIZE_BYTES:
+            raise UsageError(f"a ledger secret has 32 bytes, not {len(ledger_secret)}")
+        self._cipher = AESGCM(ledger_secret)
+        # CCF hashes the first 8 bytes of "Commit Secret Label", the size of a pointer; every ledger in the world depends on it now
+        self._commit_secret = hmac_digest(ledger_secret, b"Commit S", "sha256")
+        self._names: dict[str, bytes] = {}
+        self._last = (0, 0)
+
+    def __repr__(self) -> str:
+        return "Sealer(...)"
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        raise UsageError("a Sealer holds a ledger secret and is never copied or written")
+
+    def commit_evidence(self, view: int, seqno: int) -> str:
+        """Return `ce:VIEW.SEQNO:HEX`, which a receipt reveals once the entry is committed; before that it is a secret."""
+        name = f"{view}.{seqno}"
+        return f"ce:{name}:{hmac_digest(self._commit_secret, name.encode(), 'sha256').hex()}"
+
+    def seal(self, view: int, seqno: int, writes: WriteSet, claims_digest: bytes = ZERO_DIGEST, flags: int = 0) -> Sealed:
+        """Serialise and encrypt one entry.
+
+        Maps are written in order of name, public ones in the clear; a map without writes leaves no trace.
+        Each (view, seqno) must be above the last one sealed: the IV is made of both, and AES-GCM never forgives a repetition.
+
+        Raises: UsageError: Numbers out of range or not rising, a digest of another length, an entry of more than 1 GiB.
+        """
+        if (view, seqno) <= self._last or not 0 < view <= VIEW_MAX or seqno < 1:
+            raise UsageError(f"{view}.{seqno} cannot be sealed after {self._last[0]}.{self._last[1]}: the same IV would be used twice")
+        if len(claims_digest) != DIGEST_SIZE_BYTES or flags & ~3:
+            raise UsageError("a claims digest has 32 bytes, and flags are 0 to 3")
+        name = f"{view}.{seqno}"
+        evidence = f"ce:{name}:{hmac_digest(self._commit_secret, name.encode(), 'sha256').hex()}"
+        evidence_digest = sha256(evidence.encode()).digest()
+        public = [_DOMAIN_4.pack(TYPE_EVIDENCE_AND_CLAIMS, seqno, claims_digest, evidence_digest, 0)]
+        private: list[bytes] = []
+        for map_name in sorted(writes) if len(writes) > 1 else writes:
+            if keys := writes[map_name]:
+                _write_map(public if map_name.startswith(PUBLIC_PREFIX) else private, self._encode_name(map_name), keys)
+        domain = b"".join(public)
+        iv = _IV.pack(seqno, view)
+        sealed = self._cipher.encrypt(iv, b"".join(private), domain)
+        size = GCM_HEADER_SIZE_BYTES + 8 + len(domain) + len(sealed) - 16
+        if size > ENTRY_SIZE_BYTES_MAX:
+            raise UsageError(f"entry {name} would have {size} bytes; the format's limit is {ENTRY_SIZE_BYTES_MAX}")
+        data = b"".join(
+            (_HEAD.pack(VERSION | flags << 8 | size << 16), sealed[-16:], iv, _U64.pack(len(domain)), domain, sealed[:-16]),
+        )
+        self._last = (view, seqno)
+        return Sealed(data, sha256(sha256(data).digest() + evidence_digest + claims_digest).digest())
+
+    def open(self, data: bytes) -> Opened:
+        """Decrypt and check one entry of this epoch.
+
+        Only the entry type that current CCF writes is opened: with commit evidence and claims.
+
+        Raises:
+            IntegrityError: The tag does not fit, or the commit evidence is not the one that this secret gives.
+            FormatError: The bytes do not follow the layout.
+        """
+        view, seqno, flags, end = _read_fixed(data)
+        domain = data[_FIXED_SIZE:end]
+        if len(domain) < _DOMAIN_SIZE:
+            raise FormatError(f"entry {view}.{seqno}: public domain of {len(domain)} bytes, expected at least {_DOMAIN_SIZE}")
+        try:
+            private = self._cipher.decrypt(data[24:36], data[end:] + data[8:24], domain)
+        except InvalidTag:
+            raise IntegrityError(
+                f"entry {view}.{seqno}: the AES-GCM tag does not fit; the bytes were changed or belong to another epoch's secret"
+            ) from None
+        entry_type, version, claims_digest, evidence_digest, _ = _DOMAIN_4.unpack_from(domain)
+        if entry_type != TYPE_EVIDENCE_AND_CLAIMS or version != seqno:
+            raise FormatError(f"entry {view}.{seqno}: type {entry_type} version {version}, expected type 4 version {seqno}")
+        name = f"{view}.{seqno}"
+        evidence = f"ce:{name}:{hmac_digest(self._commit_secret, name.encode(), 'sha256').hex()}"
+        if sha256(evidence.encode()).digest() != evidence_digest:
+            raise IntegrityError(f"entry {name}: its commit evidence is not the one that this ledger secret gives")
+        writes: WriteSet = {}
+        if len(domain) > _DOMAIN_SIZE:
+            _read_maps(domain, _DOMAIN_SIZE, True, writes)
+        if private:
+            _read_maps(private, 0, False, writes)
+        leaf = sha256(sha256(data).digest() + evidence_digest + claims_digest).digest()
+        return Opened(view, seqno, flags, writes, claims_digest, evidence_digest, leaf)
+
+    def _encode_name(self, name: str) -> bytes:
+        """Return the length and bytes of a map's name with the two read counters, which are always zero."""
+        encoded = self._names.get(name)
+        if encoded is None:
+            raw = name.encode()
+            encoded = _U64.pack(len(raw)) + raw + bytes(16)
+            if len(self._names) < _NAMES_MAX:
+                self._names[name] = encoded
+        return encoded
+
+
+def read_public(data: bytes) -> PublicEntry:
+    """Read what an entry shows without a secret, and compute its leaf. Nothing is authenticated by this alone.
+
+    Raises: FormatError: The bytes do not follow the layout; every length is checked.
+    """
+    view, seqno, flags, end = _read_fixed(data)
+    size = end - _FIXED_SIZE
+    if size < 17:
+        raise FormatError(f"entry {view}.{seqno}: public domain of {size} bytes is too short")
+    entry_type, version = _TYPE_VERSION.unpack_from(data, _FIXED_SIZE)
+    at = _FIXED_SIZE + 9
+    claims_digest: bytes | None = None
+    evidence_digest: bytes | None = None
+    if entry_type in (TYPE_CLAIMS, TYPE_EVIDENCE_AND_CLAIMS):
+        claims_digest = data[at : at + 32]
+        at += 32
+    if entry_type in (TYPE_EVIDENCE, TYPE_EVIDENCE_AND_CLAIMS):
+        evidence_digest = data[at : at + 32]
+        at += 32
+    if entry_type not in (TYPE_WRITES, TYPE_CLAIMS, TYPE_EVIDENCE, TYPE_EVIDENCE_AND_CLAIMS):
+        raise FormatError(f"entry {view}.{seqno}: entry type {entry_type} is none of 0, 2, 3, 4")
+    if version != seqno:
+        raise FormatError(f"entry {view}.{seqno}: its public domain says version {version}")
+    at += 8  # max conflict version: CCF's readers skip it, and so must we
+    if at > end:
+        raise FormatError(f"entry {view}.{seqno}: public domain of {size} bytes is too short for entry type {entry_type}")
+    writes: WriteSet = {}
+    if at < end:
+        _read_maps(data[:end], at, True, writes)
+    digest = sha256(data).digest()
+    leaf = digest
+    if evidence_digest is not None:
+        leaf = sha256(digest + evidence_digest + (claims_digest or b"")).digest()
+    elif claims_digest is not None:
+        leaf = sha256(digest + claims_digest).digest()
+    return PublicEntry(view, seqno, flags, entry_type, writes, claims_digest, evidence_digest, digest, leaf)
+
+
+def write_set_digest(data: bytes) -> bytes:
+    """Return the SHA-256 of a whole entry, header included: the first component of its leaf."""
+    return sha256(data).digest()
+
+
+def leaf_digest(write_set_digest: bytes, commit_evidence: str, claims_digest: bytes) -> bytes:
+    """Return the leaf of an entry from what its receipt reveals."""
+    return sha256(write_set_digest + sha256(commit_evidence.encode()).digest() + claims_digest).digest()
+
+
+def entry_size(data: bytes, at: int = 0) -> int:
+    """Return how many bytes the entry at `at` takes, by its header alone.
+
+    Raises: FormatError: There is no whole header, or it is not one of version 1.
+    """
+    if at < 0 or len(data) - at < HEADER_SIZE_BYTES:
+        raise FormatError(f"{max(len(data) - at, 0)} bytes are too few for the header of an entry")
+    (head,) = _HEAD.unpack_from(data, at)
+    size: int = head >> 16
+    if head & 0xFF != VERSION or head & 0xFC00 or not _SIZE_MIN <= size <= ENTRY_SIZE_BYTES_MAX:
+        raise FormatError(f"entry header {data[at : at + 8].hex()}: expected version 1, flags 0 to 3 and a size of {_SIZE_MIN} to 1 GiB")
+    return HEADER_SIZE_BYTES + size
+
+
+def _read_fixed(data: bytes) -> tuple[View, Seqno, int, int]:
+    """Return view, seqno, flags and where the public domain ends."""
+    if len(data) < _FIXED_SIZE:
+        raise FormatError(f"{len(data)} bytes are too few for an entry")
+    head, _, seqno, view, public_size = _FIXED.unpack_from(data)
+    size = head >> 16
+    if head & 0xFF != VERSION or head & 0xFC00:
+        raise FormatError(f"entry header {data[:8].hex()}: expected version 1 and flags 0 to 3")
+    if size != len(data) - HEADER_SIZE_BYTES or size > ENTRY_SIZE_BYTES_MAX:
+        raise FormatError(f"entry header says {size} bytes, there are {len(data) - HEADER_SIZE_BYTES}")
+    if view > VIEW_MAX:
+        raise FormatError("this is a snapshot, not an entry: the top bit of its IV is set")
+    if seqno < 1 or seqno >> 63:
+        raise FormatError(f"entry {view}.{seqno}: seqnos start at 1 and have 63 bits")
+    if public_size > size - _SIZE_MIN:
+        raise FormatError(f"entry {view}.{seqno}: public domain of {public_size} bytes in an entry of {size}")
+    return View(view), Seqno(seqno), (head >> 8) & 0xFF, _FIXED_SIZE + public_size
+
+
+def _write_map(out: list[bytes], name: bytes, keys: dict[bytes, bytes | None]) -> None:
+    pack = _U64.pack
+    writes: list[bytes] = []
+    removals: list[bytes] = []
+    count = 0
+    for key, value in keys.items():
+        if value is None:
+            removals.append(pack(len(key)))
+            removals.append(key)
+        else:
+            count += 1
+            writes += (pack(len(key)), key, pack(len(value)), value)
+    out.append(name)
+    out.append(pack(count))
+    out += writes
+    out.append(pack(len(removals) // 2))
+    out += removals
+
+
+def _read_maps(data: bytes, at: int, public: bool, maps: WriteSet) -> None:
+    """Add the maps of `data[at:]`, which must fill it exactly, to `maps`."""
+    end = len(data)
+    unpack = _U64.unpack_from
+    while at < end:
+        if end - at < 8:
+            raise FormatError("an entry ends inside the length of a map's name")
+        (size,) = unpack(data, at)
+        at += 8
+        if size > end - at - 24:
+            raise FormatError(f"an entry ends inside a map: name of {size} bytes, {end - at} are left")
+        try:
+            name = data[at : at + size].decode()
+        except UnicodeDecodeError:
+            raise FormatError("a map's name is not UTF-8") from None
+        at += size
+        if name.startswith(PUBLIC_PREFIX) is not public:
+            raise FormatError(f"map {name[:64]!r} stands in the {'public' if public else 'private'} domain, where it does not belong")
+        if name in maps:
+            raise FormatError(f"map {name[:64]!r} stands twice in one entry")
+        _, reads, count = _COUNTS.unpack_from(data, at)
+        at += 24
+        if reads:
+            raise FormatError(f"map {name[:64]!r} records {reads} reads; none are ever written")
+        keys: dict[bytes, bytes | None] = {}
+        maps[name] = keys
+        left = count
+        while left:
+            left -= 1
+            if end - at < 8:
+                raise FormatError(f"map {name[:64]!r} ends inside its writes")
+            (size,) = unpack(data, at)
+            at += 8
+            if size > end - at - 8:
+                raise FormatError(f"map {name[:64]!r}: a key of {size} bytes, {end - at} are left")
+            key = data[at : at + size]
+            at += size
+            (size,) = unpack(data, at)
+            at += 8
+            if size > end - at:
+                raise FormatError(f"map {name[:64]!r}: a value of {size} bytes, {end - at} are left")
+            keys[key] = data[at : at + size]
+            at += size
+        if end - at < 8:
+            raise FormatError(f"map {name[:64]!r} ends before its removals")
+        (removals,) = unpack(data, at)
+        at += 8
+        left = removals
+        while left:
+            left -= 1
+            if end - at < 8:
+                raise FormatError(f"map {name[:64]!r} ends inside its removals")
+            (size,) = unpack(data, at)
+            at += 8
+            if size > end - at:
+                raise FormatError(f"map {name[:64]!r}: a removed key of {size} bytes, {end - at} are left")
+            keys[data[at : at + size]] = None
+            at += size
+        if len(keys) != count + removals:
+            raise FormatError(f"map {name[:64]!r} names a key twice")
