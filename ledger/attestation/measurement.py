@@ -1,0 +1,88 @@
+"""The arithmetic of PCRs: how the platform measures an image, and what an application extends.
+
+Every PCR is 48 bytes, starts at zero and changes only by `extend`. No image is read here: callers give bytes.
+Source: AWS's description of PCRs, checked against genuine documents and a second implementation of the device.
+"""
+
+from collections.abc import Sequence
+from hashlib import sha384
+from typing import Final, NamedTuple
+
+from ledgerd.ledger.errors import ConfigurationError
+
+PCR_SIZE_BYTES: Final = 48
+PCR_COUNT: Final = 32
+ZERO: Final = bytes(PCR_SIZE_BYTES)
+
+
+def extend(value: bytes, data: bytes) -> bytes:
+    """Return the PCR's next value: SHA-384 of its 48-byte value and of `data`, which is not hashed before."""
+    return sha384(value + data).digest()
+
+
+def ext(data: bytes) -> bytes:
+    """Measure one section as the image loader does: a zero PCR extended once by the SHA-384 of `data`."""
+    return extend(ZERO, sha384(data).digest())
+
+
+class Measurement(NamedTuple):
+    """One line of an allow-list: what must run. The three PCRs count together, since PCR0 alone does not fix where sections end.
+
+    Attributes:
+        pcr0: Whole image, 48 bytes.
+        pcr1: Kernel, command line and first ramdisk (the platform's), 48 bytes.
+        pcr2: Other ramdisks (ours), 48 bytes.
+        pcr8: Signing certificate, 48 bytes; None accepts any.
+        pcr3: Role of the instance, 48 bytes; None accepts any.
+    """
+
+    pcr0: bytes
+    pcr1: bytes
+    pcr2: bytes
+    pcr8: bytes | None = None
+    pcr3: bytes | None = None
+
+
+def parse_measurement(pcr0: str, pcr1: str, pcr2: str, pcr8: str | None = None, pcr3: str | None = None) -> Measurement:
+    """Read a line of an allow-list from hex.
+
+    Raises: ConfigurationError: A value is not 96 hex characters, or PCR0 or PCR1 is zero, which only a debug enclave shows.
+    """
+    line = Measurement(
+        _parse_pcr("pcr0", pcr0),
+        _parse_pcr("pcr1", pcr1),
+        _parse_pcr("pcr2", pcr2),
+        None if pcr8 is None else _parse_pcr("pcr8", pcr8),
+        None if pcr3 is None else _parse_pcr("pcr3", pcr3),
+    )
+    if ZERO in (line.pcr0, line.pcr1):
+        raise ConfigurationError("PCR0 or PCR1 of a measurement is zero: that is a debug enclave, and those are never admitted")
+    return line
+
+
+def _parse_pcr(name: str, text: str) -> bytes:
+    if len(text) != 2 * PCR_SIZE_BYTES or not set(text) <= set("0123456789abcdefABCDEF"):
+        raise ConfigurationError(f"{name} of a measurement is {text[:100]!r}; give the 96 hex characters that the image's builder printed")
+    return bytes.fromhex(text)
+
+
+def image_pcrs(kernel: bytes, command_line: bytes, ramdisks: Sequence[bytes]) -> Measurement:
+    """Measure an image's sections, data without headers; the first ramdisk is the platform's. Metadata and signature do not count."""
+    first, others = b"".join(ramdisks[:1]), b"".join(ramdisks[1:])
+    boot = kernel + command_line + first
+    return Measurement(ext(boot + others), ext(boot), ext(others))
+
+
+def role_pcr(role_arn: str) -> bytes:
+    """PCR3: measures the name of the instance's IAM role (ASCII, not hashed before); zero for an instance without one."""
+    return extend(ZERO, role_arn.encode())
+
+
+def instance_pcr(instance_id: str) -> bytes:
+    """PCR4: measures the instance's name, `i-...` (ASCII, not hashed before)."""
+    return extend(ZERO, instance_id.encode())
+
+
+def certificate_pcr(certificate: bytes) -> bytes:
+    """PCR8: measures the DER of the certificate that signed the image."""
+    return ext(certificate)
