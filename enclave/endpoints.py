@@ -1,0 +1,376 @@
+"""What exists: endpoints, what their handlers are given, and how a path finds its endpoint.
+
+Law: per verb, a path without parameters goes before a template; within a template, literal segments go before parameters.
+A path is matched as it was sent: only the values of parameters are percent-decoded, so no path has two spellings that differ in rights.
+Not here: running a handler (`enclave.execution`), the document that describes endpoints (`enclave.openapi`).
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from ledgerd.enclave import auth
+from ledgerd.enclave.kv import MapHandle, MapView, Transaction
+from ledgerd.enclave.requests import Request
+from ledgerd.ledger.entry import ZERO_DIGEST
+from ledgerd.ledger.errors import RequestError, UsageError
+
+Forwarding: TypeAlias = Literal["always", "sometimes", "never"]
+METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+
+_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}(?::([A-Za-z0-9_.-]+))?")
+_BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+class Deferred(NamedTuple):
+    """A built-in handler's promise: the enclave's core answers later. `what` says whom to ask, `data` is theirs.
+
+    For example `Deferred("receipt", (transaction_id, COSE))` while entries are fetched.
+    """
+
+    what: str
+    data: object = None
+
+
+class Maps:
+    """The maps within the running transaction, by name: `maps["records"].get(b"key")`. This one opens every map."""
+
+    __slots__ = ("_opened", "_transaction")
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self._opened: dict[str, MapHandle] = {}
+
+    def __getitem__(self, name: str) -> MapHandle:
+        """The map `name`; maps need no creation."""
+        return self._transaction.map(name)
+
+
+class ApplicationMaps(Maps):
+    """The maps that an application may open for writing: all but those of the service itself."""
+
+    __slots__ = ()
+
+    def __getitem__(self, name: str) -> MapHandle:
+        """The map `name`. `public:` maps stand in the ledger in plain text, all others are sealed.
+
+        Raises: UsageError: The name belongs to the service (`ccf.`, `ledgerd.`); some of those can be read, see `Context.governance`.
+        """
+        handle = self._opened.get(name)
+        if handle is None:
+            if name.removeprefix("public:").startswith(RESERVED) or not 0 < len(name) <= NAME_LENGTH_MAX:
+                raise UsageError(f"map {name[:NAME_LENGTH_MAX]!r} is not for applications to write")
+            handle = self._opened[name] = self._transaction.map(name)
+        self._transaction.touched = True
+        return handle
+
+
+RESERVED: Final = ("ccf.", "ledgerd.")
+NAME_LENGTH_MAX: Final = 256
+_READABLE: Final = ("public:ccf.gov.", "public:ccf.internal.")
+
+
+class Context:
+    """What a handler is given: one request and one transaction. Valid until the handler returns.
+
+    Attributes:
+        request: The request, complete.
+        params: Values of the path's parameters, percent-decoded.
+        caller: Whom authentication found; None for an endpoint without policies.
+        kv: The maps, as this endpoint may open them.
+    """
+
+    __slots__ = ("_transaction", "applies_writes", "caller", "claims_digest", "kv", "params", "request")
+
+    def __init__(self, request: Request, params: dict[str, str], caller: auth.Caller | None, kv: Maps, transaction: Transaction) -> None:
+        self.request = request
+        self.params = params
+        self.caller = caller
+        self.kv = kv
+        self.claims_digest = ZERO_DIGEST
+        self.applies_writes: bool | None = None
+        self._transaction = transaction
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Parameters of the query, decoded; of a repeated one the first.
+
+        Raises: RequestError: 400 InvalidQueryParameterValue, the query is not well-formed.
+        """
+        return parse_query(self.request.query)
+
+    def governance(self, name: str) -> MapView:
+        """A public map of the service (`public:ccf.gov.`, `public:ccf.internal.`), as last applied, for reading only.
+
+        Raises: UsageError: Any other map.
+        """
+        if not name.startswith(_READABLE):
+            raise UsageError(f"map {name[:NAME_LENGTH_MAX]!r} is not a public map of the service")
+        self._transaction.touched = True
+        return self._transaction.applied(name)
+
+    def set_claims_digest(self, digest: bytes) -> None:
+        """Bind 32 bytes to the transaction, usually SHA-256 of claims; they are in its receipt for anyone to compare.
+
+        Raises: UsageError: It is not 32 bytes.
+        """
+        if type(digest) is not bytes or len(digest) != 32:
+            raise UsageError("a claims digest is 32 bytes")
+        self.claims_digest = digest
+
+    def set_apply_writes(self, apply: bool) -> None:
+        """Apply (or discard) the transaction's writes whatever the status; by default they are applied for 2xx only."""
+        self.applies_writes = apply
+
+
+Result: TypeAlias = Any
+"""Response | Deferred | None (204) | str (text/plain) | bytes (application/octet-stream) | any JSON value (application/json)."""
+
+Handler: TypeAlias = Callable[[Context], Result]
+
+
+class Endpoint:
+    """One verb on one path template.
+
+    Args:
+        method: Upper-case verb.
+        template: Path under the registry's prefix, for example `/records/{key}` or `/proposals/{id}:withdraw`.
+        handler: Called with a Context; may raise RequestError.
+        policies: Authentication policies in the order in which they are tried; none means no authentication at all.
+        readonly: Writing is refused; by default for GET and HEAD.
+        forwarding: When a backup passes the request to the primary: `always` (by default for endpoints that write), `sometimes` (by default
+            for others: executed here), `never`.
+        system: The handler may open every map. Applications' endpoints may not.
+        operation: OpenAPI operation object; what it leaves out is filled in.
+        hidden: Not in the OpenAPI document.
+    Raises: UsageError: The template or a policy is malformed.
+    """
+
+    __slots__ = (
+        "forwarding",
+        "handler",
+        "hidden",
+        "label",
+        "method",
+        "names",
+        "operation",
+        "policies",
+        "readonly",
+        "reads_tables",
+        "system",
+        "template",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        template: str,
+        handler: Handler,
+        *,
+        policies: Iterable[str] = ("no_auth",),
+        readonly: bool | None = None,
+        forwarding: Forwarding | None = None,
+        system: bool = True,
+        operation: Mapping[str, Any] | None = None,
+        hidden: bool = False,
+    ) -> None:
+        if method not in METHODS:
+            raise UsageError(f"{method!r} is not one of the verbs {', '.join(METHODS)}")
+        self.method = method
+        self.template = template
+        self.handler = handler
+        self.policies = auth.resolve(policies)
+        self.reads_tables = any(policy.reads_tables for policy in self.policies)
+        self.readonly = method in ("GET", "HEAD") if readonly is None else readonly
+        self.forwarding: Forwarding = forwarding or ("sometimes" if self.readonly else "always")
+        self.system = system
+        self.operation = dict(operation or {})
+        self.hidden = hidden
+        self.names = tuple(match[0] for _, match in _parse_template(template) if match)
+        self.label = f"{method} {template}"  # set by the registry with its prefix; of bounded number, so fit for metrics
+        if len(set(self.names)) != len(self.names):
+            raise UsageError(f"{template} names a parameter twice")
+
+
+def _parse_template(template: str) -> list[tuple[str, tuple[str, str] | None]]:
+    """Segments of a template: (literal, None) or ("", (parameter name, action or ""))."""
+    if not template.startswith("/"):
+        raise UsageError(f"path template {template!r} does not begin with a slash")
+    segments: list[tuple[str, tuple[str, str] | None]] = []
+    for segment in template[1:].split("/"):
+        match = _PARAMETER.fullmatch(segment)
+        if match is not None:
+            segments.append(("", (match[1], match[2] or "")))
+        elif "{" in segment or "}" in segment:
+            raise UsageError(f"segment {segment!r} of {template} is neither a literal nor {{name}} nor {{name}}:action")
+        else:
+            segments.append((segment, None))
+    return segments
+
+
+class _Node:
+    """One segment deep in the tree of templates of one verb."""
+
+    __slots__ = ("actions", "endpoint", "literals", "parameter")
+
+    def __init__(self) -> None:
+        self.endpoint: Endpoint | None = None
+        self.literals: dict[str, _Node] = {}
+        self.parameter: _Node | None = None
+        self.actions: dict[str, _Node] = {}
+
+
+class Match(NamedTuple):
+    """An endpoint and the values of its path's parameters."""
+
+    endpoint: Endpoint
+    params: dict[str, str]
+
+
+class Registry:
+    """The endpoints under one prefix, such as `app`, `node`, `gov`."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self._static: dict[str, dict[str, Endpoint]] = {method: {} for method in METHODS}
+        self._roots: dict[str, _Node] = {method: _Node() for method in METHODS}
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        """Every endpoint, by path and verb."""
+        return iter(sorted(self._all(), key=lambda endpoint: (endpoint.template, endpoint.method)))
+
+    def _all(self) -> Iterator[Endpoint]:
+        for static in self._static.values():
+            yield from static.values()
+        stack = list(self._roots.values())
+        while stack:
+            node = stack.pop()
+            if node.endpoint is not None:
+                yield node.endpoint
+            stack.extend((*node.literals.values(), *node.actions.values()))
+            if node.parameter is not None:
+                stack.append(node.parameter)
+
+    def add(self, endpoint: Endpoint) -> None:
+        """Make the endpoint reachable under `/PREFIX`.
+
+        Raises: UsageError: Verb and path are taken.
+        """
+        path = f"/{self.prefix}{endpoint.template}"
+        endpoint.label = f"{endpoint.method} {path}"
+        if not endpoint.names:
+            if self._static[endpoint.method].setdefault(path, endpoint) is not endpoint:
+                raise UsageError(f"{endpoint.label} is there already")
+            return
+        node = self._roots[endpoint.method]
+        for literal, parameter in _parse_template(path):
+            if parameter is None:
+                node = node.literals.setdefault(literal, _Node())
+            elif parameter[1]:
+                node = node.actions.setdefault(parameter[1], _Node())
+            else:
+                if node.parameter is None:
+                    node.parameter = _Node()
+                node = node.parameter
+        if node.endpoint is not None:
+            raise UsageError(f"{endpoint.label} is there already, as {node.endpoint.label}")
+        node.endpoint = endpoint
+
+    def match(self, method: str, path: str) -> Match:
+        """Find the endpoint for a request's verb and whole path, prefix included.
+
+        Raises: RequestError: 404 ResourceNotFound; 405 UnsupportedHttpVerb with `allow`; 400 InvalidResourceName for a broken escape.
+        """
+        static = self._static.get(method)
+        if static is not None:
+            endpoint = static.get(path)
+            if endpoint is not None:
+                return Match(endpoint, {})
+            values: list[str] = []
+            endpoint = _find(self._roots[method], path.split("/"), values)
+            if endpoint is not None:
+                if "%" in path:
+                    values = [decode_segment(value) for value in values]
+                return Match(endpoint, dict(zip(endpoint.names, values, strict=True)))
+        shown = path if len(path) <= 256 else path[:256] + "..."
+        allowed = self.allowed(path)
+        if not allowed:
+            raise RequestError(404, "ResourceNotFound", f"Unknown path: {shown}.")
+        allow = ", ".join(("OPTIONS", *allowed))
+        raise RequestError(405, "UnsupportedHttpVerb", f"Allowed methods for '{shown}' are: {allow}.", headers=(("allow", allow),))
+
+    def allowed(self, path: str) -> list[str]:
+        """Verbs that `path` knows, sorted; none if there is no such path."""
+        segments = path.split("/")
+        return [method for method in METHODS if path in self._static[method] or _find(self._roots[method], segments, []) is not None]
+
+
+def _find(root: _Node, segments: list[str], values: list[str]) -> Endpoint | None:
+    """Walk down the tree, literals first; go the careful way where a node left a choice."""
+    node = root
+    for segment in segments[1:]:
+        child = node.literals.get(segment)
+        if node.actions or (child is not None and node.parameter is not None):
+            values.clear()
+            return _search(root, segments, 1, values)
+        if child is None:
+            child = node.parameter
+            if child is None or not segment:
+                return None
+            values.append(segment)
+        node = child
+    return node.endpoint
+
+
+def _search(node: _Node, segments: list[str], index: int, values: list[str]) -> Endpoint | None:
+    """As `_find`, with backtracking; the depth is bounded by the longest template."""
+    if index == len(segments):
+        return node.endpoint
+    segment = segments[index]
+    value, colon, action = segment.rpartition(":")
+    choices = (
+        (node.literals.get(segment), None),
+        (node.actions.get(action) if colon and value else None, value),
+        (node.parameter if segment else None, segment),
+    )
+    for child, taken in choices:
+        if child is None:
+            continue
+        before = len(values)
+        if taken is not None:
+            values.append(taken)
+        endpoint = _search(child, segments, index + 1, values)
+        if endpoint is not None:
+            return endpoint
+        del values[before:]
+    return None
+
+
+def decode_segment(value: str) -> str:
+    """Percent-decode one path segment.
+
+    Raises: RequestError: 400 InvalidResourceName, an escape is broken or the bytes are not UTF-8.
+    """
+    try:
+        if _BROKEN_ESCAPE.search(value):
+            raise ValueError
+        return unquote_to_bytes(value).decode()
+    except ValueError:
+        raise RequestError(400, "InvalidResourceName", "A percent-escape in the path is broken, or is not UTF-8.") from None
+
+
+def parse_query(query: str) -> dict[str, str]:
+    """Decode a raw query string; of a repeated name the first value counts.
+
+    Raises: RequestError: 400 InvalidQueryParameterValue, it is not well-formed.
+    """
+    if not query:
+        return {}
+    try:
+        if _BROKEN_ESCAPE.search(query):
+            raise ValueError
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=256)
+    except ValueError:
+        raise RequestError(400, "InvalidQueryParameterValue", "The query is not well-formed.") from None
+    return dict(reversed(pairs))

@@ -1,0 +1,223 @@
+"""Runs one request as one transaction: find the endpoint, name the caller, call the handler, keep or drop the writes.
+
+Law: writes are kept only for 2xx (unless the handler says otherwise); an error answer never tells what went wrong inside.
+Order of checks as in CCF: open, known, forward, authenticate, handle.
+Not here: sealing and replicating the writes, waiting for commit, sending requests on (`enclave.core`).
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from ledgerd.enclave.auth import authenticate
+from ledgerd.enclave.endpoints import ApplicationMaps, Context, Deferred, Endpoint, Maps, Registry, Result
+from ledgerd.enclave.idempotency import HEADER, WINDOW_ENTRIES, Idempotency
+from ledgerd.enclave.kv import Store
+from ledgerd.enclave.requests import BINARY, JSON, TEXT, Request, Response
+from ledgerd.ledger.entry import ZERO_DIGEST, WriteSet
+from ledgerd.ledger.errors import RequestError, UsageError
+from ledgerd.ledger.ids import Seqno, TransactionId, View
+
+TRANSACTION_ID_HEADER: Final = "x-ms-ccf-transaction-id"
+
+# What is in the answer's hands:
+ANSWER: Final = 0  # `response` is complete
+FORWARD: Final = 1  # this node is a backup and the endpoint wants the primary
+DEFERRED: Final = 2  # the core has to find the answer, as `deferred` says
+
+
+class Settings(NamedTuple):
+    """Limits of execution.
+
+    Attributes:
+        idempotency_window: Entries for which an idempotency key is remembered.
+        writes_size_bytes_max: Keys and values that one transaction may write; half of what a message between nodes (16 MiB) holds.
+    """
+
+    idempotency_window: int = WINDOW_ENTRIES
+    writes_size_bytes_max: int = 8 << 20
+
+
+class Outcome(NamedTuple):
+    """What became of a request.
+
+    Attributes:
+        kind: ANSWER, FORWARD or DEFERRED.
+        response: The answer (for ANSWER), with `x-ms-ccf-transaction-id` if it depends on the state.
+        writes: If not None, the writes are in the store as entry `next_id`, and that entry must now be sealed and replicated.
+        claims_digest: For that entry; 32 bytes.
+        transaction_id: On whose commit the answer rests: its own, the last one that it may have observed, or the first of a replay.
+        replayed: The answer is that of an earlier request with the same idempotency key. `transaction_id` may be far below the last entry.
+        deferred: What to find (for DEFERRED).
+        endpoint: The endpoint, where one was found; its `label` is fit for metrics.
+        failure: For the operator, if a handler failed by a fault of its own: kind and place, never data.
+    """
+
+    kind: int
+    response: Response | None = None
+    writes: WriteSet | None = None
+    claims_digest: bytes = ZERO_DIGEST
+    transaction_id: TransactionId | None = None
+    replayed: bool = False
+    deferred: Deferred | None = None
+    endpoint: Endpoint | None = None
+    failure: str | None = None
+
+
+_encode_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_NO_CONTENT: Final = Response(204)
+
+
+class Executor:
+    """Executes requests one after the other.
+
+    Args:
+        store: The state; made with `windows={idempotency.MAP: settings.idempotency_window}`.
+        registries: By first path segment: `app`, `node`, `gov`. `app` also takes paths without one of these prefixes.
+        app_is_open: Whether `/app` serves: the service is Open.
+        view_of: View of an applied seqno.
+    """
+
+    __slots__ = ("_app", "_app_is_open", "_app_maps", "_idempotency", "_registries", "_store", "_system_maps", "_writes_size_max")
+
+    def __init__(
+        self,
+        store: Store,
+        registries: Mapping[str, Registry],
+        *,
+        app_is_open: Callable[[], bool],
+        view_of: Callable[[Seqno], View],
+        settings: Settings = Settings(),  # noqa: B008 - immutable
+    ) -> None:
+        self._store = store
+        self._registries = {prefix: registries.get(prefix) or Registry(prefix) for prefix in ("app", "node", "gov")}
+        self._app = self._registries["app"]
+        self._app_is_open = app_is_open
+        self._idempotency = Idempotency(store, view_of, settings.idempotency_window)
+        self._writes_size_max = settings.writes_size_bytes_max
+        transaction = store.begin()
+        self._app_maps = ApplicationMaps(transaction)
+        self._system_maps = Maps(transaction)
+
+    def execute(self, request: Request, *, is_primary: bool, next_id: TransactionId, read_id: TransactionId) -> Outcome:
+        """Run the request to its end, or as far as this node can.
+
+        Args:
+            is_primary: This node may write.
+            next_id: The id that the entry gets if there is one; its seqno follows the store's version.
+            read_id: Id of the last applied entry.
+        Raises: UsageError: `next_id` does not follow the state.
+        """
+        store = self._store
+        transaction = store.begin()
+        endpoint = None
+        failure = None
+        try:
+            path = request.path
+            end = path.find("/", 1)
+            registry = self._registries.get(path[1:end] if end > 0 else path[1:])
+            if registry is None:
+                registry = self._app
+                path = "/app" + path
+            if registry is self._app and not self._app_is_open():
+                raise RequestError(404, "FrontendNotOpen", "Frontend is not open.")
+            endpoint, params = registry.match(request.method, path)
+            if not is_primary and endpoint.forwarding == "always":
+                return Outcome(FORWARD, endpoint=endpoint)
+            caller = authenticate(request, store, endpoint.policies)
+
+            readonly = transaction.readonly = endpoint.readonly
+            transaction.touched = endpoint.reads_tables
+            guard = None
+            if not readonly and (key := request.headers.get(HEADER)) is not None:
+                guard = self._idempotency.guard(request, key, (caller and caller.id) or request.caller_id)
+                first = self._idempotency.find(guard)
+                if first is not None:
+                    answer = _with_id(first.response, first.id)
+                    return Outcome(ANSWER, answer, transaction_id=first.id, replayed=True, endpoint=endpoint)
+
+            context = Context(request, params, caller, self._system_maps if endpoint.system else self._app_maps, transaction)
+            result = endpoint.handler(context)
+
+            if type(result) is Deferred:
+                if transaction.writes:
+                    raise UsageError(f"{endpoint.label} has written and cannot answer later")
+                transaction.discard()
+                return Outcome(DEFERRED, deferred=result, endpoint=endpoint)
+            response = result if type(result) is Response else to_response(result)
+            succeeded = 200 <= response.status < 300
+            if readonly or not (succeeded if context.applies_writes is None else context.applies_writes):
+                transaction.discard()
+            else:
+                if guard is not None and succeeded:
+                    self._idempotency.remember(guard, response, transaction)
+                writes = transaction.take()
+                if writes:
+                    self._check_size(writes)
+                    if not is_primary:
+                        raise RequestError(503, "TransactionReplicationFailed", "Transaction failed to replicate.")
+                    answer = _with_id(response, next_id)
+                    store.apply(next_id.seqno, writes)
+                    return Outcome(ANSWER, answer, writes, context.claims_digest, next_id, False, None, endpoint, None)
+        except RequestError as error:
+            transaction.discard()
+            if error.status == 405 and request.method == "OPTIONS":
+                response = Response(204, error.headers)
+            else:
+                response = error_response(error)
+        except Exception as error:  # an application's fault must not stop the node
+            transaction.discard()
+            failure = _place(error)
+            response = error_response(RequestError(500, "InternalError", "The request failed inside the service; it changed nothing."))
+        if not transaction.touched:
+            return Outcome(ANSWER, response, endpoint=endpoint, failure=failure)
+        return Outcome(ANSWER, _with_id(response, read_id), transaction_id=read_id, endpoint=endpoint, failure=failure)
+
+    def _check_size(self, writes: WriteSet) -> None:
+        size = 0
+        for changes in writes.values():
+            for key, value in changes.items():
+                size += len(key) if value is None else len(key) + len(value)
+        if size > self._writes_size_max:
+            raise RequestError(413, "TransactionTooLarge", f"The transaction writes {size} bytes; the limit is {self._writes_size_max}.")
+
+
+def _with_id(response: Response, transaction_id: TransactionId) -> Response:
+    status, headers, body, content_type = response
+    return Response(status, (*headers, (TRANSACTION_ID_HEADER, f"{transaction_id[0]}.{transaction_id[1]}")), body, content_type)
+
+
+def to_response(result: Result) -> Response:
+    """The response that a handler's plain result stands for.
+
+    None is 204; str is `text/plain`; bytes are `application/octet-stream`; everything else is JSON.
+    Raises: TypeError, ValueError: It is no JSON value.
+    """
+    if result is None:
+        return _NO_CONTENT
+    if type(result) is str:
+        return Response(200, (), result.encode(), TEXT) if result else Response(200)
+    if type(result) is bytes:
+        return Response(200, (), result, BINARY) if result else Response(200)
+    if type(result) is Response:
+        return result
+    return Response(200, (), _encode_json(result).encode(), JSON)
+
+
+def error_response(error: RequestError) -> Response:
+    """The answer to a refused request, in CCF's error shape."""
+    body: dict[str, object] = {"code": error.error_code, "message": error.message}
+    if error.details:
+        body["details"] = list(error.details)
+    return Response(error.status, error.headers, _encode_json({"error": body}).encode(errors="replace"), JSON)
+
+
+def _place(error: Exception) -> str:
+    """Where an exception came from: its kind and the innermost functions. Its text stays inside, for it may hold private data."""
+    trace = error.__traceback__
+    frames = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        frames.append(f"{code.co_name} ({code.co_filename.rpartition('/')[2]}:{trace.tb_lineno})")
+        trace = trace.tb_next
+    return f"{type(error).__name__} in {' > '.join(frames[-3:])}"

@@ -1,0 +1,127 @@
+"""Requests that may be repeated: the first answer again for the same key, never a second execution.
+
+Law: the record is written by the very transaction that it guards, so a transaction that is rolled back leaves none. A record counts for
+`window` entries and then as absent, at every node alike. Keys of the form `VIEW.SEQNO/RANDOM`, with the last id that the client had
+seen, are refused once a record of theirs could have been forgotten; other keys protect for the window only.
+Not here: dropping old records (`Store.compact`, by the store's `windows`).
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgpack
+
+from ledgerd.enclave.kv import Store, Transaction
+from ledgerd.enclave.requests import Request, Response
+from ledgerd.ledger.errors import FormatError, RequestError
+from ledgerd.ledger.ids import Seqno, TransactionId, View, parse_transaction_id
+
+HEADER: Final = "idempotency-key"
+MAP: Final = "ledgerd.internal.idempotency"  # private: answers may be confidential
+WINDOW_ENTRIES: Final = 100_000
+
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,256}")
+
+
+class Guard(NamedTuple):
+    """One guarded request: where its record stands, and the digest of what was asked."""
+
+    record: bytes
+    digest: bytes
+
+
+class First(NamedTuple):
+    """The answer that the first request got, and its transaction."""
+
+    id: TransactionId
+    response: Response
+
+
+class Idempotency:
+    """Finds and writes records.
+
+    Args:
+        store: Made with `windows={MAP: window}`.
+        view_of: View of an applied seqno; monotone.
+        window: Entries for which a record counts.
+    """
+
+    __slots__ = ("_store", "_view_of", "_window")
+
+    def __init__(self, store: Store, view_of: Callable[[Seqno], View], window: int = WINDOW_ENTRIES) -> None:
+        self._store = store
+        self._view_of = view_of
+        self._window = window
+
+    def guard(self, request: Request, key: str, caller_id: str) -> Guard:
+        """Check the key's form and age.
+
+        Raises: RequestError: 400 InvalidHeaderValue, 422 IdempotencyKeyTooOld.
+        """
+        if _KEY.fullmatch(key) is None:
+            raise RequestError(400, "InvalidHeaderValue", f"{HEADER} must be 1 to 256 visible ASCII characters, given once.")
+        seen = _seen_id(key)
+        if seen is not None and self._survivor(seen) < self._store.version - self._window:
+            raise RequestError(
+                422,
+                "IdempotencyKeyTooOld",
+                f"The key was made at {seen}, more than {self._window} transactions ago; "
+                "whether its request was executed is no longer known. Look, then ask with a new key.",
+            )
+        what = hashlib.sha256()
+        for part in (request.method.encode(), request.path.encode(), request.query.encode()):
+            what.update(len(part).to_bytes(4, "big") + part)
+        what.update(request.body)
+        return Guard(hashlib.sha256(b"%b\0%b" % (caller_id.encode(), key.encode())).digest(), what.digest())
+
+    def find(self, guard: Guard) -> First | None:
+        """The first answer, if the key is known.
+
+        Raises: RequestError: 422 IdempotencyKeyReused, the key was used for another request.
+        """
+        records = self._store.map(MAP)
+        version = records.version_of(guard.record)
+        if version is None or version <= self._store.version - self._window:
+            return None
+        record = records.get(guard.record)
+        assert record is not None
+        digest, status, headers, content_type, body = msgpack.unpackb(record)
+        if digest != guard.digest:
+            raise RequestError(422, "IdempotencyKeyReused", "The key was used before, with another method, path, query or body.")
+        seqno = Seqno(version)
+        response = Response(status, tuple((name, value) for name, value in headers), body, content_type)
+        return First(TransactionId(self._view_of(seqno), seqno), response)
+
+    def remember(self, guard: Guard, response: Response, transaction: Transaction) -> None:
+        """Write the record as part of the transaction. `response` is without its transaction id, which the record's version tells."""
+        record = msgpack.packb((guard.digest, response.status, response.headers, response.content_type, response.body))
+        transaction.map(MAP).set(guard.record, record)
+
+    def _survivor(self, seen: TransactionId) -> int:
+        """A seqno below which the request of a client that had seen `seen` cannot have been executed.
+
+        That is `seen.seqno`, unless a rollback took it: then the last seqno that this ledger has of that view or an earlier one,
+        since whatever was executed later and survived stands after it.
+        """
+        low, high = 0, min(seen.seqno, self._store.version)
+        if high == 0 or self._view_of(Seqno(high)) <= seen.view:
+            return high
+        while low < high:  # largest seqno whose view is not above seen.view; 0 if none
+            middle = (low + high + 1) // 2
+            if self._view_of(Seqno(middle)) <= seen.view:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+def _seen_id(key: str) -> TransactionId | None:
+    name, slash, random = key.partition("/")
+    if not slash or not random:
+        return None
+    try:
+        return parse_transaction_id(name)
+    except FormatError:
+        return None
