@@ -53,7 +53,7 @@ class Policy(NamedTuple):
         name: As written in an endpoint's policies, and in `auth_policy` of a refusal.
         authenticate: Looks the caller up.
         reads_tables: The answer depends on the state, so it carries a transaction id even if the handler opens no map.
-        security: OpenAPI security scheme, or None for `no_auth`.
+        security: OpenAPI security scheme; None where OpenAPI 3.0 has no words for it, as for client certificates.
     """
 
     name: str
@@ -80,9 +80,7 @@ def _certificate_policy(name: str, role: str, certificates: str, info: str, data
 
         return Caller(name, caller_id, request.certificate, caller_data)
 
-    return Policy(
-        name, authenticate, True, {"type": "mutualTLS", "description": f"TLS client certificate of a {role} known to the service"}
-    )
+    return Policy(name, authenticate, reads_tables=True, security=None)
 
 
 def _any_cert(request: Request, store: Store) -> Caller | str:
@@ -96,14 +94,14 @@ def _no_auth(request: Request, store: Store) -> Caller | str:
 
 
 _NOBODY: Final = Caller("no_auth", "", None)
-NO_AUTH: Final = Policy("no_auth", _no_auth, False, None)
+NO_AUTH: Final = Policy("no_auth", _no_auth, reads_tables=False, security=None)
 
 POLICIES: Final[dict[str, Policy]] = {
     policy.name: policy
     for policy in (
         _certificate_policy("user_cert", "user", USER_CERTIFICATES, USER_INFO, "user_data"),
         _certificate_policy("member_cert", "member", MEMBER_CERTIFICATES, MEMBER_INFO, "member_data"),
-        Policy("any_cert", _any_cert, False, {"type": "mutualTLS", "description": "any TLS client certificate"}),
+        Policy("any_cert", _any_cert, reads_tables=False, security=None),
         NO_AUTH,
     )
 }

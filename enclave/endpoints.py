@@ -143,6 +143,7 @@ class Endpoint:
             for others: executed here), `never`.
         system: The handler may open every map. Applications' endpoints may not.
         operation: OpenAPI operation object; what it leaves out is filled in.
+        schemas: JSON schemas of the named types that `operation` refers to.
         hidden: Not in the OpenAPI document.
     Raises: UsageError: The template or a policy is malformed.
     """
@@ -158,6 +159,7 @@ class Endpoint:
         "policies",
         "readonly",
         "reads_tables",
+        "schemas",
         "system",
         "template",
     )
@@ -173,6 +175,7 @@ class Endpoint:
         forwarding: Forwarding | None = None,
         system: bool = True,
         operation: Mapping[str, Any] | None = None,
+        schemas: Mapping[str, Any] | None = None,
         hidden: bool = False,
     ) -> None:
         if method not in METHODS:
@@ -186,6 +189,7 @@ class Endpoint:
         self.forwarding: Forwarding = forwarding or ("sometimes" if self.readonly else "always")
         self.system = system
         self.operation = dict(operation or {})
+        self.schemas = dict(schemas or {})
         self.hidden = hidden
         self.names = tuple(match[0] for _, match in _parse_template(template) if match)
         self.label = f"{method} {template}"  # set by the registry with its prefix; of bounded number, so fit for metrics

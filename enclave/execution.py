@@ -5,8 +5,10 @@ Order of checks as in CCF: open, known, forward, authenticate, handle.
 Not here: sealing and replicating the writes, waiting for commit, sending requests on (`enclave.core`).
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Final, NamedTuple
 
 from ledgerd.enclave.auth import authenticate
@@ -64,7 +66,6 @@ class Outcome(NamedTuple):
     failure: str | None = None
 
 
-_encode_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _NO_CONTENT: Final = Response(204)
 
 
@@ -185,6 +186,17 @@ class Executor:
 def _with_id(response: Response, transaction_id: TransactionId) -> Response:
     status, headers, body, content_type = response
     return Response(status, (*headers, (TRANSACTION_ID_HEADER, f"{transaction_id[0]}.{transaction_id[1]}")), body, content_type)
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    raise TypeError(f"a handler returned a {type(value).__name__}, which is no JSON value")
+
+
+_encode_json: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
 
 
 def to_response(result: Result) -> Response:

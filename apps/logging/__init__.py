@@ -1,0 +1,63 @@
+"""The first application: text messages under keys, private or public. The module that `ledgerd dev` runs by default.
+
+Private messages stand sealed in the ledger; public ones in plain text, for every auditor to read.
+"""
+
+from ledgerd.enclave.app import App, Context, RequestError
+
+app = App("logging", description="Text messages under keys, private (sealed) or public (in plain text in the ledger).")
+
+PRIVATE = "records"
+PUBLIC = "public:records"
+
+
+@app.put("/records/{key}")
+def put_private(ctx: Context, key: str, body: str) -> None:
+    """Write a private message."""
+    ctx.kv[PRIVATE].set(key.encode(), body.encode())
+
+
+@app.get("/records/{key}", responses={404: RequestError})
+def get_private(ctx: Context, key: str) -> str:
+    """Read a private message."""
+    return _read(ctx, PRIVATE, key)
+
+
+@app.delete("/records/{key}", responses={404: RequestError})
+def delete_private(ctx: Context, key: str) -> None:
+    """Remove a private message. It stays in the ledger's history, sealed."""
+    _delete(ctx, PRIVATE, key)
+
+
+@app.put("/public/records/{key}")
+def put_public(ctx: Context, key: str, body: str) -> None:
+    """Write a public message."""
+    ctx.kv[PUBLIC].set(key.encode(), body.encode())
+
+
+@app.get("/public/records/{key}", responses={404: RequestError})
+def get_public(ctx: Context, key: str) -> str:
+    """Read a public message."""
+    return _read(ctx, PUBLIC, key)
+
+
+@app.delete("/public/records/{key}", responses={404: RequestError})
+def delete_public(ctx: Context, key: str) -> None:
+    """Remove a public message. It stays in the ledger's history for everybody to read."""
+    _delete(ctx, PUBLIC, key)
+
+
+def _read(ctx: Context, name: str, key: str) -> str:
+    value = ctx.kv[name].get(key.encode())
+    if value is None:
+        raise _unknown(key)
+    return value.decode()
+
+
+def _delete(ctx: Context, name: str, key: str) -> None:
+    if not ctx.kv[name].delete(key.encode()):
+        raise _unknown(key)
+
+
+def _unknown(key: str) -> RequestError:
+    return RequestError(404, "ResourceNotFound", f"There is no record {key}.")
