@@ -1,0 +1,200 @@
+"""The log's end, in memory: entry bytes, a hash chain over their leaves, where views begin, which entries are signatures.
+
+Pure. What lies before `base` is on disk only, and the host is asked for it when a peer needs it (`consensus.core`); of that part only the
+starts of views are kept, a few bytes a view. Not here: what is safe to drop or to truncate (`consensus.core` decides).
+
+The hash at i is SHA-256(hash at i-1 || leaf at i), 32 zero bytes at 0: one hash names the whole log before it.
+"""
+
+from bisect import bisect_right
+from hashlib import sha256
+from typing import NamedTuple
+
+from ledgerd.enclave.consensus.messages import NO_DIGEST
+from ledgerd.enclave.consensus.quorum import Configuration
+from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
+
+
+class LogEntry(NamedTuple):
+    """One entry as the primary makes it, or as the caller has read and verified it for `fetched`.
+
+    Attributes:
+        data: The entry's bytes as stored and sent.
+        leaf: Its Merkle leaf, 32 bytes.
+        committable: Whether it is a signature entry.
+        configuration: The nodes from here on, if it changes them; its `seqno` is the entry's.
+        removed: Nodes whose `retired_committed` it records: once that is committed nobody needs them any more.
+    """
+
+    view: View
+    seqno: Seqno
+    data: bytes
+    leaf: bytes
+    committable: bool
+    configuration: Configuration | None = None
+    removed: frozenset[NodeId] = frozenset()
+
+
+class Log:
+    """Entries `base + 1` to `last_seqno`.
+
+    Attributes:
+        base: Last seqno that is no longer held; 0 at first.
+        last_seqno: Last seqno of the log.
+        last_view: Its view; 0 for the empty log.
+        size_bytes: Bytes of the entries held.
+        committables: Signature entries above the committed one, ascending: the only places where commit may stop.
+        last_committable: The last signature entry of all, committed or not; 0 if there is none.
+    """
+
+    __slots__ = (
+        "_base_digest",
+        "_committed",
+        "_data",
+        "_digests",
+        "_starts",
+        "_views",
+        "base",
+        "committables",
+        "last_committable",
+        "last_seqno",
+        "last_view",
+        "size_bytes",
+    )
+
+    def __init__(self) -> None:
+        self.base = Seqno(0)
+        self.last_seqno = Seqno(0)
+        self.last_view = View(0)
+        self.size_bytes = 0
+        self.committables: list[Seqno] = []
+        self.last_committable = Seqno(0)
+        self._base_digest = NO_DIGEST
+        self._committed = Seqno(0)
+        self._data: list[bytes] = []
+        self._digests: list[bytes] = []
+        # Entry by entry views would cost memory for ever; views only begin, so their first seqnos say it all.
+        self._views: list[View] = []
+        self._starts: list[Seqno] = []
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def append(self, view: View, data: bytes, leaf: bytes, committable: bool) -> None:
+        """Add the next entry; `view` must not be below `last_view`."""
+        digests = self._digests
+        digests.append(sha256((digests[-1] if digests else self._base_digest) + leaf).digest())
+        self._data.append(data)
+        self.size_bytes += len(data)
+        seqno = self.last_seqno = Seqno(self.last_seqno + 1)
+        if view != self.last_view:
+            self.last_view = view
+            self._views.append(view)
+            self._starts.append(seqno)
+        if committable:
+            self.committables.append(seqno)
+            self.last_committable = seqno
+
+    def view_of(self, seqno: Seqno) -> View:
+        """View of entry `seqno`, held or not; 0 for seqno 0. It must not be above `last_seqno`."""
+        starts = self._starts
+        if starts and seqno >= starts[-1]:
+            return self._views[-1]
+        index = bisect_right(starts, seqno)
+        return self._views[index - 1] if index else View(0)
+
+    def view_start(self, seqno: Seqno) -> Seqno:
+        """First entry of the view that entry `seqno` (>= 1) is of."""
+        return self._starts[bisect_right(self._starts, seqno) - 1]
+
+    def view_end(self, seqno: Seqno) -> Seqno:
+        """Last entry of the view that entry `seqno` (>= 1) is of."""
+        index = bisect_right(self._starts, seqno)
+        return Seqno(self._starts[index] - 1) if index < len(self._starts) else self.last_seqno
+
+    def view_history(self) -> list[TransactionId]:
+        """The first entry of every view that has one, ascending."""
+        return [TransactionId(view, start) for view, start in zip(self._views, self._starts, strict=True)]
+
+    def best_match(self, view: View, seqno: Seqno) -> Seqno:
+        """The highest entry that could also be in a log which has an entry `seqno` of view `view`.
+
+        A log's views never fall, so nothing of a later view can stand at or below `seqno` over there.
+        """
+        best = min(seqno, self.last_seqno)
+        index = bisect_right(self._starts, best)
+        while index and self._views[index - 1] > view:
+            index -= 1
+            best = Seqno(self._starts[index] - 1)
+        return best
+
+    def digest(self, seqno: Seqno) -> bytes | None:
+        """The hash chain at `seqno`, or None where it is no longer (or not yet) held."""
+        index = seqno - self.base
+        if 0 < index <= len(self._digests):
+            return self._digests[index - 1]
+        return self._base_digest if index == 0 else None
+
+    def data(self, first: Seqno, last: Seqno) -> list[bytes]:
+        """Bytes of entries `first` to `last`, all of which must be held."""
+        return self._data[first - self.base - 1 : last - self.base]
+
+    def batch(self, first: Seqno, entries_max: int, bytes_max: int) -> list[bytes]:
+        """Entries from `first` (held), of one view, within both limits but at least one."""
+        start = first - self.base - 1
+        batch = self._data[start : min(start + entries_max, self.view_end(first) - self.base)]
+        return batch[: prefix_within(batch, bytes_max)]
+
+    def truncate(self, to: Seqno) -> None:
+        """Forget every entry above `to`, which must be at least the committed one."""
+        keep = to - self.base
+        self.size_bytes -= sum(map(len, self._data[keep:]))
+        del self._data[keep:]
+        del self._digests[keep:]
+        while self._starts and self._starts[-1] > to:
+            del self._starts[-1]
+            del self._views[-1]
+        committables = self.committables
+        while committables and committables[-1] > to:
+            del committables[-1]
+        self.last_committable = committables[-1] if committables else self._committed
+        self.last_seqno = to
+        self.last_view = self._views[-1] if self._views else View(0)
+
+    def commit(self, committed: Seqno) -> None:
+        """Commit has reached signature entry `committed`: those up to it need no more counting, and nothing up to it is ever truncated."""
+        self._committed = committed
+        del self.committables[: bisect_right(self.committables, committed)]
+
+    def drop(self, to: Seqno) -> None:
+        """Let the bytes up to `to` go from memory; they are on disk."""
+        count = to - self.base
+        self._base_digest = self._digests[count - 1]
+        self.size_bytes -= sum(map(len, self._data[:count]))
+        del self._data[:count]
+        del self._digests[:count]
+        self.base = to
+
+    def excess(self, entries_max: int, bytes_max: int, limit: Seqno) -> Seqno:
+        """The seqno up to which entries must go so that both limits hold, at most `limit`; at least `base`."""
+        to = max(self.base, Seqno(self.last_seqno - entries_max))
+        if self.size_bytes > bytes_max:
+            over = self.size_bytes - bytes_max
+            position = 0
+            for data in self._data:
+                if over <= 0 or self.base + position >= limit:
+                    break
+                over -= len(data)
+                position += 1
+            to = max(to, Seqno(self.base + position))
+        return min(to, limit)
+
+
+def prefix_within(entries: list[bytes], bytes_max: int) -> int:
+    """How many of the first entries fit into `bytes_max`; at least one, lest a big entry block everything behind it."""
+    size = 0
+    for count, data in enumerate(entries):
+        size += len(data)
+        if size > bytes_max:
+            return max(count, 1)
+    return len(entries)
