@@ -138,6 +138,7 @@ class TlsConnection:
         closed: Nothing more will come from the peer, because it said so or because of `error`. What `take_output` gives may
             still be sent: it is the alert that tells the peer why.
         error: Why the connection failed, for logs and counters; None after an orderly end.
+        refusal: What `check` raised, if that is why.
         peer_certificate: DER of the peer's certificate, exactly as it sent it; None if it showed none. It survives resumption.
         alpn: Negotiated protocol, b"" without.
     """
@@ -154,6 +155,7 @@ class TlsConnection:
         "error",
         "established",
         "peer_certificate",
+        "refusal",
     )
 
     def __init__(self, context: SSL.Context, is_server: bool, check: Check | None) -> None:
@@ -163,6 +165,7 @@ class TlsConnection:
         self.established = False
         self.closed = False
         self.error: str | None = None
+        self.refusal: LedgerdError | None = None
         self.peer_certificate: bytes | None = None
         self.alpn = b""
         self._output_size = _READ_SIZE_BYTES
@@ -241,6 +244,7 @@ class TlsConnection:
 
     def close(self) -> None:
         """End our side in order: `take_output` then holds the closing alert."""
+        self._check = None
         if self.established and self.error is None:
             with contextlib.suppress(SSL.Error):
                 self._connection.shutdown()
@@ -254,10 +258,13 @@ class TlsConnection:
         certificate = connection.get_peer_certificate()
         if certificate is not None:
             self.peer_certificate = crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
-        if self._check is not None:
+        check = self._check
+        if check is not None:
+            self._check = None  # needed once, and its owner may refer to us
             try:
-                self._check(self._chain())
+                check(self._chain())
             except LedgerdError as error:
+                self.refusal = error
                 self._fail(str(error))
                 self._discard_output()
                 return False
