@@ -2,7 +2,7 @@
 
 A closed grammar instead of a general decoder: integers, byte and text strings, arrays, maps, false, true, null. So tags, floats,
 chunked strings, duplicate keys and keys other than unsigned integers and text cannot even be expressed. AWS changed from
-definite to indefinite maps in 2025, so both lengths of arrays and maps are read; integers must have their shortest form.
+definite to indefinite maps in 2025, so both lengths of arrays and maps are read.
 Not here: what we write ourselves, which is deterministic (`ledger.cbor`).
 """
 
@@ -16,13 +16,16 @@ ITEMS_MAX: Final = 512  # the largest document has about 60 items; bounds the wo
 _END: Final = object()
 
 
-def read(data: bytes) -> Any:
+def read(data: bytes, *, shortest: bool = True) -> Any:
     """Decode exactly one item that fills `data`.
 
+    Args:
+        data: All the bytes there are.
+        shortest: Refuse integers and lengths that are not in their shortest form.
     Returns: int, bytes, str, list, dict (keys int or str), bool or None.
     Raises: FormatError: The bytes are anything else, are cut short, or continue after the item.
     """
-    value, position = _Reader(data).item(0, DEPTH_MAX)
+    value, position = _Reader(data, shortest).item(0, DEPTH_MAX)
     if value is _END:
         raise FormatError("a break outside of any item")
     if position != len(data):
@@ -31,10 +34,11 @@ def read(data: bytes) -> Any:
 
 
 class _Reader:
-    __slots__ = ("data", "left")
+    __slots__ = ("data", "left", "shortest")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, shortest: bool) -> None:
         self.data = data
+        self.shortest = shortest
         self.left = ITEMS_MAX
 
     def item(self, at: int, depth: int) -> tuple[Any, int]:
@@ -84,7 +88,7 @@ class _Reader:
         if len(raw) != size:
             raise FormatError("the item is cut short")
         number = int.from_bytes(raw, "big")
-        if number < (24 if size == 1 else 1 << (4 * size)):
+        if self.shortest and number < (24 if size == 1 else 1 << (4 * size)):
             raise FormatError("an integer or a length is not in its shortest form")
         return number, at + size
 

@@ -1,7 +1,8 @@
 """The behaviour of `/dev/nsm`: one request in, one answer out; PCRs, locks, random bytes, documents.
 
-Follows the device where its behaviour was measured; it is written against the protocol, not against `enclave.nsm`, so that each
-checks the other. Time is an input. Safe to use from several threads: like the driver, it serves one request after the other.
+Follows the device where its behaviour was measured, and QEMU's module in what it refuses. It is written against the protocol,
+not against `enclave.nsm`, so that each checks the other. Time is an input.
+Safe to use from several threads: like the driver, it serves one request after the other.
 Not here: certificates (`node.simulator.pki`), sockets (`node.simulator.server`).
 """
 
@@ -79,9 +80,9 @@ class SimulatedNsm:
         if len(request) > REQUEST_SIZE_BYTES_MAX:
             return {"Error": "InputTooLarge"}
         try:
-            message = items.read(request)
+            message = items.read(request, shortest=False)
         except FormatError:
-            return {"Error": "InvalidArgument"}
+            return {"Error": "InvalidOperation"}
         name: Any
         arguments: dict[Any, Any] = {}
         if type(message) is str:
@@ -89,7 +90,7 @@ class SimulatedNsm:
         elif type(message) is dict and len(message) == 1 and type(next(iter(message.values()))) is dict:
             [(name, arguments)] = message.items()
         else:
-            return {"Error": "InvalidArgument"}
+            return {"Error": "InvalidOperation"}
         handler = self._HANDLERS.get(name)
         if handler is None:
             return {"Error": "InvalidOperation"}
@@ -111,7 +112,7 @@ class SimulatedNsm:
     def _describe_pcr(self, arguments: dict[Any, Any]) -> Any:
         index = arguments.get("index")
         if type(index) is not int:
-            return {"Error": "InvalidArgument"}
+            return {"Error": "InvalidOperation"}
         if not 0 <= index < PCR_COUNT:
             return {"Error": "InvalidIndex"}
         return {"DescribePCR": {"lock": self._locked[index], "data": self._pcrs[index]}}
@@ -119,7 +120,7 @@ class SimulatedNsm:
     def _extend_pcr(self, arguments: dict[Any, Any]) -> Any:
         index, data = arguments.get("index"), arguments.get("data")
         if type(index) is not int or type(data) is not bytes:
-            return {"Error": "InvalidArgument"}
+            return {"Error": "InvalidOperation"}
         if not 0 <= index < PCR_COUNT:
             return {"Error": "InvalidIndex"}
         if self._locked[index]:
@@ -130,7 +131,7 @@ class SimulatedNsm:
     def _lock_pcr(self, arguments: dict[Any, Any]) -> Any:
         index = arguments.get("index")
         if type(index) is not int:
-            return {"Error": "InvalidArgument"}
+            return {"Error": "InvalidOperation"}
         if not 0 <= index < PCR_COUNT:
             return {"Error": "InvalidIndex"}
         if self._locked[index]:
@@ -141,7 +142,7 @@ class SimulatedNsm:
     def _lock_pcrs(self, arguments: dict[Any, Any]) -> Any:
         below = arguments.get("range")
         if type(below) is not int:
-            return {"Error": "InvalidArgument"}
+            return {"Error": "InvalidOperation"}
         if not 0 <= below <= PCR_COUNT:
             return {"Error": "InvalidIndex"}
         self._locked[:below] = [True] * below
@@ -154,7 +155,7 @@ class SimulatedNsm:
         fields = [arguments.get(name) for name in ("public_key", "user_data", "nonce")]
         for value in fields:
             if value is not None and type(value) is not bytes:
-                return {"Error": "InvalidArgument"}
+                return {"Error": "InvalidOperation"}
             if value is not None and len(value) > FIELD_SIZE_BYTES_MAX:
                 return {"Error": "InputTooLarge"}
         if fields[0] == b"":
