@@ -2,17 +2,21 @@
 
 The only module of the enclave that a host imports, and the one door for what the host says: `decode_events` checks every
 byte of form here, once. Whether a reply is *true* (a stored entry, a fetched range) is checked by whoever asked for it.
-A frame is a batch: all that one wake-up found, or all that one wake-up produced.
-Framing, credit and sockets are `enclave.runtime.link` and `ledgerd.network.frames`.
+A frame is a batch: all that one wake-up found, or all that one wake-up produced. Framing and credit are here too, sans-IO,
+since both ends need the very same rules. Sockets and clocks are in `enclave.runtime.link` and `node.host`.
 """
 
+import struct
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgpack
 
-from ledgerd.ledger.errors import FormatError, HostError
+from ledgerd.ledger.errors import FormatError, HostError, UsageError
 
 FRAME_SIZE_BYTES_MAX: Final = 32 << 20  # one fetched range (8 MiB) and a full credit window of client bytes fit well inside
+WINDOW_BYTES: Final = 8 << 20  # credit each way: a thousand busy clients' bytes, and all that a receiver ever has to hold besides one frame
+READY_BYTES_MAX: Final = 8 << 20  # a larger Ready leaves in several frames
 EVENTS_MAX: Final = 1 << 16  # events in one frame; a wake-up of 10,000 busy connections needs fewer
 STREAM_MAX: Final = 1 << 53
 
@@ -72,7 +76,9 @@ Event: TypeAlias = Configured | Opened | Received | Closed | Stored | Fetched | 
 
 _TAGS: Final[tuple[type[Any], ...]] = (Configured, Opened, Received, Closed, Stored, Fetched, Stopping)
 _TAG_OF: Final = {kind: tag for tag, kind in enumerate(_TAGS)}
+_OPENED: Final = _TAG_OF[Opened]
 _RECEIVED: Final = _TAG_OF[Received]
+_CLOSED: Final = _TAG_OF[Closed]
 
 
 def encode_events(events: list[Event]) -> bytes:
@@ -81,7 +87,18 @@ def encode_events(events: list[Event]) -> bytes:
     return packed
 
 
-def decode_events(frame: bytes) -> list[Event]:
+def encode_streams(opened: list[tuple[int, int, str]], received: list[tuple[int, bytes]], closed: list[int], others: list[Event]) -> bytes:
+    """As `encode_events`, from plain tuples: what streams did, in this order, and then the others (host side, every wake-up)."""
+    items: list[Any] = [(_RECEIVED, stream, data) for stream, data in received]
+    if opened:
+        items = [(_OPENED, *item) for item in opened] + items
+    items.extend((_CLOSED, stream) for stream in closed)
+    items.extend((_TAG_OF[type(event)], *event) for event in others)
+    packed: bytes = msgpack.packb(items)
+    return packed
+
+
+def decode_events(frame: bytes | memoryview) -> list[Event]:
     """Unpack and check a batch of events from the host.
 
     Raises: HostError: The frame is not a list of well-formed events within the limits above.
@@ -229,13 +246,54 @@ def encode_ready(ready: Ready) -> bytes:
     return packed
 
 
-def decode_ready(frame: bytes) -> Ready:
+def encode_ready_frames(ready: Ready) -> list[bytes]:
+    """Pack a Ready for the link: one frame nearly always, several when it is larger than READY_BYTES_MAX.
+
+    Carried out one after the other, the frames do what the whole would do. Entries in all frames but the last that has any carry view 0:
+    the host stores them and reports only the last.
+    """
+    size = sum(map(len, ready.entries)) + sum(len(data) for _, data in ready.peer_bytes) + sum(len(data) for _, data in ready.client_bytes)
+    if size <= READY_BYTES_MAX:
+        return [encode_ready(ready)]
+    return [encode_ready(part) for part in _split(ready)]
+
+
+def _split(ready: Ready) -> Iterator[Ready]:
+    """Cut into parts of about READY_BYTES_MAX each (an item larger than that stays whole), in the order of Ready's docstring."""
+    part = Ready()
+    part.truncate_after, part.generation, part.first_seqno = ready.truncate_after, ready.generation, ready.first_seqno
+    room = READY_BYTES_MAX
+    for data in ready.entries:
+        if room < len(data) and part.entries:
+            yield part
+            following = Ready()
+            following.generation, following.first_seqno = ready.generation, part.first_seqno + len(part.entries)
+            part, room = following, READY_BYTES_MAX
+        part.entries.append(data)
+        room -= len(data)
+    part.view, part.committed = ready.view, ready.committed
+    for name in ("peer_bytes", "client_bytes"):
+        for stream, whole in getattr(ready, name):
+            # Bytes of a stream may be cut anywhere.
+            for start in range(0, len(whole), READY_BYTES_MAX):
+                piece = whole[start : start + READY_BYTES_MAX]
+                if room < len(piece):
+                    yield part
+                    part, room = Ready(), READY_BYTES_MAX
+                getattr(part, name).append((stream, piece))
+                room -= len(piece)
+    for name in ("connects", "closes", "fetches", "logs", "metrics", "notices", "stop"):
+        setattr(part, name, getattr(ready, name))
+    yield part
+
+
+def decode_ready(frame: bytes | memoryview) -> Ready:
     """Unpack a Ready (host side). The host believes its own enclave about form, but says so if it cannot read it.
 
     Raises: FormatError: The frame is not a Ready; enclave and host are not of one version.
     """
     try:
-        values = msgpack.unpackb(frame, max_buffer_size=FRAME_SIZE_BYTES_MAX, use_list=True)
+        values = msgpack.unpackb(frame)
         ready = Ready()
         for name, value in zip(Ready.__slots__, values, strict=True):
             setattr(ready, name, value)
@@ -244,3 +302,107 @@ def decode_ready(frame: bytes) -> Ready:
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise FormatError(f"the enclave sent a frame the host cannot read ({type(error).__name__}); are both of one version?") from None
     return ready
+
+
+_HEADER: Final = struct.Struct("!II")  # length of the body, credit granted; both in bytes
+_BUFFER_BYTES: Final = 256 << 10  # one read of a UNIX socket gives at most about 200 KiB
+
+
+class Framing:
+    """Frames and credit at one end of the link, without a socket.
+
+    A frame is two big-endian 32-bit numbers, length of the body and credit granted, and the body. Each end starts with
+    WINDOW_BYTES of credit, may send a body while it has any left (so the last one may overdraw it), and gets back what the
+    other end has dealt with. A frame without body only grants, and needs no credit: so two ends that wait for each other
+    always learn what they wait for.
+
+    Receiving: read into `space()`, tell `filled(n)`, take `bodies()`; when a body was dealt with, `consumed(n)`.
+    Sending: while `credit > 0`, `frame(body)`; else wait for `credit` to grow. `grant()` says what must be sent even without a body.
+    """
+
+    __slots__ = ("_buffer", "_due", "_end", "_start", "_window", "credit")
+
+    def __init__(self) -> None:
+        self.credit = WINDOW_BYTES  # what we may still send; negative when overdrawn
+        self._window = WINDOW_BYTES  # what the other end may still send
+        self._due = 0  # consumed, not yet granted
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._start = 0
+        self._end = 0
+
+    def space(self) -> memoryview:
+        """Where to read to; never empty. Invalidates the bodies handed out before."""
+        if self._start == self._end:
+            self._start = self._end = 0
+            if len(self._buffer) > _BUFFER_BYTES:
+                self._buffer = bytearray(_BUFFER_BYTES)
+        needed = self._needed()
+        if self._start and (self._end == len(self._buffer) or self._start + needed > len(self._buffer)):
+            # A new buffer, not a move within the old one: somebody may still hold a view of it.
+            rest = self._buffer[self._start : self._end]
+            self._buffer = bytearray(max(_BUFFER_BYTES, needed))
+            self._buffer[: len(rest)] = rest
+            self._start, self._end = 0, len(rest)
+        elif needed > len(self._buffer):
+            grown = bytearray(needed)
+            grown[: self._end] = self._buffer[: self._end]
+            self._buffer = grown
+        return memoryview(self._buffer)[self._end :]
+
+    def _needed(self) -> int:
+        """Size of the frame that has begun to arrive."""
+        if self._end - self._start < _HEADER.size:
+            return _HEADER.size
+        length: int = _HEADER.unpack_from(self._buffer, self._start)[0]
+        return _HEADER.size + min(length, FRAME_SIZE_BYTES_MAX)
+
+    def filled(self, count: int) -> None:
+        """`count` bytes were read into the space."""
+        self._end += count
+
+    def bodies(self) -> Iterator[memoryview]:
+        """The complete bodies that have arrived, in order; valid until the next `space()`. Credit granted to us is booked on the way.
+
+        Raises: HostError: A frame is larger than FRAME_SIZE_BYTES_MAX, was sent without credit, or grants more than was ever used.
+        """
+        while self._end - self._start >= _HEADER.size:
+            length, granted = _HEADER.unpack_from(self._buffer, self._start)
+            if length > FRAME_SIZE_BYTES_MAX:
+                raise HostError(f"a frame of {length} bytes on the link; the limit is {FRAME_SIZE_BYTES_MAX}")
+            if length and self._window <= 0:
+                raise HostError(f"a frame of {length} bytes on the link without credit")
+            body = self._start + _HEADER.size
+            if self._end < body + length:
+                return
+            self._start = body + length
+            self.credit += granted
+            if self.credit > WINDOW_BYTES:
+                raise HostError(f"a frame on the link grants {granted} bytes of credit, more than was used")
+            if length:
+                self._window -= length
+                yield memoryview(self._buffer)[body : body + length]
+
+    def consumed(self, count: int) -> None:
+        """`count` bytes of bodies are dealt with: the other end may send as many again."""
+        self._due += count
+
+    def frame(self, body: bytes) -> bytes:
+        """Frame a body with all credit that is due.
+
+        Raises: UsageError: There is no credit, or the body is empty or larger than FRAME_SIZE_BYTES_MAX.
+        """
+        if self.credit <= 0 or not 0 < len(body) <= FRAME_SIZE_BYTES_MAX:
+            raise UsageError(f"cannot send a frame of {len(body)} bytes with credit {self.credit}")
+        self.credit -= len(body)
+        return _HEADER.pack(len(body), self._take_due()) + body
+
+    def grant(self) -> bytes:
+        """A frame that only grants, when a quarter of the window waits to be granted; else nothing: it travels with the next body."""
+        if self._due < WINDOW_BYTES // 4:
+            return b""
+        return _HEADER.pack(0, self._take_due())
+
+    def _take_due(self) -> int:
+        due, self._due = self._due, 0
+        self._window += due
+        return due

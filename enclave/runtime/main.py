@@ -1,0 +1,105 @@
+"""The enclave process's entry: `python -m ledgerd.enclave.runtime --link LINK --nsm NSM --app MODULE`.
+
+LINK is the number of an inherited, connected UNIX socket, or `vsock:PORT` (the parent's CID 3). NSM is a device's path or the
+number of an inherited socket to a simulator. MODULE has the application as `app`.
+Law: what this process prints can be read by the host. So an unforeseen exception is told by its type and the lines of code it
+passed, never by its message or values; only our own errors, which hold no secrets by contract, speak for themselves.
+"""
+
+import ctypes
+import gc
+import importlib
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+import types
+from collections.abc import Callable
+from typing import Any, Final
+
+from ledgerd.enclave.runtime.link import Link, LinkClosedError
+from ledgerd.enclave.runtime.loop import Core, run
+from ledgerd.enclave.runtime.nsm import DeviceNsm, NsmTransport, SocketNsm
+from ledgerd.enclave.runtime.workers import Workers
+from ledgerd.ledger.errors import LedgerdError
+
+EXIT_FAILED: Final = 1
+EXIT_MISUSE: Final = 2
+_VSOCK_PARENT_CID: Final = 3
+_PR_SET_DUMPABLE: Final = 4
+# Objects of the young generation before a collection. The hot path makes no cycles, so collections find next to nothing;
+# the old generation holds the state, a walk through which stops the loop.
+_GC_THRESHOLDS: Final = (50_000, 50, 1_000)
+
+
+def main(arguments: list[str], make_core: Callable[[Any, float], Core] | None = None) -> int:
+    """Run an enclave until its host is gone or its core stops; return the exit status.
+
+    Args:
+        arguments: Command line without the program's name.
+        make_core: Makes the core from the application and the time; the real `Enclave` unless told (tests).
+    """
+    _keep_secrets()
+    options = dict(zip(arguments[::2], arguments[1::2], strict=False))
+    if set(options) != {"--link", "--nsm", "--app"} or len(arguments) != 6:
+        print("usage: python -m ledgerd.enclave.runtime --link FD|vsock:PORT --nsm PATH|FD --app MODULE", file=sys.stderr)
+        return EXIT_MISUSE
+    # Ctrl-C reaches a whole process group; it is the host that decides when this process ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    link = Link(_open_link(options["--link"]))
+    if make_core is None:
+        make_core = importlib.import_module("ledgerd.enclave.core").Enclave
+    app = importlib.import_module(options["--app"]).app
+    core = make_core(app, time.monotonic())
+    workers = Workers(_open_nsm(options["--nsm"]))
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    try:
+        return run(core, link, workers)
+    except LinkClosedError:
+        return 0  # the host ended, or was killed; nothing is left to serve
+
+
+def _open_link(name: str) -> socket.socket:
+    if name.startswith("vsock:"):
+        link = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        link.connect((_VSOCK_PARENT_CID, int(name.removeprefix("vsock:"))))
+        return link
+    return socket.socket(fileno=int(name))
+
+
+def _open_nsm(name: str) -> NsmTransport:
+    return SocketNsm(socket.socket(fileno=int(name))) if name.isdigit() else DeviceNsm(name)
+
+
+def describe(error: BaseException) -> str:
+    """Tell of an exception without telling what it holds: its type, where it passed, and the message only if it is one of ours."""
+    lines = [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in traceback.extract_tb(error.__traceback__, limit=-20)]
+    if isinstance(error, LedgerdError):
+        return "\n".join([f"{error.code}: {error}", *lines])
+    return "\n".join([f"{type(error).__name__} (its message is withheld, it may hold private data)", *lines])
+
+
+def _keep_secrets() -> None:
+    """Keep memory and messages from the outside: no core dump, no debugger of the same user, no exception's text."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+    def report(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+        print(describe(error.with_traceback(trace)), file=sys.stderr, flush=True)
+
+    def report_in_thread(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.exc_value is not None:
+            print(describe(arguments.exc_value), file=sys.stderr, flush=True)
+
+    def report_unraisable(arguments: Any) -> None:
+        if arguments.exc_value is not None:
+            print(describe(arguments.exc_value), file=sys.stderr, flush=True)
+
+    sys.excepthook = report
+    threading.excepthook = report_in_thread
+    sys.unraisablehook = report_unraisable

@@ -1,0 +1,442 @@
+"""A node's configuration: read from TOML, checked as a whole, frozen; and the part of it that the enclave is given, as JSON.
+
+Law: all problems are told at once, each with its key and what to write instead. Files named here are read here, relative to
+the TOML file; nothing else touches the file system.
+Not here: what the enclave makes of its document (`enclave.configuration`).
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ledgerd.ledger.errors import ConfigurationError
+
+PORT_MAX: Final = 65535
+CLIENTS_MAX_DEFAULT: Final = 1_000  # CCF's default of max_open_sessions_soft
+BODY_BYTES_DEFAULT: Final = 1 << 20  # CCF's default of max_body_size
+_ADDRESS: Final = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:]+)\]|(?P<host>[^:\[\]\s]+)):(?P<port>[0-9]{1,5})")
+_PCR: Final = re.compile(r"[0-9a-fA-F]{96}")
+_PEM: Final = "-----BEGIN "
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A TCP endpoint. Port 0, where allowed, lets the system choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """A member or a user of a new service; PEM texts."""
+
+    certificate: str
+    encryption_key: str | None = None
+    data: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """An enclave's PCRs 0, 1 and 2, each 96 hexadecimal characters."""
+
+    pcr0: str
+    pcr1: str
+    pcr2: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartConfig:
+    """How a new service begins.
+
+    Attributes:
+        measurements: Enclaves that may join; None for those measured like this node's own.
+        open_at_nodes: Open by itself with so many trusted nodes; None for a vote.
+    """
+
+    members: tuple[Party, ...]
+    users: tuple[Party, ...] = ()
+    measurements: tuple[Measurement, ...] | None = None
+    constitution: str = ""
+    admission: str = "vote"
+    open_at_nodes: int | None = None
+    application_policy: str = "user_cert"
+    service_subject: str = "CN=ledgerd Service"
+
+
+@dataclass(frozen=True, slots=True)
+class JoinConfig:
+    """Which service to join: where one of its nodes is, and the certificate that names the service."""
+
+    target: Address
+    service_certificate: str
+    measurements: tuple[Measurement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """All that a node's host must know. Exactly one of `start` and `join` is there.
+
+    Attributes:
+        directory: Where the node keeps its ledger, log and process ids; must not have been used.
+        rpc, peer: Where to listen, for clients and for other nodes.
+        rpc_published, peer_published: How others reach that; port 0 or None stands for what was bound.
+        names: Host names and addresses for the node's certificate.
+        roots: PEM certificates of attestation roots that the service accepts.
+        simulator: Directory with the simulated root (`root_cert.pem`, `root_privk.pem`), made if empty; for launchers without an NSM.
+        debug: Simulate an enclave in debug mode (tests: it must be refused).
+    """
+
+    directory: Path
+    app: str
+    rpc: Address
+    peer: Address
+    roots: tuple[str, ...]
+    start: StartConfig | None = None
+    join: JoinConfig | None = None
+    rpc_published: Address | None = None
+    peer_published: Address | None = None
+    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    data: Any = None
+    launcher: str = "process"
+    simulator: Path | None = None
+    debug: bool = False
+    memory_bytes: int = 8 << 30
+    ledger_bytes_max: int = 1 << 42
+    clients_max: int = CLIENTS_MAX_DEFAULT
+    body_bytes_max: int = BODY_BYTES_DEFAULT
+    heartbeat_ms: int = 100
+    election_timeout_ms: int = 1_000
+    extra: dict[str, Any] = field(default_factory=dict)  # further keys of the enclave's document, section by section
+
+
+def load(path: Path) -> NodeConfig:
+    """Read a TOML file.
+
+    Raises: ConfigurationError: It cannot be read, or is wrong; one line for each problem.
+    """
+    try:
+        text = path.read_bytes().decode()
+        document = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from None
+    return parse(document, path.parent)
+
+
+def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
+    """Check a configuration document; file names in it are relative to `folder`.
+
+    Raises: ConfigurationError: As `load`.
+    """
+    root = _Section("", document, folder, [])
+    node = root.section("node")
+    rpc = root.section("rpc")
+    peer = root.section("peer")
+    limits = root.section("limits")
+    consensus = root.section("consensus")
+    attestation = root.section("attestation")
+    modes = [name for name in ("start", "join") if name in document]
+    if len(modes) != 1:
+        root.problem("start", "needed, or [join] in its place: a node either starts a service or joins one", key_is_section=True)
+    simulator = attestation.path("simulator")
+    heartbeat = consensus.number("heartbeat_ms", 100, 1, 60_000)
+    election = consensus.number("election_timeout_ms", 1_000, 10, 600_000)
+    if election < 2 * heartbeat:
+        consensus.problem(
+            "election_timeout_ms", f"{election} is less than twice heartbeat_ms ({heartbeat}): healthy primaries would be deposed"
+        )
+    config = NodeConfig(
+        directory=node.path("directory", required=True) or folder,
+        app=node.text("app", required=True),
+        names=node.texts("names", ("localhost", "127.0.0.1")),
+        data=node.anything("data"),
+        launcher=node.choice("launcher", "process", ("process",)),
+        memory_bytes=node.number("memory_mb", 8192, 128, 1 << 20) << 20,
+        ledger_bytes_max=node.number("ledger_mb_max", 1 << 22, 1, 1 << 22) << 20,
+        rpc=rpc.address("listen", required=True),
+        rpc_published=rpc.address("published") if "published" in rpc.values else None,
+        peer=peer.address("listen", required=True),
+        peer_published=peer.address("published") if "published" in peer.values else None,
+        clients_max=limits.number("clients", CLIENTS_MAX_DEFAULT, 1, 1_000_000),
+        body_bytes_max=limits.number("body_bytes", BODY_BYTES_DEFAULT, 1024, 64 << 20),
+        heartbeat_ms=heartbeat,
+        election_timeout_ms=election,
+        roots=attestation.pems("roots"),
+        simulator=simulator,
+        debug=attestation.truth("debug"),
+        start=_start(root.section("start")) if "start" in modes else None,
+        join=_join(root.section("join")) if "join" in modes else None,
+    )
+    for section in (node, rpc, peer, limits, consensus, attestation, root):
+        section.refuse_unknown()
+    if root.problems:
+        raise ConfigurationError("\n".join(root.problems))
+    return config
+
+
+def _start(section: "_Section") -> StartConfig:
+    config = StartConfig(
+        members=section.tables("members", _party, required=True),
+        users=section.tables("users", _party),
+        measurements=section.tables("measurements", _measurement) if "measurements" in section.values else None,
+        constitution=section.file("constitution") if "constitution" in section.values else "",
+        admission=section.choice("admission", "vote", ("vote", "automatic")),
+        open_at_nodes=section.number("open_at_nodes", 1, 1, 1_000) if "open_at_nodes" in section.values else None,
+        application_policy=section.choice("application_policy", "user_cert", ("user_cert", "open")),
+        service_subject=section.text("service_subject", default="CN=ledgerd Service"),
+    )
+    section.refuse_unknown()
+    return config
+
+
+def _join(section: "_Section") -> JoinConfig:
+    config = JoinConfig(
+        target=section.address("target", required=True),
+        service_certificate=section.pem("service_certificate", required=True),
+        measurements=section.tables("measurements", _measurement),
+    )
+    section.refuse_unknown()
+    return config
+
+
+def _party(section: "_Section") -> Party:
+    return Party(
+        section.pem("certificate", required=True),
+        section.pem("encryption_key") if "encryption_key" in section.values else None,
+        section.anything("data"),
+    )
+
+
+def _measurement(section: "_Section") -> Measurement:
+    values = [section.text(name, required=True) for name in ("pcr0", "pcr1", "pcr2")]
+    for name, value in zip(("pcr0", "pcr1", "pcr2"), values, strict=True):
+        if value and not _PCR.fullmatch(value):
+            section.problem(name, "must be 96 hexadecimal characters (SHA-384)")
+    return Measurement(values[0].lower(), values[1].lower(), values[2].lower())
+
+
+class _Section:
+    """One TOML table: takes values out, collects problems, knows at the end what nobody took."""
+
+    def __init__(self, name: str, values: Any, folder: Path, problems: list[str]) -> None:
+        self.values: dict[str, Any] = values if isinstance(values, dict) else {}
+        self.problems = problems
+        self._name = name
+        self._folder = folder
+        self._taken: set[str] = set()
+        if not isinstance(values, dict):
+            self.problems.append(f"[{name}] must be a table")
+
+    def problem(self, key: str, text: str, key_is_section: bool = False) -> None:
+        """Note what is wrong with a key."""
+        where = f"[{key}]" if key_is_section else (f"{self._name}.{key}" if self._name else key)
+        self.problems.append(f"{where}: {text}")
+
+    def refuse_unknown(self) -> None:
+        """Whatever nobody asked for is a mistake, most often of spelling."""
+        for key in self.values.keys() - self._taken:
+            self.problem(key, f"unknown; known here: {', '.join(sorted(self._taken))}")
+
+    def _take(self, key: str, kind: type, advice: str, required: bool) -> Any:
+        self._taken.add(key)
+        value = self.values.get(key)
+        if value is None:
+            if required:
+                self.problem(key, f"missing; {advice}")
+            return None
+        if type(value) is not kind:
+            self.problem(key, f"is {type(value).__name__}; {advice}")
+            return None
+        return value
+
+    def section(self, key: str) -> "_Section":
+        """A table; empty if not there."""
+        self._taken.add(key)
+        return _Section(f"{self._name}.{key}" if self._name else key, self.values.get(key, {}), self._folder, self.problems)
+
+    def text(self, key: str, default: str = "", required: bool = False) -> str:
+        """A string."""
+        value = self._take(key, str, "give a text in quotes", required)
+        return default if value is None else str(value)
+
+    def texts(self, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        """A list of strings."""
+        value = self._take(key, list, "give a list of texts", False)
+        if value is None:
+            return default
+        if not all(type(item) is str for item in value):
+            self.problem(key, "give a list of texts")
+            return default
+        return tuple(value)
+
+    def truth(self, key: str) -> bool:
+        """true or false; false unless given."""
+        return bool(self._take(key, bool, "give true or false", False))
+
+    def anything(self, key: str) -> Any:
+        """Whatever stands there."""
+        self._taken.add(key)
+        return self.values.get(key)
+
+    def number(self, key: str, default: int, least: int, most: int) -> int:
+        """An integer within bounds."""
+        value = self._take(key, int, f"give a whole number from {least} to {most}", False)
+        if value is None:
+            return default
+        if not least <= value <= most:
+            self.problem(key, f"{value} is out of bounds; give a whole number from {least} to {most}")
+        return int(value)
+
+    def choice(self, key: str, default: str, choices: Sequence[str]) -> str:
+        """One of some words."""
+        value = self.text(key, default)
+        if value not in choices:
+            self.problem(key, f"{value!r} is none of {', '.join(choices)}")
+        return value
+
+    def address(self, key: str, required: bool = False) -> Address:
+        """`host:port`."""
+        value = self._take(key, str, 'give "host:port"', required)
+        if value is None:
+            return Address("", 0)
+        try:
+            return parse_address(value)
+        except ConfigurationError as error:
+            self.problem(key, str(error))
+            return Address("", 0)
+
+    def path(self, key: str, required: bool = False) -> Path | None:
+        """A path, relative to the file's folder."""
+        value = self._take(key, str, "give a path in quotes", required)
+        return None if value is None else self._folder / value
+
+    def file(self, key: str, required: bool = False) -> str:
+        """The text of a file that is named."""
+        path = self.path(key, required)
+        return "" if path is None else self._read(key, path)
+
+    def _read(self, key: str, path: Path) -> str:
+        try:
+            return path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            self.problem(key, f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a text'}")
+            return ""
+
+    def pem(self, key: str, required: bool = False) -> str:
+        """The text of a PEM file that is named."""
+        text = self.file(key, required)
+        if text and _PEM not in text:
+            self.problem(key, f"{self.values[key]} is not a PEM file")
+        return text
+
+    def pems(self, key: str) -> tuple[str, ...]:
+        """The texts of PEM files that are named."""
+        names = self.texts(key, ())
+        texts = [self._read(key, self._folder / name) for name in names]
+        for name, text in zip(names, texts, strict=True):
+            if text and _PEM not in text:
+                self.problem(key, f"{name} is not a PEM file")
+        return tuple(texts)
+
+    def tables(self, key: str, read: Callable[["_Section"], Any], required: bool = False) -> tuple[Any, ...]:
+        """A list of tables, each read by `read`."""
+        values = self._take(key, list, f"give one [[{self._name}.{key}]] for each", required)
+        found = []
+        for number, value in enumerate(values or ()):
+            section = _Section(f"{self._name}.{key}[{number}]", value, self._folder, self.problems)
+            found.append(read(section))
+            section.refuse_unknown()
+        return tuple(found)
+
+
+def parse_address(text: str) -> Address:
+    """Read `host:port` or `[v6]:port`.
+
+    Raises: ConfigurationError: It is anything else.
+    """
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match["port"]) > PORT_MAX:
+        raise ConfigurationError(f'{text[:100]!r} is no address; give "host:port", port at most {PORT_MAX}, such as "127.0.0.1:8000"')
+    return Address(match["six"] or match["host"], int(match["port"]))
+
+
+def enclave_document(
+    config: NodeConfig,
+    *,
+    rpc: Address,
+    peer: Address,
+    isolation: Sequence[str],
+    roots: Sequence[str],
+    own_measurement: Measurement | None,
+) -> bytes:
+    """The JSON document for `boundary.Configured`.
+
+    Args:
+        rpc, peer: What was bound; the published addresses are completed from it.
+        isolation: Words of the launcher.
+        roots: PEM certificates: the configured ones, and the simulator's where there is one.
+        own_measurement: Of the code that was launched; what `start.measurements` of None stands for.
+    """
+    document: dict[str, Any] = {
+        "mode": "start" if config.start else "join",
+        "node": {
+            "rpc": _published(config.rpc_published, rpc),
+            "peer": _published(config.peer_published, peer),
+            "names": list(config.names),
+            "isolation": list(isolation),
+            "data": config.data,
+        },
+        "limits": {"sessions": config.clients_max, "body_bytes": config.body_bytes_max},
+        "consensus": {"heartbeat_ms": config.heartbeat_ms, "election_timeout_ms": config.election_timeout_ms},
+        "consortium": {"roots": list(roots), "simulated": config.simulator is not None, "ledger_version": 1},
+    }
+    if config.start is not None:
+        start = config.start
+        measurements = start.measurements
+        if measurements is None:
+            measurements = () if own_measurement is None else (own_measurement,)
+        document["start"] = {
+            "members": [_party_document(party) for party in start.members],
+            "users": [_party_document(party) for party in start.users],
+            "measurements": [_measurement_document(measurement) for measurement in measurements],
+            "constitution": start.constitution,
+            "admission": start.admission,
+            "open_at_nodes": start.open_at_nodes,
+            "application_policy": start.application_policy,
+            "service_subject": start.service_subject,
+        }
+    if config.join is not None:
+        document["join"] = {
+            "target": {"host": config.join.target.host, "port": config.join.target.port},
+            "service_certificate": config.join.service_certificate,
+            "measurements": [_measurement_document(measurement) for measurement in config.join.measurements],
+        }
+    for name, keys in config.extra.items():
+        document.setdefault(name, {}).update(keys)
+    return json.dumps(document).encode()
+
+
+def _published(published: Address | None, bound: Address) -> dict[str, Any]:
+    if published is None:
+        return {"host": bound.host, "port": bound.port}
+    return {"host": published.host, "port": published.port or bound.port}
+
+
+def _party_document(party: Party) -> dict[str, Any]:
+    document: dict[str, Any] = {"certificate": party.certificate, "data": party.data}
+    if party.encryption_key is not None:
+        document["encryption_key"] = party.encryption_key
+    return document
+
+
+def _measurement_document(measurement: Measurement) -> dict[str, str]:
+    return {"pcr0": measurement.pcr0, "pcr1": measurement.pcr1, "pcr2": measurement.pcr2}

@@ -1,0 +1,328 @@
+"""The host's only loop: what the world did becomes events for the enclave, what the enclave is ready with becomes deeds.
+
+Law: it carries bytes, and understands none. It never waits for the disk (`node.storage` has its own thread), nor for a stream
+(`network.streams`); one pass per wake-up, one frame to the enclave per pass.
+Bounded in both directions by the credit of `enclave.boundary.Framing`: without credit nothing is read from any stream; entries give
+the enclave its credit back when they are on disk, everything else when it was carried out.
+"""
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from ledgerd.enclave.boundary import (
+    CLIENT,
+    OUTBOUND,
+    PEER,
+    Configured,
+    Event,
+    Fetch,
+    Fetched,
+    Framing,
+    Ready,
+    Stopping,
+    Stored,
+    decode_ready,
+    encode_events,
+    encode_streams,
+)
+from ledgerd.ledger.errors import FormatError, LedgerdError
+from ledgerd.network.streams import Kind, Streams
+from ledgerd.node.storage import Append, Read, Storage, StorageError
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+STOP_SECONDS_MAX: Final = 2.0  # for the enclave to say goodbye after the operator's first signal
+FETCHES_MAX: Final = 4096
+CLIENT_UNSENT_BYTES_MAX: Final = 1 << 20
+PEER_UNSENT_BYTES_MAX: Final = 64 << 20  # a peer that catches up
+PEERS_MAX: Final = 256
+OUTPUT_LOGGED_BYTES_MAX: Final = 1 << 20  # of what the enclave prints; it prints only when it fails
+_SLEEP_SECONDS: Final = 1.0
+
+log = logging.getLogger("ledgerd.node")
+
+
+def kinds(clients_max: int) -> dict[int, Kind]:
+    """The kinds of streams of a node, by the boundary's tag."""
+    return {
+        CLIENT: Kind(CLIENT, CLIENT_UNSENT_BYTES_MAX, clients_max, pauses=True),
+        PEER: Kind(PEER, PEER_UNSENT_BYTES_MAX, PEERS_MAX, pauses=False),
+        OUTBOUND: Kind(OUTBOUND, PEER_UNSENT_BYTES_MAX, PEERS_MAX, pauses=False),
+    }
+
+
+class EnclaveLostError(LedgerdError):
+    """The enclave is gone without having said stop, or speaks another protocol."""
+
+    code = "EnclaveLost"
+
+
+class Host:
+    """One node's host, from configuration to exit status.
+
+    Args:
+        link: Connected to the enclave; taken over.
+        storage: The ledger.
+        streams: Already listening; taken over.
+        outbound: Kind for streams that the enclave asks for.
+        output: Descriptor of what the enclave prints, or None.
+        notice: Told what the enclave announces: name, text.
+    Attributes:
+        metrics: The enclave's numbers, by name, and the host's own.
+    """
+
+    def __init__(
+        self,
+        link: socket.socket,
+        storage: Storage,
+        streams: Streams,
+        outbound: Kind,
+        output: int | None = None,
+        notice: Callable[[str, str], None] = lambda name, text: None,
+    ) -> None:
+        link.setblocking(False)
+        self.metrics: dict[str, int | float] = {}
+        self._link = link
+        self._framing = Framing()
+        self._unsent = bytearray()  # framed, waiting for the link's socket; bounded by credit
+        self._frames: deque[bytes] = deque()  # bodies that wait for credit; nothing is read while there are any
+        self._storage = storage
+        self._streams = streams
+        self._outbound = outbound
+        self._output = output
+        self._output_bytes = 0
+        self._notice = notice
+        self._fetches: deque[Fetch] = deque()
+        self._fetching = False
+        self._others: list[Event] = []
+        self._status: int | None = None
+        self._stop_deadline: float | None = None
+        self._stop_asked = 0
+
+    def run(self, configuration: bytes, catch_signals: bool = True) -> int:
+        """Serve until the enclave says stop, the operator insists, or something is broken.
+
+        Args:
+            configuration: JSON document for the enclave.
+            catch_signals: Take SIGTERM and SIGINT as the operator's wish to stop; only from the main thread.
+        Returns: The exit status that the enclave chose; 0 when the operator's grace period ran out.
+        Raises:
+            EnclaveLostError: The enclave died, or is of another version.
+            StorageError: The disk failed.
+        """
+        streams = self._streams
+        link = self._link.fileno()
+        storage = self._storage.wake
+        streams.watch(link)
+        streams.watch(storage)
+        if self._output is not None:
+            streams.watch(self._output)
+        signals = _Signals() if catch_signals else None
+        if signals is not None:
+            streams.watch(signals.wake)
+        self._frames.append(encode_events([Configured(configuration)]))
+        self._flush()
+        try:
+            while self._status is None:
+                for descriptor in streams.poll(_SLEEP_SECONDS):
+                    if descriptor == link:
+                        self._receive()
+                    elif descriptor == storage:
+                        self._collect()
+                    elif descriptor == self._output:
+                        self._log_output()
+                    elif signals is not None and signals.count():
+                        self.stop()
+                if streams.received or streams.opened or streams.closed or self._others:
+                    self._frames.append(encode_streams(streams.opened, streams.received, streams.closed, self._others))
+                    streams.opened.clear()
+                    streams.received.clear()
+                    streams.closed.clear()
+                    self._others.clear()
+                self._flush()
+                if self._stop_deadline is not None and time.monotonic() >= self._stop_deadline:
+                    log.warning("the enclave did not say goodbye in time")
+                    self._status = EXIT_OK
+        finally:
+            if signals is not None:
+                signals.restore()
+        return self._status
+
+    def stop(self) -> None:
+        """The operator wants to stop: ask the enclave, and do not wait longer than STOP_SECONDS_MAX; the second time, not at all."""
+        self._stop_asked += 1
+        if self._stop_asked == 1:
+            log.info("asked to stop")
+            self._others.append(Stopping())
+            self._stop_deadline = time.monotonic() + STOP_SECONDS_MAX
+        else:
+            self._stop_deadline = time.monotonic()
+
+    # From the enclave.
+
+    def _receive(self) -> None:
+        framing = self._framing
+        try:
+            while True:
+                space = framing.space()
+                try:
+                    count = self._link.recv_into(space)
+                except BlockingIOError:
+                    break
+                if not count:
+                    if self._status is not None:
+                        return
+                    raise EnclaveLostError("the enclave closed the link")
+                framing.filled(count)
+                for body in framing.bodies():
+                    self._carry_out(decode_ready(body), len(body))
+                if count < len(space):
+                    break
+        except OSError as error:
+            raise EnclaveLostError(f"the link to the enclave broke: {error.strerror}") from None
+        except FormatError as error:
+            raise EnclaveLostError(str(error)) from None
+
+    def _carry_out(self, ready: Ready, size: int) -> None:
+        """Do what the enclave is ready with, in the order that `boundary.Ready` gives."""
+        if self._status is not None:
+            return
+        if ready.truncate_after is not None or ready.entries:
+            self._storage.append(Append(ready.generation, ready.view, ready.truncate_after, ready.first_seqno, ready.entries))
+            size -= sum(map(len, ready.entries))
+        self._framing.consumed(size)
+        if ready.committed is not None:
+            self._storage.committed(ready.committed)
+        send = self._streams.send
+        for stream, data in ready.peer_bytes:
+            send(stream, data)
+        for stream, data in ready.client_bytes:
+            send(stream, data)
+        for connect in ready.connects:
+            self._streams.connect(connect.stream, connect.host, connect.port, self._outbound)
+        for stream in ready.closes:
+            self._streams.close(stream)
+        if ready.fetches:
+            self._fetches.extend(ready.fetches)
+            if len(self._fetches) > FETCHES_MAX:
+                raise EnclaveLostError(f"the enclave asks for more than {FETCHES_MAX} ranges at once")
+            self._fetch()
+        for level, text in ready.logs:
+            log.log(logging.getLevelNamesMapping().get(level.upper(), logging.INFO), "enclave: %s", text)
+        if ready.metrics:
+            self.metrics.update(ready.metrics)
+            self.metrics["streams_dropped"] = self._streams.dropped
+        for name, text in ready.notices:
+            self._notice(name, text)
+        if ready.stop is not None:
+            self._status = ready.stop
+
+    def _fetch(self) -> None:
+        """Read one range at a time, and none while the enclave is behind: an answer may be 8 MiB."""
+        if self._fetches and not self._fetching and not self._frames:
+            self._fetching = True
+            fetch = self._fetches.popleft()
+            self._storage.read(Read(fetch.request, fetch.first, fetch.through, fetch.size_max))
+
+    def log_rest(self) -> None:
+        """Log what the enclave printed last; once it has ended."""
+        while self._output is not None and self._log_output():
+            pass
+
+    def _log_output(self) -> bool:
+        assert self._output is not None
+        try:
+            data = os.read(self._output, 1 << 16)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._streams.unwatch(self._output)
+            self._output = None
+        elif self._output_bytes < OUTPUT_LOGGED_BYTES_MAX:
+            self._output_bytes += len(data)
+            for line in data.decode(errors="replace").splitlines():
+                log.error("enclave prints: %s", line)
+        return bool(data)
+
+    # To the enclave.
+
+    def _collect(self) -> None:
+        report = self._storage.collect()
+        if report.stored_bytes:
+            self._framing.consumed(report.stored_bytes)
+        if report.stored is not None:
+            self._others.append(Stored(*report.stored))
+        for request, entries in report.read:
+            self._frames.append(encode_events([Fetched(request, entries)]))
+            self._fetching = False
+        if report.failed is not None:
+            raise StorageError(report.failed)
+
+    def _flush(self) -> None:
+        framing = self._framing
+        frames = self._frames
+        while frames and framing.credit > 0:
+            self._write(framing.frame(frames.popleft()))
+        grant = framing.grant()
+        if grant:
+            self._write(grant)
+        elif self._unsent:
+            self._write(b"")
+        if not frames and self._fetches:
+            self._fetch()
+        self._streams.reading = not frames
+
+    def _write(self, data: bytes) -> None:
+        unsent = self._unsent
+        waiting = bool(unsent)
+        try:
+            if waiting:
+                unsent += data
+                del unsent[: self._link.send(unsent)]
+            else:
+                sent = self._link.send(data)
+                if sent < len(data):
+                    unsent += memoryview(data)[sent:]
+        except BlockingIOError:
+            if not waiting:
+                unsent += data
+        except OSError as error:
+            # What the enclave said last may still be there to be read: a reason to stop, for example.
+            self._receive()
+            if self._status is None:
+                raise EnclaveLostError(f"the link to the enclave broke: {error.strerror}") from None
+        if bool(unsent) is not waiting:
+            self._streams.watch(self._link.fileno(), writing=bool(unsent))
+
+
+class _Signals:
+    """SIGTERM and SIGINT as bytes on a descriptor."""
+
+    def __init__(self) -> None:
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+        self.wake = self._read.fileno()
+        self._previous = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._previous_wake = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+
+    def count(self) -> int:
+        """How many of them came since the last call."""
+        try:
+            return sum(number in self._previous for number in self._read.recv(256))
+        except BlockingIOError:
+            return 0
+
+    def restore(self) -> None:
+        """Give the signals back to whoever had them."""
+        signal.set_wakeup_fd(self._previous_wake)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._read.close()
+        self._write.close()

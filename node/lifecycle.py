@@ -1,0 +1,214 @@
+"""One node from its configuration to its exit status: directory, enclave, simulator, ledger, addresses, loop, and the end of all of them.
+
+Law: what can be refused is refused before anything is made, in one line, with exit status 2. The enclave is launched before this
+process starts a thread (`node.launch` says why). Whatever was started here ends here, on every way out.
+The directory afterwards: `ledger/` (LMDB), `node.log`, `rpc_address`, `node_address`, what the enclave announced (`node_id`,
+`service_cert.pem`, ...); and while the node runs `host.pid` and `enclave.pid`.
+"""
+
+import contextlib
+import logging
+import logging.handlers
+import os
+import resource
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER
+from ledgerd.ledger.errors import ConfigurationError, LedgerdError
+from ledgerd.network.streams import Streams
+from ledgerd.node.config import Address, Measurement, NodeConfig, enclave_document
+from ledgerd.node.host import EXIT_FAILED, PEERS_MAX, EnclaveLostError, Host, kinds
+from ledgerd.node.launch import Launcher, ProcessLauncher
+from ledgerd.node.measure import measure
+from ledgerd.node.simulator.nsm import SimulatedNsm
+from ledgerd.node.simulator.pki import SimulatedRoot, make_root
+from ledgerd.node.simulator.server import serve
+from ledgerd.node.storage import Storage, holds_ledger
+
+EXIT_MISUSE: Final = 2
+LEDGER: Final = "ledger"
+LOG: Final = "node.log"
+HOST_PID: Final = "host.pid"
+ENCLAVE_PID: Final = "enclave.pid"
+RPC_ADDRESS: Final = "rpc_address"
+NODE_ADDRESS: Final = "node_address"
+LOG_BYTES_MAX: Final = 16 << 20
+STOP_SECONDS: Final = 2.0
+_FILES_BESIDE_STREAMS: Final = 64
+# Under these names the enclave's notices are kept in the directory; others are only logged.
+NOTICE_FILES: Final = {
+    "node_id": "node_id",
+    "service_certificate": "service_cert.pem",
+    "state": "state",
+    "open": "open",
+    "refused": "refused",
+    "isolation": "isolation",
+}
+
+log = logging.getLogger("ledgerd.node")
+
+
+def run_node(
+    config: NodeConfig,
+    *,
+    launcher: Launcher | None = None,
+    notice: Callable[[str, str], None] = lambda name, text: None,
+    catch_signals: bool = True,
+) -> int:
+    """Run a node until it ends.
+
+    Args:
+        config: Its configuration.
+        launcher: How to start the enclave; by the configuration unless told.
+        notice: Told what becomes known, name and text: `isolation`, `rpc_address`, `node_address`, and the enclave's own notices.
+        catch_signals: Stop on SIGTERM and SIGINT; only possible in the main thread.
+    Returns: 0 stopped as asked; 1 it failed; 2 it was refused; or what the enclave chose. Standard error and the log say why.
+    """
+    try:
+        with contextlib.ExitStack() as stack:
+            return _run(config, launcher, notice, catch_signals, stack)
+    except ConfigurationError as error:
+        print(f"ledgerd: {error}", file=sys.stderr)
+        return EXIT_MISUSE
+    except LedgerdError as error:
+        print(f"ledgerd: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _run(
+    config: NodeConfig,
+    launcher: Launcher | None,
+    notice: Callable[[str, str], None],
+    catch_signals: bool,
+    stack: contextlib.ExitStack,
+) -> int:
+    directory = config.directory
+    refuse_used(directory)
+    _allow_files(config.clients_max + 2 * PEERS_MAX + _FILES_BESIDE_STREAMS)
+    streams = Streams()
+    stack.callback(streams.shut)
+    kind = kinds(config.clients_max)
+    rpc = Address(*streams.listen(config.rpc.host, config.rpc.port, kind[CLIENT]))
+    peer = Address(*streams.listen(config.peer.host, config.peer.port, kind[PEER]))
+    root = simulated_root(config.simulator) if config.simulator is not None else None
+    measured = measure(config.app)
+    _make(directory)
+    stack.enter_context(_logging(directory / LOG))
+
+    own_end, enclave_nsm = socket.socketpair()
+    stack.callback(own_end.close)
+    enclave = (launcher or ProcessLauncher(memory_bytes=config.memory_bytes)).launch(config.app, enclave_nsm)
+    stack.callback(lambda: log.info("enclave ended with status %d", enclave.stop(STOP_SECONDS)))
+    if root is not None:
+        pcrs = {0: measured.pcr0, 1: measured.pcr1, 2: measured.pcr2}
+        nsm = SimulatedNsm(root, pcrs, debug=config.debug)
+        threading.Thread(target=serve, args=(nsm, own_end), name="nsm-simulator", daemon=True).start()
+    storage = Storage(directory / LEDGER, config.ledger_bytes_max)
+    stack.callback(storage.close)
+
+    for name, pid in ((HOST_PID, os.getpid()), (ENCLAVE_PID, enclave.pid)):
+        _write(directory / name, str(pid))
+        stack.callback((directory / name).unlink, missing_ok=True)
+
+    def announce(name: str, text: str) -> None:
+        log.info("%s: %s", name, text.strip() if "\n" not in text.strip() else f"{len(text)} characters")
+        if name in NOTICE_FILES:
+            _write(directory / NOTICE_FILES[name], text)
+        notice(name, text)
+
+    announce("isolation", " ".join(enclave.isolation))
+    for name, address in ((RPC_ADDRESS, rpc), (NODE_ADDRESS, peer)):
+        _write(directory / name, str(address))
+        announce(name, str(address))
+
+    own = Measurement(measured.pcr0.hex(), measured.pcr1.hex(), measured.pcr2.hex())
+    roots = [*config.roots, *([root.certificate_pem] if root is not None and root.certificate_pem not in config.roots else [])]
+    document = enclave_document(config, rpc=rpc, peer=peer, isolation=enclave.isolation, roots=roots, own_measurement=own)
+    host = Host(enclave.link, storage, streams, kind[OUTBOUND], enclave.output, announce)
+    try:
+        status = host.run(document, catch_signals)
+    except EnclaveLostError as error:
+        status = enclave.stop(STOP_SECONDS)
+        host.log_rest()
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        log.error("%s; the enclave process %s", error, how)
+        raise EnclaveLostError(f"{error}; the enclave process {how}; {directory / LOG} may say why") from None
+    except LedgerdError as error:
+        log.error("%s", error)
+        raise
+    log.info("stopped with status %d", status)
+    return status
+
+
+def refuse_used(directory: Path) -> None:
+    """A node never resumes from its disk, so its directory must be new, or empty but for other files.
+
+    Raises: ConfigurationError: A node has run here, or runs.
+    """
+    if (directory / HOST_PID).exists() or holds_ledger(directory / LEDGER):
+        raise ConfigurationError(f"{directory} was used by a node before; a node never resumes from its disk: choose a new directory")
+
+
+def simulated_root(directory: Path) -> SimulatedRoot:
+    """The root of a simulated platform, made in `directory` if it is not there; all nodes of one service use the same.
+
+    Raises: ConfigurationError: It cannot be read or made.
+    """
+    certificate, key = directory / "root_cert.pem", directory / "root_privk.pem"
+    try:
+        if certificate.exists():
+            return SimulatedRoot(certificate.read_text(), key.read_bytes())
+        directory.mkdir(parents=True, exist_ok=True)
+        root = make_root()
+        descriptor = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(root.key_pem)
+        _write(certificate, root.certificate_pem)
+    except OSError as error:
+        raise ConfigurationError(f"cannot use the simulated root in {directory}: {error.strerror}") from None
+    return root
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigurationError(f"cannot make {directory}: {error.strerror}") from None
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all: others wait for these files."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _logging(path: Path) -> Iterator[None]:
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=2)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def _allow_files(count: int) -> None:
+    """Raise the soft limit of open files to what the streams may need.
+
+    Raises: ConfigurationError: The hard limit is lower.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        if hard != resource.RLIM_INFINITY and hard < count:
+            raise ConfigurationError(f"{count} open files are needed, {hard} allowed; raise `ulimit -n` or lower limits.clients")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
