@@ -66,7 +66,8 @@ _NODE_STATUSES: Final = frozenset(("Pending", "Trusted", "Retired"))
 class AuditResult(NamedTuple):
     """What was found. Counts are of entries; `unsigned` of them stand after `last_signed` and are under no root yet.
 
-    What is said of the service is as of `last_signed`. `anchored`: the last signature is by the key of the certificate that was given. Otherwise the ledger is consistent with
+    What is said of the service is as of `last_signed`.
+    `anchored`: the last signature is by the key of the certificate that was given. Otherwise the ledger is consistent with
     itself, and whose it is remains open: UNANCHORED.
     """
 
@@ -291,7 +292,7 @@ class Auditor:
                 raise FormatError(f"node {node_id[:16]!r}... has status {str(status)[:32]!r}, expected Pending, Trusted or Retired")
             self._statuses[node_id] = status
             if isinstance(certificate, str):  # CCF before 2.0 kept it here
-                self._certificates[node_id] = certificate
+                self._certificates.setdefault(node_id, certificate)
 
     def _read_certificates(self, certificates: dict[bytes, bytes | None]) -> None:
         for node_id, value in certificates.items():

@@ -182,22 +182,23 @@ def verify_cose(
 
 
 def load_certificate(pem: str | bytes, what: str = "the certificate") -> x509.Certificate:
-    """Read exactly one PEM certificate. Raises: FormatError."""
+    """Read exactly one PEM certificate, with all that is asked of it later. Raises: FormatError."""
     data = pem.encode() if isinstance(pem, str) else pem
+    reason = "expected one block BEGIN CERTIFICATE"
     try:
         if data.count(b"-----BEGIN") == 1:
-            return x509.load_pem_x509_certificate(data)
-    except ValueError:
-        pass
-    raise FormatError(f"{what} is not one PEM certificate")
+            certificate = x509.load_pem_x509_certificate(data)
+            certificate.public_key()
+            _ = certificate.extensions, certificate.signature_hash_algorithm
+            return certificate
+    except Exception as error:  # the library has a dozen exceptions for bad DER, without a common root
+        reason = str(error)[:100]
+    raise FormatError(f"{what} is not one PEM certificate: {reason}")
 
 
 def public_key(certificate: x509.Certificate, what: str = "the certificate") -> ec.EllipticCurvePublicKey:
     """Return the elliptic-curve key of a certificate. Raises: FormatError: It has another kind of key."""
-    try:
-        key = certificate.public_key()
-    except (ValueError, TypeError):
-        key = None
+    key = certificate.public_key()
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)):
         return key
     raise FormatError(f"{what} has no key on P-256, P-384 or P-521")
@@ -240,7 +241,7 @@ def key_der(key: ec.EllipticCurvePublicKey) -> bytes:
 def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         return False
 
 
