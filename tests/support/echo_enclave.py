@@ -1,8 +1,8 @@
-"""A fake core for the enclave process: echoes client bytes, and does as its clients' first words say. Run as a script, it is the enclave process.
+"""A fake core for the enclave process: echoes client bytes, or does as a client's first word says. Run as a script, it is that process.
 
-Words, at the start of what a client sends: `store N SIZE` (append N entries, answer when stored), `stop N` (end with status N), `crash` (raise, with a
-secret in the message), `fetch FIRST THROUGH` (answer with the count), `nsm` (ask the NSM in a worker, answer), `flood N` (answer with N MiB),
-`close` (answer, then close), `connect PORT TEXT` (send TEXT to a local port, answer with what comes back). Anything else is echoed.
+Words: `store N SIZE` (append N entries, answer when stored), `stop N` (end with status N), `crash` (raise, with a secret in the message),
+`fetch FIRST THROUGH` (answer with the count), `nsm` (ask the NSM in a worker, answer), `flood N` (answer with N MiB),
+`close` (answer, then close), `connect PORT TEXT` (send TEXT to a local port, answer with what comes back).
 """
 
 import os
