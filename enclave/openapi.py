@@ -30,7 +30,7 @@ _FORWARDING: Final = {
 }
 
 
-def document(registry: Registry, *, title: str, version: str, description: str = "") -> dict[str, Any]:
+def document(registry: Registry, title: str, version: str, description: str = "") -> dict[str, Any]:
     """Describe every endpoint of `registry` that is not hidden.
 
     Returns: A JSON value, for `GET /PREFIX/api`. Paths are relative to the server `/PREFIX`, as in CCF.
@@ -38,9 +38,14 @@ def document(registry: Registry, *, title: str, version: str, description: str =
     schemas: dict[str, Any] = {}
     security: dict[str, Any] = {}
     paths: dict[str, dict[str, Any]] = {}
+    identifiers: set[Any] = {None}
     for endpoint in registry:
         if not endpoint.hidden:
-            paths.setdefault(endpoint.template, {})[endpoint.method.lower()] = _operation(endpoint)
+            operation = _operation(endpoint)
+            if operation.get("operationId") in identifiers:  # one function may serve several endpoints; the name must be unique
+                operation["operationId"] = f"{operation['operationId']}_{len(identifiers)}"
+            identifiers.add(operation.get("operationId"))
+            paths.setdefault(endpoint.template, {})[endpoint.method.lower()] = operation
             schemas.update(endpoint.schemas)
             security.update({policy.name: policy.security for policy in endpoint.policies if policy.security})
     components: dict[str, Any] = {"schemas": {**dict(sorted(schemas.items())), "Error": _ERROR}}

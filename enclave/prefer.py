@@ -8,12 +8,11 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 WAIT_SECONDS_MAX: Final = 3600  # nobody keeps a connection longer; more is taken as this
+VALUE_LENGTH_MAX: Final = 1024  # a longer header is ignored, as the RFC allows for any preference
 
-# One preference with its value; parameters after ";" are parsed over and ignored. RFC 7240 section 2, quoted strings as in RFC 9110.
-_WORD: Final = r'(?:[!#$%&\'*+.^_`|~0-9A-Za-z-]+|"(?:[^"\\]|\\.)*")'
-_PREFERENCE: Final = re.compile(
-    rf"[ \t]*({_WORD})(?:[ \t]*=[ \t]*({_WORD})?)?((?:[ \t]*;[^,\"]*(?:\"(?:[^\"\\]|\\.)*\"[^,\"]*)*)*)[ \t]*(?:,|$)"
-)
+# A quoted string (an unclosed one reaches to the end), a separator, or what lies between. Linear in the length, whatever comes.
+_PIECE: Final = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?$)|[,;=]|[^,;="]++')
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class Prefer(NamedTuple):
@@ -39,22 +38,34 @@ def parse_prefer(value: str) -> Prefer:
 
     As the RFC has it: names are case-insensitive, the first of several counts, and what is unknown or malformed is ignored.
     """
+    if len(value) > VALUE_LENGTH_MAX:
+        return NO_PREFERENCE
     preferences: dict[str, str] = {}
-    position = 0
-    while position < len(value):
-        match = _PREFERENCE.match(value, position)
-        if match is None:  # skip to the next comma
-            position = value.find(",", position) + 1
-            if position == 0:
-                break
-            continue
-        preferences.setdefault(match[1].lower(), _unquote(match[2] or ""))
-        position = match.end()
+    pieces: list[str] = []
+    for piece in (*_PIECE.findall(value), ","):
+        if piece == ",":
+            name, word = _preference(pieces)
+            if name:
+                preferences.setdefault(name, word)
+            pieces.clear()
+        else:
+            pieces.append(piece)
     receipt = preferences.get("receipt") == ""
     wait = preferences.get("wait", "")
     seconds = min(int(wait[:9]), WAIT_SECONDS_MAX) if wait.isascii() and wait.isdigit() else None
     return Prefer(receipt or preferences.get("committed") == "", receipt, seconds)
 
 
-def _unquote(word: str) -> str:
-    return re.sub(r"\\(.)", r"\1", word[1:-1]) if word.startswith('"') else word
+def _preference(pieces: list[str]) -> tuple[str, str]:
+    """Name and value of one preference, parameters left out; no name if it is malformed."""
+    if ";" in pieces:
+        pieces = pieces[: pieces.index(";")]
+    words = [word for piece in pieces if (word := piece.strip(" \t"))]
+    if not words or _TOKEN.fullmatch(words[0]) is None or words[1:2] not in ([], ["="]) or len(words) > 3:
+        return "", ""
+    word = words[2] if len(words) == 3 else ""
+    if word.startswith('"') and word.endswith('"') and len(word) > 1:
+        word = re.sub(r"\\(.)", r"\1", word[1:-1])
+    elif word and _TOKEN.fullmatch(word) is None:
+        return "", ""
+    return words[0].lower(), word
