@@ -1,0 +1,303 @@
+"""Who may join: the primary's side. A nonce, a document made for it, every rule checked, then and only then the secrets.
+
+A joiner asks for a nonce, sends its document, and is recorded as Pending. It polls, each time with a fresh nonce and document. Once that record is
+committed (so that nobody ever gets the secrets without a trace in the ledger) it is trusted: at once where the genesis says so, otherwise when
+governance does it. A poll that finds it trusted is answered with the secrets, in a box that only the attested enclave can open. That answer does not
+wait for the commit of the trust itself: from that entry on commits need the new node, which can do nothing without the secrets.
+Not here: the joiner's side (`enclave.joining`), what a document proves (`ledger.attestation`).
+"""
+
+import base64
+import binascii
+import json
+from typing import Any, Final, Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from nacl.public import PublicKey, SealedBox
+
+from ledgerd.enclave.configuration import PROTOCOL_VERSION, Address, Configuration, binding_digest
+from ledgerd.enclave.endpoints import Context, Endpoint, Registry, Result
+from ledgerd.enclave.entropy import random_bytes
+from ledgerd.enclave.frontend import address_of
+from ledgerd.enclave.genesis import node_record
+from ledgerd.enclave.keys import ServiceKeys, at_milliseconds, load_p384_public_key, node_id_of, spki
+from ledgerd.governance import tables
+from ledgerd.ledger import cbor
+from ledgerd.ledger.attestation.errors import AttestationError
+from ledgerd.ledger.attestation.measurement import Measurement
+from ledgerd.ledger.attestation.nitro import Attestation
+from ledgerd.ledger.attestation.policy import Policy, verify_now
+from ledgerd.ledger.attestation.roots import parse_roots
+from ledgerd.ledger.errors import PeerError, RequestError
+from ledgerd.ledger.ids import NodeId, Seqno
+
+NONCE_SIZE_BYTES: Final = 32
+NONCE_LIFETIME_SECONDS: Final = 60.0  # a joiner answers within milliseconds; a minute bears a machine that swaps
+NONCES_MAX: Final = 256  # outstanding at once; the oldest goes first, so nobody can keep others out for longer than a retry
+NAMES_MAX: Final = 32  # alternative names in a node's certificate
+_FORMAT: Final = "AWS_Nitro_v1"
+
+
+class Admitting(Protocol):
+    """What admission asks of the node it runs on."""
+
+    @property
+    def is_primary(self) -> bool: ...
+    @property
+    def primary_id(self) -> NodeId | None: ...
+    @property
+    def now(self) -> float: ...
+    @property
+    def now_ms(self) -> int: ...
+    @property
+    def configuration(self) -> Configuration: ...
+    @property
+    def service(self) -> ServiceKeys: ...
+    @property
+    def committed_seqno(self) -> Seqno: ...
+    def secrets(self) -> list[tuple[int, bytes]]: ...
+    def log(self, level: str, text: str) -> None: ...
+
+
+class Nonces:
+    """Challenges given out, each good once and for a minute."""
+
+    def __init__(self) -> None:
+        self._given: dict[bytes, float] = {}
+
+    def give(self, now: float) -> bytes:
+        """Make a nonce at monotonic time `now`."""
+        while len(self._given) >= NONCES_MAX:
+            del self._given[next(iter(self._given))]
+        nonce = random_bytes(NONCE_SIZE_BYTES)
+        self._given[nonce] = now + NONCE_LIFETIME_SECONDS
+        return nonce
+
+    def redeem(self, nonce: bytes, now: float) -> None:
+        """Use a nonce up.
+
+        Raises: AttestationError: rule `nonce`, it was never given out, was used before, or is too old.
+        """
+        expires = self._given.pop(nonce, None)
+        if expires is None or expires < now:
+            raise AttestationError(
+                "nonce",
+                f"{nonce[:8].hex()}..., which is stale, used or not from this node",
+                f"a nonce this node gave out within the last {NONCE_LIFETIME_SECONDS:.0f} s",
+                "ask for a new one at /node/join/nonce and have a document made for it",
+            )
+
+
+class Admission:
+    """The endpoints `POST /node/join/nonce` and `POST /node/join`."""
+
+    def __init__(self, node: Admitting) -> None:
+        self._node = node
+        self._nonces = Nonces()
+
+    def add_to(self, registry: Registry) -> None:
+        """Add both endpoints."""
+        registry.add(Endpoint("POST", "/join/nonce", self._nonce, readonly=True, forwarding="never"))
+        registry.add(Endpoint("POST", "/join", self._join, forwarding="never"))
+
+    def _nonce(self, context: Context) -> Result:
+        self._redirect_to_primary(context, "/node/join/nonce")
+        return {"nonce": self._nonces.give(self._node.now).hex(), "protocol_version": PROTOCOL_VERSION}
+
+    def _redirect_to_primary(self, context: Context, path: str) -> None:
+        node = self._node
+        if node.is_primary:
+            return
+        if node.primary_id is None:
+            raise RequestError(503, "PrimaryNotFound", "No primary is known; an election is going on. Ask again.", (("retry-after", "1"),))
+        location = f"https://{address_of(context, node.primary_id)}{path}"
+        raise RequestError(308, "NodeCannotHandleRequest", "Only the primary admits nodes; follow `location`.", (("location", location),))
+
+    def _join(self, context: Context) -> Result:
+        self._redirect_to_primary(context, "/node/join")
+        request = _JoinRequest(context.request.body)
+        try:
+            attestation = self._attest(context, request)
+            node_id, key = self._check_key(request, attestation)
+        except (AttestationError, PeerError) as error:
+            self._node.log("warning", f"refused a node that asked to join: {error}")
+            raise RequestError(401, "InvalidQuote", str(error)) from None
+        nodes = context.kv[tables.NODE_INFO]
+        stored = nodes.get(node_id.encode())
+        if stored is None:
+            return self._record(context, request, attestation, node_id, key)
+        record = tables.decode(stored)
+        version = nodes.version_of(node_id.encode())
+        assert version is not None, "it is stored"
+        if record["status"] == tables.RETIRED:
+            raise RequestError(400, "NodeAlreadyExists", f"Node {node_id} is retired; start a new enclave, which makes a new identity.")
+        if record["status"] == tables.PENDING and version <= self._node.committed_seqno:
+            settings = tables.decode(_singleton(context, tables.SETTINGS))
+            if settings["admission"] == "automatic":
+                self._trust(context, request, node_id, record, settings)
+        if record["status"] != tables.TRUSTED:
+            return {"node_status": tables.PENDING, "node_id": node_id}
+        return self._secrets(context, request, node_id)
+
+    def _attest(self, context: Context, request: "_JoinRequest") -> Attestation:
+        node = self._node
+        self._nonces.redeem(request.nonce, node.now)
+        if request.quote_format != _FORMAT:
+            raise PeerError(f"quote format {request.quote_format!r} is not supported; this service admits {_FORMAT}")
+        expected = node.configuration.relevant(node.service.public)
+        if request.configuration != expected:
+            differing = sorted(key for key in expected if request.configuration.get(key) != expected[key])
+            raise PeerError(
+                "configuration refused by rule 'configuration': the joiner's differs from this service's in "
+                f"{', '.join(differing) or 'unknown keys'}; start it with the service's own values"
+            )
+        measurements = frozenset(
+            Measurement(*tables.parse_measurement_key(key)) for key, _ in context.governance(tables.NITRO_MEASUREMENTS).items()
+        )
+        roots = parse_roots(value.decode() for _, value in context.governance(tables.NITRO_ROOTS).items())
+        return verify_now(
+            request.quote,
+            Policy(roots, measurements),
+            now_ms=node.now_ms,
+            nonce=request.nonce,
+            public_key=None,  # the node's name follows from it; `_check_key` binds it to the certificate request
+            user_data=binding_digest(request.configuration, request.encryption_key),
+        )
+
+    def _check_key(self, request: "_JoinRequest", attestation: Attestation) -> tuple[NodeId, ec.EllipticCurvePublicKey]:
+        if attestation.public_key is None:
+            raise AttestationError("public_key", "none", "the node's identity key", "start a ledgerd enclave, which attests its key")
+        key = load_p384_public_key(attestation.public_key)
+        requested = request.certificate_request.public_key()
+        if not isinstance(requested, ec.EllipticCurvePublicKey) or spki(requested) != attestation.public_key:
+            raise AttestationError(
+                "public_key", "a certificate request for another key", "a request for the attested key", "do not trust the sender"
+            )
+        if not request.certificate_request.is_signature_valid:
+            raise PeerError("the certificate request is not signed by its own key")
+        return node_id_of(attestation.public_key), key
+
+    def _record(
+        self, context: Context, request: "_JoinRequest", attestation: Attestation, node_id: NodeId, key: ec.EllipticCurvePublicKey
+    ) -> Result:
+        record = node_record(
+            str(request.rpc),
+            str(request.peer),
+            status=tables.PENDING,
+            public_key_pem=key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
+            encryption_key_pem=encryption_key_pem(request.encryption_key),
+            request_pem=request.certificate_request.public_bytes(Encoding.PEM).decode(),
+            pcr0=attestation.pcrs[0],
+            quote=base64.b64encode(request.quote).decode(),
+            node_data=request.node_data,
+        )
+        context.kv[tables.NODE_INFO].set(node_id.encode(), tables.encode(record))
+        word = "SIMULATED attestation" if attestation.simulated else "attestation"
+        self._node.log("info", f"node {node_id[:16]}... at {request.rpc} asks to join, by {word} of {attestation.module_id}")
+        return {"node_status": tables.PENDING, "node_id": node_id}
+
+    def _trust(
+        self, context: Context, request: "_JoinRequest", node_id: NodeId, record: dict[str, Any], settings: dict[str, Any]
+    ) -> None:
+        """Trust a node, and endorse its key in the same entry: its signatures count from there."""
+        record["status"] = tables.TRUSTED
+        context.kv[tables.NODE_INFO].set(node_id.encode(), tables.encode(record))
+        certificate = self._node.service.endorse(request.certificate_request, at_milliseconds(self._node.now_ms))
+        context.kv[tables.NODE_ENDORSED_CERTIFICATES].set(node_id.encode(), certificate.public_bytes(Encoding.PEM))
+        self._open_if_complete(context, settings)
+        self._node.log("info", f"node {node_id[:16]}... at {request.rpc} is trusted, as the genesis says of every attested node")
+
+    def _open_if_complete(self, context: Context, settings: dict[str, Any]) -> None:
+        if settings["open_at_nodes"] is None:
+            return
+        statuses = [tables.decode(value)["status"] for _, value in context.kv[tables.NODE_INFO].items()]
+        service = tables.decode(_singleton(context, tables.SERVICE_INFO))
+        if service["status"] == tables.OPENING and statuses.count(tables.TRUSTED) >= settings["open_at_nodes"]:
+            service["status"] = tables.OPEN
+            context.kv[tables.SERVICE_INFO].set(tables.SINGLETON, tables.encode(service))
+
+    def _secrets(self, context: Context, request: "_JoinRequest", node_id: NodeId) -> Result:
+        node = self._node
+        box = SealedBox(PublicKey(request.encryption_key))
+        sealed = box.encrypt(
+            cbor.encode(
+                {
+                    "node_id": node_id,
+                    "service_key": node.service.private_bytes(),
+                    "ledger_secrets": [[version, secret] for version, secret in node.secrets()],
+                }
+            )
+        )
+        endorsed = context.kv[tables.NODE_ENDORSED_CERTIFICATES].get(node_id.encode())
+        assert endorsed is not None, "a trusted node was endorsed by the entry that trusts it"
+        peers = {
+            key.decode(): tables.decode(value)["node_to_node_interface"]["published_address"]
+            for key, value in context.kv[tables.NODE_INFO].items()
+            if tables.decode(value)["status"] == tables.TRUSTED
+        }
+        node.log("info", f"gave the service's secrets to node {node_id[:16]}..., sealed to its attested enclave")
+        return {
+            "node_status": tables.TRUSTED,
+            "node_id": node_id,
+            "network_info": {
+                "sealed": base64.b64encode(sealed).decode(),
+                "endorsed_certificate": endorsed.decode(),
+                "service_certificate": node.service.certificate_pem,
+                "peers": peers,
+            },
+        }
+
+
+def encryption_key_pem(key: bytes) -> str:
+    """PEM of a raw X25519 public key, as the tables keep it."""
+    return X25519PublicKey.from_public_bytes(key).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def _singleton(context: Context, name: str) -> bytes:
+    value = context.kv[name].get(tables.SINGLETON)
+    assert value is not None, "the genesis entry writes it"
+    return value
+
+
+class _JoinRequest:
+    """The body of `POST /node/join`, read and bounded."""
+
+    def __init__(self, body: bytes) -> None:
+        """Raises: RequestError: 400, a field is missing or malformed."""
+        try:
+            root = json.loads(body)
+            self.nonce = bytes.fromhex(root["nonce"])
+            self.quote_format = str(root["quote_info"]["format"])[:64]
+            self.quote = base64.b64decode(root["quote_info"]["quote"], validate=True)
+            self.encryption_key = base64.b64decode(root["public_encryption_key"], validate=True)
+            self.configuration: dict[str, Any] = root["configuration"]
+            self.certificate_request = x509.load_pem_x509_csr(root["certificate_signing_request"].encode())
+            self.rpc = _address(root["node_info_network"]["rpc"])
+            self.peer = _address(root["node_info_network"]["peer"])
+            self.node_data = root.get("node_data")
+            if len(self.encryption_key) != 32 or type(self.configuration) is not dict:
+                raise ValueError
+            _check_names(self.certificate_request)
+            cbor.encode(self.configuration)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error):
+            raise RequestError(
+                400, "InvalidInput", "The join request is not of this service's version; see docs/formats/join.md."
+            ) from None
+
+
+def _address(text: object) -> Address:
+    if type(text) is not str or len(text) > 300:
+        raise ValueError
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not 0 < int(port) < 65536:
+        raise ValueError
+    return Address(host, int(port))
+
+
+def _check_names(request: x509.CertificateSigningRequest) -> None:
+    for extension in request.extensions:
+        if not isinstance(extension.value, x509.SubjectAlternativeName) or len(list(extension.value)) > NAMES_MAX:
+            raise ValueError

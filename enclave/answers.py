@@ -1,0 +1,78 @@
+"""Answers that wait: for commit, for confirmation of the primary, or for their time limit.
+
+Answers are kept in ledger order, so that one commit of a thousand transactions is one sweep over a deque.
+Not here: sending (`enclave.core`), what `prefer` says (`enclave.prefer`).
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+from ledgerd.enclave.requests import Response
+from ledgerd.ledger.ids import Seqno, TransactionId
+
+
+class Held(NamedTuple):
+    """One answer that waits until `id` is committed.
+
+    `deadline`: monotonic seconds after which it leaves as 202; infinity without limit.
+    """
+
+    id: TransactionId
+    reply_to: object
+    response: Response
+    wants_receipt: bool
+    deadline: float
+
+
+class HeldAnswers:
+    """Answers in the order of their seqnos. Bounded by the sessions that wait for them, one or a pipeline each."""
+
+    def __init__(self) -> None:
+        self._held: deque[Held] = deque()
+        self.next_deadline = float("inf")
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def hold(self, held: Held) -> None:
+        """Keep an answer. Nearly always its seqno is the highest; a repeated request's can be lower."""
+        queue = self._held
+        at = len(queue)
+        while at and queue[at - 1].id.seqno > held.id.seqno:
+            at -= 1
+        queue.insert(at, held)
+        self.next_deadline = min(self.next_deadline, held.deadline)
+
+    def take_committed(self, commit: Seqno) -> list[Held]:
+        """Take every answer at or below `commit`, in order."""
+        held = self._held
+        taken = []
+        while held and held[0].id.seqno <= commit:
+            taken.append(held.popleft())
+        return taken
+
+    def take_rolled_back(self, to: Seqno) -> list[Held]:
+        """Take every answer above `to`: its transaction is undone."""
+        held = self._held
+        taken = []
+        while held and held[-1].id.seqno > to:
+            taken.append(held.pop())
+        taken.reverse()
+        return taken
+
+    def take_expired(self, now: float) -> list[Held]:
+        """Take every answer whose time limit has passed. Costs a sweep, but only when something has expired."""
+        if now < self.next_deadline:
+            return []
+        taken = [held for held in self._held if held.deadline <= now]
+        if taken:
+            self._held = deque(held for held in self._held if held.deadline > now)
+        self.next_deadline = min((held.deadline for held in self._held), default=float("inf"))
+        return taken
+
+    def take_all(self) -> list[Held]:
+        """Take everything, when the node ends."""
+        taken = list(self._held)
+        self._held.clear()
+        self.next_deadline = float("inf")
+        return taken

@@ -1,0 +1,224 @@
+"""The configuration that the host hands to the enclave: read, bounded, typed; and the part of it that peers are told.
+
+The host may write what it likes here. What others must be able to rely on (roots, service identity, consensus timing, limits) is
+digested into the attestation document's `user_data`, so a peer sees exactly what this enclave runs with.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ledgerd.ledger import cbor
+from ledgerd.ledger.errors import ConfigurationError
+
+PROTOCOL_VERSION: Final = 1
+DOCUMENT_SIZE_BYTES_MAX: Final = 4 << 20  # a constitution and a few hundred certificates
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A TCP endpoint as clients or peers reach it."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """A member or user of the genesis: certificate and data; members may have an encryption key (PEM)."""
+
+    certificate: str
+    data: Any
+    encryption_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartConfiguration:
+    """What a new service begins with; all of it goes into the genesis entry."""
+
+    members: tuple[Party, ...]
+    users: tuple[Party, ...]
+    measurements: tuple[tuple[bytes, bytes, bytes], ...]
+    constitution: str
+    admission: str  # "automatic": attested nodes are trusted at once; "vote": they wait as Pending
+    open_at_nodes: int | None  # open by itself when so many nodes are trusted; None: by vote
+    application_policy: str  # "user_cert", or "open" to anybody
+
+
+@dataclass(frozen=True, slots=True)
+class JoinConfiguration:
+    """Whom a new node asks to be admitted, and what it will believe of it."""
+
+    target: Address
+    service_certificate: str
+    measurements: tuple[tuple[bytes, bytes, bytes], ...]  # empty: only enclaves measured like this one
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """One node's configuration, complete. Exactly one of `start` and `join` is there."""
+
+    rpc: Address
+    peer: Address
+    names: tuple[str, ...]
+    isolation: tuple[str, ...]
+    node_data: Any
+    sessions_max: int
+    body_size_bytes_max: int
+    heartbeat_seconds: float
+    election_timeout_seconds: float
+    roots: tuple[str, ...]
+    start: StartConfiguration | None
+    join: JoinConfiguration | None
+
+    def relevant(self, service_public_key: bytes) -> dict[str, Any]:
+        """The part that peers rely on, as sent to the verifier, who recomputes its digest.
+
+        Args:
+            service_public_key: DER SubjectPublicKeyInfo of the service that is started or joined; b"" before there is one.
+        """
+        return {
+            "roots": sorted(hashlib.sha256(root.strip().encode()).hexdigest() for root in self.roots),
+            "service": hashlib.sha256(service_public_key).hexdigest(),
+            "heartbeat_ms": round(self.heartbeat_seconds * 1000),
+            "election_timeout_ms": round(self.election_timeout_seconds * 1000),
+            "body_bytes": self.body_size_bytes_max,
+        }
+
+
+def binding_digest(relevant: dict[str, Any], encryption_public_key: bytes) -> bytes:
+    """The 48 bytes a joiner puts into `user_data`: SHA-384 over protocol version, configuration digest, X25519 key.
+
+    Source: the design's section on joining; deterministic CBOR, RFC 8949 4.2.1.
+    """
+    configuration = hashlib.sha256(cbor.encode(relevant)).digest()
+    return hashlib.sha384(
+        cbor.encode({"version": PROTOCOL_VERSION, "configuration": configuration, "encryption_key": encryption_public_key})
+    ).digest()
+
+
+def service_digest(service_public_key: bytes, genesis_digest: bytes) -> bytes:
+    """The 48 bytes a node puts into `user_data` for a client: which service, and which beginning, it speaks for."""
+    return hashlib.sha384(cbor.encode({"service_key": service_public_key, "genesis": genesis_digest})).digest()
+
+
+def parse(document: bytes) -> Configuration:
+    """Read the configuration document (JSON).
+
+    Raises: ConfigurationError: It is not JSON, or a key is missing, unknown in kind, or out of bounds; the message names the key.
+    """
+    if len(document) > DOCUMENT_SIZE_BYTES_MAX:
+        raise ConfigurationError(f"configuration has {len(document)} bytes; at most {DOCUMENT_SIZE_BYTES_MAX} are read")
+    try:
+        root = json.loads(document)
+    except (ValueError, RecursionError):
+        raise ConfigurationError("configuration is not JSON; the host and the enclave are not of one version") from None
+    node = _get(root, "node", dict)
+    limits = _get(root, "limits", dict)
+    consensus = _get(root, "consensus", dict)
+    consortium = _get(root, "consortium", dict)
+    mode = _get(root, "mode", str)
+    if mode not in ("start", "join"):
+        raise ConfigurationError(f"mode is {mode!r}; it must be start or join")
+    heartbeat = _number(consensus, "heartbeat_ms", 1, 60_000) / 1000
+    election = _number(consensus, "election_timeout_ms", 10, 600_000) / 1000
+    if election < 2 * heartbeat:
+        raise ConfigurationError("consensus.election_timeout_ms must be at least twice heartbeat_ms, or healthy primaries are deposed")
+    return Configuration(
+        rpc=_address(node, "rpc"),
+        peer=_address(node, "peer"),
+        names=_strings(node, "names"),
+        isolation=_strings(node, "isolation"),
+        node_data=node.get("data"),
+        sessions_max=_number(limits, "sessions", 1, 1_000_000),
+        body_size_bytes_max=_number(limits, "body_bytes", 1024, 64 << 20),
+        heartbeat_seconds=heartbeat,
+        election_timeout_seconds=election,
+        roots=_strings(consortium, "roots"),
+        start=_start(_get(root, "start", dict)) if mode == "start" else None,
+        join=_join(_get(root, "join", dict)) if mode == "join" else None,
+    )
+
+
+def _start(section: dict[str, Any]) -> StartConfiguration:
+    admission = _get(section, "admission", str)
+    policy = _get(section, "application_policy", str)
+    if admission not in ("automatic", "vote"):
+        raise ConfigurationError(f"start.admission is {admission!r}; it must be automatic or vote")
+    if policy not in ("user_cert", "open"):
+        raise ConfigurationError(f"start.application_policy is {policy!r}; it must be user_cert or open")
+    nodes = section.get("open_at_nodes")
+    return StartConfiguration(
+        members=_parties(section, "members"),
+        users=_parties(section, "users"),
+        measurements=_measurements(section),
+        constitution=_get(section, "constitution", str),
+        admission=admission,
+        open_at_nodes=None if nodes is None else _number(section, "open_at_nodes", 1, 1000),
+        application_policy=policy,
+    )
+
+
+def _join(section: dict[str, Any]) -> JoinConfiguration:
+    return JoinConfiguration(
+        target=_address(section, "target"),
+        service_certificate=_get(section, "service_certificate", str),
+        measurements=_measurements(section) if "measurements" in section else (),
+    )
+
+
+def _get(section: Any, key: str, kind: type[Any]) -> Any:
+    value = section.get(key) if isinstance(section, dict) else None
+    if type(value) is not kind:
+        raise ConfigurationError(f"configuration key {key!r} is missing or not of type {kind.__name__}")
+    return value
+
+
+def _number(section: dict[str, Any], key: str, least: int, most: int) -> int:
+    value: int = _get(section, key, int)
+    if not least <= value <= most:
+        raise ConfigurationError(f"configuration key {key!r} is {value}; it must be between {least} and {most}")
+    return value
+
+
+def _strings(section: dict[str, Any], key: str) -> tuple[str, ...]:
+    values = _get(section, key, list)
+    if len(values) > 1000 or not all(type(value) is str for value in values):
+        raise ConfigurationError(f"configuration key {key!r} must be a list of at most 1000 strings")
+    return tuple(values)
+
+
+def _address(section: dict[str, Any], key: str) -> Address:
+    value = _get(section, key, dict)
+    host = _get(value, "host", str)
+    if not 0 < len(host) <= 255:
+        raise ConfigurationError(f"configuration key {key!r}: host has {len(host)} characters")
+    return Address(host, _number(value, "port", 1, 65535))
+
+
+def _parties(section: dict[str, Any], key: str) -> tuple[Party, ...]:
+    return tuple(
+        Party(certificate=_get(item, "certificate", str), data=item.get("data"), encryption_key=item.get("encryption_key"))
+        for item in _get(section, key, list)
+    )
+
+
+def _measurements(section: dict[str, Any]) -> tuple[tuple[bytes, bytes, bytes], ...]:
+    found = []
+    for item in _get(section, "measurements", list):
+        try:
+            registers = tuple(bytes.fromhex(_get(item, name, str)) for name in ("pcr0", "pcr1", "pcr2"))
+        except ValueError:
+            raise ConfigurationError("a measurement is not hexadecimal; copy PCR0, PCR1 and PCR2 from `ledgerd image measure`") from None
+        if any(len(register) != 48 for register in registers):
+            raise ConfigurationError("a measurement's register is not 48 bytes (96 hexadecimal characters)")
+        if not any(any(register) for register in registers):
+            raise ConfigurationError(
+                "a measurement of zeros is that of a debug enclave, whose memory its host can read; it is never accepted"
+            )
+        found.append((registers[0], registers[1], registers[2]))
+    return tuple(found)

@@ -1,0 +1,371 @@
+"""The enclave, sans-IO: the host's events in, `Ready` out; from configuration to a node that serves.
+
+A node's life: configured; attested (its own document gives it the time); then either the first node of a new service, or a joiner until it is
+admitted; then serving, until it ends. There is no way back in: an enclave that ends takes its keys with it, and what starts again is another node.
+Not here: what serving means (`enclave.serving`), joining (`enclave.joining`), the loop, clock and threads (`enclave.runtime`).
+"""
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from ledgerd.enclave import configuration as configurations
+from ledgerd.enclave.admission import encryption_key_pem
+from ledgerd.enclave.app import App
+from ledgerd.enclave.boundary import (
+    CLIENT,
+    OUTBOUND,
+    PEER,
+    Closed,
+    Configured,
+    Event,
+    Fetched,
+    Opened,
+    Ready,
+    Received,
+    Stopping,
+    Stored,
+)
+from ledgerd.enclave.clock import AttestedClock
+from ledgerd.enclave.configuration import Configuration
+from ledgerd.enclave.genesis import genesis_writes, node_record
+from ledgerd.enclave.http import Limits
+from ledgerd.enclave.joining import Admitted, Joining
+from ledgerd.enclave.keys import NodeKeys, ServiceKeys, at_milliseconds, create_ledger_secret, create_service_keys
+from ledgerd.enclave.nsm import Nsm, attestation
+from ledgerd.enclave.requests import JSON, Response
+from ledgerd.enclave.serving import Serving
+from ledgerd.enclave.sessions import SessionLimits, Sessions
+from ledgerd.enclave.tls import TlsContext
+from ledgerd.governance import tables
+from ledgerd.ledger.attestation.nitro import verify
+from ledgerd.ledger.attestation.policy import check_debug
+from ledgerd.ledger.attestation.roots import parse_roots
+from ledgerd.ledger.errors import HostError, LedgerdError
+
+SWEEP_SECONDS: Final = 0.5  # between looks at clients' deadlines
+
+
+class Job(NamedTuple):
+    """Work for another thread; its result comes back by `finished(number, result)`."""
+
+    number: int
+    work: Callable[[Nsm], object]
+
+
+class Enclave:
+    """One node's enclave."""
+
+    def __init__(self, app: App, now: float) -> None:
+        """Args: app: the application in the image. now: monotonic seconds."""
+        self._app = app
+        self._now = now
+        self._clock = AttestedClock()
+        self._keys = NodeKeys()
+        self._configuration: Configuration | None = None
+        self._sessions: Sessions | None = None
+        self._joining: Joining | None = None
+        self._serving: Serving | None = None
+        self._own_document = b""
+        self._measurement: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+        self._simulated = False
+        self._self_signed = ""
+        self._kinds: dict[int, int] = {}
+        self._next_stream = 0
+        self._jobs: list[Job] = []
+        self._done: dict[int, Callable[[Any], None]] = {}
+        self._next_job = 0
+        self._ready = Ready()
+        self._closing: list[int] = []
+        self._next_sweep = now
+
+    # What the runtime calls.
+
+    def receive(self, events: list[Event]) -> None:
+        """Take a batch of the host's events. Their effects appear in the next `ready`.
+
+        Raises: HostError: An event that cannot come now; the host is not one of ours.
+        """
+        sessions, serving, kinds = self._sessions, self._serving, self._kinds
+        for event in events:
+            kind = type(event)
+            if kind is Received:
+                stream, data = event  # type: ignore[misc]  # it is Received
+                of = kinds.get(stream)
+                if of == CLIENT:
+                    assert sessions is not None, "clients' streams exist only after configuration"
+                    sessions.received(stream, data)
+                elif of is not None:
+                    self._peer_received(stream, data)
+            elif kind is Stored:
+                if serving is not None:
+                    serving.stored(*event)
+            else:
+                self._receive_rare(event)
+                sessions, serving = self._sessions, self._serving
+
+    def tick(self, now: float) -> None:
+        """Learn the time, monotonic seconds."""
+        self._now = now
+        if self._joining is not None:
+            self._joining.tick(now)
+        if self._serving is not None:
+            self._serving.tick(now)
+        if now >= self._next_sweep and self._sessions is not None:
+            self._next_sweep = now + SWEEP_SECONDS
+            self._sessions.sweep(now)
+            if self._serving is not None:
+                self._serving.sweep(now)
+
+    def next_wakeup(self) -> float:
+        """When `tick` is due if nothing happens before, monotonic seconds."""
+        wakeup = self._next_sweep
+        if self._joining is not None:
+            wakeup = min(wakeup, self._joining.next_wakeup())
+        if self._serving is not None:
+            wakeup = min(wakeup, self._serving.next_wakeup())
+        return wakeup
+
+    def ready(self) -> Ready:
+        """What the host must do now; each piece of work is handed over once."""
+        ready, self._ready = self._ready, Ready()
+        if self._joining is not None:
+            self._joining.carry_out(ready)
+        if self._serving is not None:
+            self._serving.carry_out(ready)
+        elif self._sessions is not None:
+            self._answer_early(self._sessions)
+        if self._sessions is not None:
+            output, closing = self._sessions.take_output()
+            ready.client_bytes = output
+            for stream in closing:
+                self._kinds.pop(stream, None)
+            ready.closes.extend(closing)
+        ready.closes.extend(self._closing)
+        self._closing.clear()
+        return ready
+
+    def jobs(self) -> list[Job]:
+        """Work for other threads; each job is handed over once."""
+        jobs, self._jobs = self._jobs, []
+        return jobs
+
+    def finished(self, number: int, result: object) -> None:
+        """The result of a job, or the exception that it raised."""
+        done = self._done.pop(number, None)
+        if done is not None:
+            done(result)
+
+    # Services to the parts.
+
+    def submit(self, work: Callable[[Nsm], object], done: Callable[[Any], None]) -> None:
+        """Run `work` in a thread and give its result to `done`."""
+        self._next_job += 1
+        self._jobs.append(Job(self._next_job, work))
+        self._done[self._next_job] = done
+
+    def next_stream(self) -> int:
+        """A number for a stream that this enclave asks for."""
+        self._next_stream -= 1
+        self._kinds[self._next_stream] = OUTBOUND
+        return self._next_stream
+
+    def log(self, level: str, text: str) -> None:
+        """Tell the operator."""
+        self._ready.logs.append((level, text))
+
+    # Events that are rare.
+
+    def _receive_rare(self, event: Event) -> None:
+        if isinstance(event, Configured):
+            self._configure(event.document)
+        elif isinstance(event, Opened):
+            self._opened(event)
+        elif isinstance(event, Closed):
+            self._closed(event.stream)
+        elif isinstance(event, Received):
+            self._peer_received(event.stream, event.data)
+        elif isinstance(event, Fetched):
+            if self._serving is not None:
+                self._serving.fetched(event.request, event.entries)
+        elif isinstance(event, Stopping) and self._serving is not None:
+            self._serving.stop_notice = True
+
+    def _opened(self, event: Opened) -> None:
+        stream, kind, _ = event
+        if kind == OUTBOUND:
+            if self._kinds.get(stream) != OUTBOUND:
+                raise HostError(f"the host opened stream {stream}, which nobody asked for")
+            if self._joining is not None and self._joining.owns(stream):
+                self._joining.opened()
+            elif self._serving is None or not self._serving.dialled(stream):
+                self._closing.append(stream)
+            return
+        if stream <= 0 or stream in self._kinds:
+            raise HostError(f"the host opened stream {stream} twice, or under a number of the enclave's own")
+        if kind == CLIENT and self._sessions is not None:
+            self._kinds[stream] = CLIENT
+            self._sessions.opened(stream)
+        elif kind == PEER and self._serving is not None:
+            self._kinds[stream] = PEER
+            self._serving.peer_opened(stream)
+        else:
+            self._closing.append(stream)  # too early; whoever it is will come again
+
+    def _closed(self, stream: int) -> None:
+        kind = self._kinds.pop(stream, None)
+        if kind == CLIENT:
+            assert self._sessions is not None, "clients' streams exist only after configuration"
+            self._sessions.closed(stream)
+        elif kind is not None:
+            if self._joining is not None and self._joining.owns(stream):
+                self._joining.closed()
+            elif self._serving is not None:
+                self._serving.peer_closed(stream)
+
+    def _peer_received(self, stream: int, data: bytes) -> None:
+        if self._joining is not None and self._joining.owns(stream):
+            self._joining.received(data)
+        elif self._serving is not None:
+            self._serving.peer_received(stream, data)
+
+    # A node's life.
+
+    def _configure(self, document: bytes) -> None:
+        if self._configuration is not None:
+            raise HostError("the host configured the enclave twice")
+        try:
+            configuration = configurations.parse(document)
+            parse_roots(configuration.roots)
+        except LedgerdError as error:
+            self._give_up(str(error))
+            return
+        self._configuration = configuration
+        public_key = self._keys.public
+        self._ready.notices.append(("node_id", self._keys.id))
+        self.submit(lambda nsm: attestation(nsm, user_data=None, nonce=None, public_key=public_key), self._attested)
+
+    def _attested(self, result: Any) -> None:
+        """The enclave's own first document: it says what time it is, what this enclave is measured as, and below which root."""
+        configuration = self._configuration
+        assert configuration is not None, "attested after configuration"
+        if isinstance(result, Exception):
+            self._give_up(f"the security module gives no document ({result}); is /dev/nsm there?")
+            return
+        try:
+            own = verify(result, parse_roots(configuration.roots), at_ms=None)
+            check_debug(own)
+        except LedgerdError as error:
+            self._give_up(f"this node's own attestation would be refused by every other: {error}")
+            return
+        self._clock.set(own.timestamp_ms, self._now)
+        self._own_document = result
+        self._measurement = (own.pcrs[0], own.pcrs[1], own.pcrs[2])
+        self._simulated = own.simulated
+        at = at_milliseconds(own.timestamp_ms)
+        certificate = self._keys.self_signed_certificate(configuration.names, at)
+        self._self_signed = certificate.public_bytes(Encoding.PEM).decode()
+        limits = SessionLimits(sessions=configuration.sessions_max, request=Limits(body_bytes=configuration.body_size_bytes_max))
+        self._sessions = Sessions(TlsContext.for_clients([certificate], self._keys.identity), limits, self._now)
+        self._ready.notices.append(("attested", "SIMULATED" if own.simulated else "AWS Nitro"))
+        if own.simulated:
+            self.log("warning", "attestation is SIMULATED: its root is not AWS's, and nothing protects this node from its host")
+        try:
+            if configuration.start is not None:
+                self._start(configuration)
+            else:
+                assert configuration.join is not None, "a configuration starts or joins"
+                self._joining = Joining(
+                    configuration,
+                    configuration.join,
+                    self._keys,
+                    self._measurement,
+                    self._clock,
+                    self,
+                    self.submit,
+                    self.next_stream,
+                    self._now,
+                )
+        except LedgerdError as error:
+            self._give_up(str(error))
+
+    def _start(self, configuration: Configuration) -> None:
+        assert configuration.start is not None, "the caller has seen it"
+        at = at_milliseconds(self._clock.milliseconds(self._now))
+        service = create_service_keys(at)
+        request = self._keys.certificate_request(configuration.names)
+        certificate = service.endorse(request, at)
+        record = node_record(
+            str(configuration.rpc),
+            str(configuration.peer),
+            status=tables.TRUSTED,
+            public_key_pem=self._keys.identity.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
+            encryption_key_pem=encryption_key_pem(self._keys.encryption_public),
+            request_pem=request.public_bytes(Encoding.PEM).decode(),
+            pcr0=self._measurement[0],
+            quote=base64.b64encode(self._own_document).decode(),
+            node_data=configuration.node_data,
+        )
+        writes = genesis_writes(configuration, configuration.start, service, self._keys.id, record, certificate, self._measurement)
+        serving = self._serve(service, create_ledger_secret(), certificate)
+        serving.start(writes)
+        self.log("info", f"node {self._keys.id[:16]}... starts a new service")
+
+    def admitted(self, admitted: Admitted) -> None:
+        """The joiner is trusted and has the service's secrets."""
+        self._joining = None
+        serving = self._serve(admitted.service, admitted.ledger_secrets[-1][1], admitted.certificate)
+        serving.join(admitted.peers, admitted.genesis_digest)
+        self.log("info", f"node {self._keys.id[:16]}... is trusted and catches up")
+
+    def join_refused(self, reason: str) -> None:
+        """Joining is over without success."""
+        self._joining = None
+        self._give_up(reason)
+
+    def _serve(self, service: ServiceKeys, ledger_secret: bytes, certificate: x509.Certificate) -> Serving:
+        configuration, sessions = self._configuration, self._sessions
+        assert configuration is not None and sessions is not None, "serving begins after attestation"
+        self._serving = Serving(
+            app=self._app,
+            configuration=configuration,
+            keys=self._keys,
+            service=service,
+            ledger_secret=ledger_secret,
+            clock=self._clock,
+            now=self._now,
+            own_document=self._own_document,
+            pcr0=self._measurement[0],
+            simulated=self._simulated,
+            self_signed_certificate=self._self_signed,
+            certificate=certificate,
+            sessions=sessions,
+            jobs=self,
+        )
+        sessions.use(TlsContext.for_clients([certificate, service.certificate], self._keys.identity))
+        self._ready.notices.append(("service_certificate", service.certificate_pem))
+        return self._serving
+
+    def _answer_early(self, sessions: Sessions) -> None:
+        """Before this node is part of a network it answers one question only: how far it is."""
+        for request in sessions.take_requests():
+            if request.method == "GET" and request.path == "/node/state":
+                shown = {
+                    "node_id": self._keys.id,
+                    "state": "Pending" if self._joining is not None else "Initialized",
+                    "simulated": self._simulated,
+                }
+                response = Response(200, (), json.dumps(shown).encode(), JSON)
+            else:
+                error = {"error": {"code": "ServiceNotReady", "message": "This node is not part of a service yet; ask /node/state."}}
+                response = Response(503, (("retry-after", "1"),), json.dumps(error).encode(), JSON)
+            sessions.answer(request.reply_to, response)  # type: ignore[arg-type]  # it came from a session
+
+    def _give_up(self, reason: str) -> None:
+        self._ready.notices.append(("refused", reason))
+        self.log("error", reason)
+        self._ready.stop = 1

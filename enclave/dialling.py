@@ -1,0 +1,77 @@
+"""Whom to dial: keeps a channel to every peer that consensus may talk to, with patience after a failure.
+
+Not here: what a channel is and whom it believes (`enclave.channels`), which peers there are (`enclave.consensus`).
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+from cryptography import x509
+
+from ledgerd.enclave.boundary import Connect, Ready
+from ledgerd.enclave.channels import Channels
+from ledgerd.enclave.keys import NodeKeys
+from ledgerd.ledger.ids import NodeId
+
+PATIENCE_SECONDS: Final = 0.05  # after a first failure; doubled with each further one, up to the limit
+PATIENCE_SECONDS_MAX: Final = 2.0
+
+
+class Dialling:
+    """The channels of one node and the streams that were asked for on their behalf."""
+
+    def __init__(
+        self, keys: NodeKeys, certificate: x509.Certificate, service: x509.Certificate, next_stream: Callable[[], int], now: float
+    ) -> None:
+        """Args: next_stream: gives a fresh, negative number for a stream that this enclave asks for."""
+        self.channels = Channels(keys.id, [certificate], keys.identity, service, lambda _: False, now=now)
+        self._own = keys.id
+        self._next_stream = next_stream
+        self._addresses: dict[NodeId, str] = {}
+        self._asked: dict[int, NodeId] = {}
+        self._open: dict[int, NodeId] = {}
+        self._retry_at: dict[NodeId, tuple[float, float]] = {}
+
+    def learn(self, addresses: Mapping[NodeId, str]) -> None:
+        """Where peers listen for each other, `host:port`; later news wins."""
+        self._addresses.update(addresses)
+
+    def address_of(self, node_id: NodeId) -> str:
+        """The address of a peer, or "" while it is unknown."""
+        return self._addresses.get(node_id, "")
+
+    def dial(self, peers: Collection[NodeId], now: float, ready: Ready) -> None:
+        """Ask the host for a stream to every peer that has none."""
+        channels = self.channels
+        for node_id in peers:
+            if channels.dialling(node_id) or node_id == self._own or node_id in self._asked.values():
+                continue
+            address = self._addresses.get(node_id)
+            retry_at, patience = self._retry_at.get(node_id, (0.0, PATIENCE_SECONDS))
+            if address is None or now < retry_at:
+                continue
+            self._retry_at[node_id] = (now + patience, min(2 * patience, PATIENCE_SECONDS_MAX))
+            host, _, port = address.rpartition(":")
+            stream = self._next_stream()
+            self._asked[stream] = node_id
+            ready.connects.append(Connect(stream, host, int(port)))
+
+    def opened(self, stream: int) -> bool:
+        """A stream that was asked for is there; False if it is none of ours."""
+        node_id = self._asked.pop(stream, None)
+        if node_id is None:
+            return False
+        self._open[stream] = node_id
+        self.channels.connect(node_id, stream)
+        return True
+
+    def closed(self, stream: int) -> None:
+        """A stream is gone, or was never there."""
+        self._asked.pop(stream, None)
+        self._open.pop(stream, None)
+        self.channels.closed(stream)
+
+    def settle(self) -> None:
+        """Forget the impatience with peers that are connected again."""
+        for node_id in [node_id for node_id in self._retry_at if self.channels.connected(node_id)]:
+            del self._retry_at[node_id]

@@ -1,0 +1,122 @@
+"""Requests that a backup passes to the primary, over the channel between their enclaves, and the answers that come back.
+
+The client's TLS session ends at the backup, whose enclave is attested like the primary's, so the primary believes it about the
+caller's certificate. A request is never sent twice: when the channel is cut, its fate is unknown and the client is told so.
+Not here: the channel (`enclave.channels`), consensus messages on it (`enclave.consensus.messages`).
+"""
+
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from ledgerd.enclave.requests import Request, Response
+from ledgerd.ledger.errors import PeerError
+from ledgerd.ledger.ids import NodeId
+
+OUTSTANDING_MAX: Final = 10_000  # CCF's bound on uncommitted transactions; beyond it a primary would refuse them anyway
+
+
+class RemoteReply(NamedTuple):
+    """Where the answer of a forwarded request goes: back to `node`, under the number it gave."""
+
+    node: NodeId
+    number: int
+
+
+def encode_request(number: int, request: Request) -> bytes:
+    """Pack a request for the primary."""
+    packed: bytes = msgpack.packb(
+        (
+            number,
+            request.method,
+            request.path,
+            request.query,
+            dict(request.headers),
+            request.body,
+            request.certificate,
+            request.caller_id,
+        )
+    )
+    return packed
+
+
+def decode_request(node: NodeId, data: bytes) -> Request:
+    """Unpack a request forwarded by `node`.
+
+    Raises: PeerError: It is malformed; the nodes are not of one version.
+    """
+    values = _unpack(node, data, 8)
+    number, method, path, query, headers, body, certificate, caller_id = values
+    if (
+        type(number) is not int
+        or not all(type(text) is str for text in (method, path, query, caller_id))
+        or type(headers) is not dict
+        or type(body) is not bytes
+        or not (certificate is None or type(certificate) is bytes)
+    ):
+        raise PeerError(f"node {node[:16]}... forwarded a malformed request")
+    return Request(RemoteReply(node, number), method, path, query, headers, body, certificate, caller_id)
+
+
+def encode_answer(number: int, response: Response) -> bytes:
+    """Pack the primary's answer."""
+    packed: bytes = msgpack.packb((number, response.status, response.headers, response.body, response.content_type))
+    return packed
+
+
+def decode_answer(node: NodeId, data: bytes) -> tuple[int, Response]:
+    """Unpack the primary's answer: the number of the request, and the response.
+
+    Raises: PeerError: It is malformed.
+    """
+    number, status, headers, body, content_type = _unpack(node, data, 5)
+    if (
+        type(number) is not int
+        or type(status) is not int
+        or type(headers) is not list
+        or type(body) is not bytes
+        or type(content_type) is not str
+    ):
+        raise PeerError(f"node {node[:16]}... sent a malformed answer")
+    return number, Response(status, tuple((str(name), str(value)) for name, value in headers), body, content_type)
+
+
+def _unpack(node: NodeId, data: bytes, count: int) -> list[Any]:
+    try:
+        values = msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException):
+        raise PeerError(f"node {node[:16]}... sent a forwarded message that is not msgpack") from None
+    if type(values) is not list or len(values) != count:
+        raise PeerError(f"node {node[:16]}... sent a forwarded message without its {count} fields")
+    return values
+
+
+class Forwarded:
+    """A backup's outstanding requests: who waits for which number of which primary."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, tuple[NodeId, object]] = {}
+        self._next = 1
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, primary: NodeId, reply_to: object) -> int:
+        """Give a number to a request that is now sent to `primary`."""
+        number = self._next
+        self._next += 1
+        self._waiting[number] = (primary, reply_to)
+        return number
+
+    def answered(self, node: NodeId, number: int) -> object | None:
+        """Take whoever waits for this number of this node; None if nobody does (any more)."""
+        waiting = self._waiting.get(number)
+        if waiting is None or waiting[0] != node:
+            return None
+        del self._waiting[number]
+        return waiting[1]
+
+    def cut(self, node: NodeId) -> list[object]:
+        """Take everybody who waits for `node`: the channel was cut and the fate of their requests is unknown."""
+        numbers = [number for number, (primary, _) in self._waiting.items() if primary == node]
+        return [self._waiting.pop(number)[1] for number in numbers]

@@ -1,0 +1,100 @@
+"""Receipts: from the signed ranges in memory, or from entries that the host gives back.
+
+A receipt needs the entry (for its digests), the path to a signed root, and the signature. Right after commit all three are in memory; later the
+entry and the signature entry after it are fetched from the host and recognised (`enclave.ranges`) before anything is made of them.
+Not here: the formats (`ledger.receipt`), which transactions are committed (`enclave.frontend`).
+"""
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Final
+
+from ledgerd.enclave.ranges import CheckedEntry
+from ledgerd.enclave.requests import COSE, JSON, Response
+from ledgerd.ledger import merkle, receipt, signature
+from ledgerd.ledger.entry import Sealer, write_set_digest
+from ledgerd.ledger.errors import HostError
+from ledgerd.ledger.ids import TransactionId
+
+RANGE_SIZE_BYTES_MAX: Final = 8 << 20  # one signed range of a busy service; what one answer of the host may hold
+
+Answer = Callable[[Response], None]
+
+
+def leaf_of(sealer: Sealer, transaction: TransactionId, data: bytes, claims_digest: bytes) -> receipt.Leaf:
+    """The components of an entry's leaf; revealing them says that the entry is committed."""
+    return receipt.Leaf(write_set_digest(data), sealer.commit_evidence(transaction.view, transaction.seqno), claims_digest)
+
+
+def from_range(sealer: Sealer, transaction: TransactionId, entries: list[CheckedEntry], kind: str) -> Response:
+    """Make the receipt of the first of `entries`, which the last one, a signature entry, covers.
+
+    Args:
+        kind: `JSON` or `COSE`, the content type.
+    Raises: HostError: The host gave another signature than one that covers it.
+    """
+    first = entries[0]
+    if first.signature is not None:
+        return _of_signature(first.signature, kind)
+    record = next(entry.signature for entry in entries if entry.signature is not None)
+    assert record.raw is not None and record.tree is not None and record.cose is not None, "check_range has seen them"
+    tree = merkle.parse_tree(record.tree)
+    if not tree.base <= transaction.seqno < tree.base + len(tree.leaves):
+        raise HostError(f"the host left out the signature that covers {transaction}")
+    path = merkle.path(tree.below, tree.base, tree.leaves, transaction.seqno, tree.base + len(tree.leaves))
+    return make(record, leaf_of(sealer, transaction, first.data, first.opened.claims_digest), path, kind)
+
+
+def make(record: signature.Signature, leaf: receipt.Leaf, path: merkle.Path, kind: str) -> Response:
+    """The receipt as an answer, in either form."""
+    assert record.raw is not None and record.cose is not None, "this service writes both"
+    if kind == COSE:
+        return Response(200, (), receipt.build_cose(record.cose, leaf, path), COSE)
+    return Response(200, (), json.dumps(receipt.build_json(record.raw, leaf, path)).encode(), JSON)
+
+
+def _of_signature(record: signature.Signature, kind: str) -> Response:
+    assert record.raw is not None, "this service writes both"
+    if kind == COSE:
+        body = {"error": {"code": "ResourceNotFound", "message": "A signature transaction has no COSE receipt; ask for one it covers."}}
+        return Response(404, (), json.dumps(body).encode(), JSON)
+    return Response(200, (), json.dumps(_signature_json(record.raw)).encode(), JSON)
+
+
+def _signature_json(raw: signature.RawSignature) -> dict[str, object]:
+    """The receipt of a signature transaction itself, as CCF gives it: its leaf is the root that it signs."""
+    return {
+        "cert": raw.certificate,
+        "is_signature_transaction": True,
+        "leaf": raw.root.hex(),
+        "node_id": raw.node_id,
+        "proof": [],
+        "signature": base64.b64encode(raw.signature).decode(),
+    }
+
+
+class Fetches:
+    """Questions to the host that wait for their answers, each with a number and a deadline."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, tuple[float, Callable[[list[bytes]], None]]] = {}
+        self._next = 1
+
+    def add(self, deadline: float, done: Callable[[list[bytes]], None]) -> int:
+        """Wait for the answer to a new question; `done` gets the entries, none if the host has none or says nothing until `deadline`."""
+        number = self._next
+        self._next += 1
+        self._waiting[number] = (deadline, done)
+        return number
+
+    def answered(self, number: int, entries: list[bytes]) -> None:
+        """The host answered; an answer that nobody waits for is ignored."""
+        waiting = self._waiting.pop(number, None)
+        if waiting is not None:
+            waiting[1](entries)
+
+    def expire(self, now: float) -> None:
+        """Give up on what the host did not answer in time."""
+        for number in [number for number, (deadline, _) in self._waiting.items() if deadline <= now]:
+            self._waiting.pop(number)[1]([])

@@ -1,0 +1,56 @@
+"""The built-in maps: CCF's names, and the records kept in them, byte for byte as CCF's tools read them.
+
+Records are compact JSON unless the comment beside the name says otherwise. Ours are under `public:ccf.gov.nodes.nitro.` and
+`public:ccf.gov.ledgerd.`; the rest is in CCF's documentation of built-in maps.
+Not here: when a record may change (`governance.actions`, a later step).
+"""
+
+import json
+from typing import Any, Final
+
+MEMBER_CERTS: Final = "public:ccf.gov.members.certs"  # member id -> PEM
+MEMBER_ENCRYPTION_KEYS: Final = "public:ccf.gov.members.encryption_public_keys"  # member id -> PEM
+MEMBER_INFO: Final = "public:ccf.gov.members.info"
+USER_CERTS: Final = "public:ccf.gov.users.certs"  # user id -> PEM
+USER_INFO: Final = "public:ccf.gov.users.info"
+NODE_INFO: Final = "public:ccf.gov.nodes.info"
+NODE_ENDORSED_CERTIFICATES: Final = "public:ccf.gov.nodes.endorsed_certificates"  # node id -> PEM
+NITRO_MEASUREMENTS: Final = "public:ccf.gov.nodes.nitro.measurements"  # "PCR0:PCR1:PCR2" in hex -> "AllowedToJoin"
+NITRO_ROOTS: Final = "public:ccf.gov.nodes.nitro.roots"  # hex SHA-256 of the DER -> PEM
+SERVICE_INFO: Final = "public:ccf.gov.service.info"
+SERVICE_CONFIG: Final = "public:ccf.gov.service.config"
+CONSTITUTION: Final = "public:ccf.gov.constitution"  # JSON string of the source text
+SETTINGS: Final = "public:ccf.gov.ledgerd.settings"
+
+SINGLETON: Final = bytes(8)
+"""Key of a map that holds one record."""
+
+ALLOWED_TO_JOIN: Final = b'"AllowedToJoin"'
+
+PENDING: Final = "Pending"
+TRUSTED: Final = "Trusted"
+RETIRED: Final = "Retired"
+
+OPENING: Final = "Opening"
+OPEN: Final = "Open"
+
+
+def encode(record: Any) -> bytes:
+    """Compact JSON, as CCF writes it."""
+    return json.dumps(record, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def decode(data: bytes) -> Any:
+    """Read a record that this service itself wrote."""
+    return json.loads(data)
+
+
+def measurement_key(pcr0: bytes, pcr1: bytes, pcr2: bytes) -> bytes:
+    """Key under which an enclave image is allowed: all three registers, since PCR0 alone does not fix where its parts end."""
+    return f"{pcr0.hex()}:{pcr1.hex()}:{pcr2.hex()}".encode()
+
+
+def parse_measurement_key(key: bytes) -> tuple[bytes, bytes, bytes]:
+    """Inverse of `measurement_key`."""
+    pcr0, pcr1, pcr2 = key.decode().split(":")
+    return bytes.fromhex(pcr0), bytes.fromhex(pcr1), bytes.fromhex(pcr2)
