@@ -1,0 +1,238 @@
+"""Many requests on one pipelined connection at a time: which are in flight, which must go again. No I/O.
+
+Made for throughput: no task, event or timer per request, frames are built and read in batches. The promises of a single request
+(`client.attempts`) hold for each: idempotency keys, the budget, the same verdicts.
+The driver (`client.pipeline`) alternates `output`, a read, `received`; after a broken connection it calls `lost` and connects
+to `origin()`.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from ledgerd.ledger.ids import TransactionId
+from ledgerd.network.client.attempts import TOKEN_BYTES, Attempting, Lost, Received, Trouble, Verdict, error_of, judge, prefer_header
+from ledgerd.network.client.errors import (
+    ClientError,
+    OutcomeUnknown,
+    RequestRefused,
+    RetryBudgetExhausted,
+    ServiceIdentityMismatch,
+    TransactionInvalid,
+)
+from ledgerd.network.client.frames import Frame, encode
+from ledgerd.network.client.nodes import Nodes
+from ledgerd.network.client.values import SAFE_METHODS, Answer, Call
+
+IN_FLIGHT_BYTES_MAX: Final = 1 << 20  # of request frames not yet answered: less than a node buffers, so neither side ever blocks the other
+
+
+class _Item:
+    __slots__ = ("attempts", "call", "headers", "index", "repeatable", "size", "started", "unsure")
+
+    def __init__(self, index: int, call: Call, headers: dict[str, str], repeatable: bool, started: float) -> None:
+        self.index = index
+        self.call = call
+        self.headers = headers
+        self.repeatable = repeatable
+        self.started = started
+        self.attempts = 0
+        self.size = 0
+        self.unsure = ""
+
+
+class Bulk:
+    """State of one `submit_many`.
+
+    Args:
+        calls: Taken one by one as the window allows; may be endless.
+        nodes: As in `client.attempts`; `nodes.newest` must be known if keys are to be made.
+        shared: Budget (each request has its own) and sources.
+        window: Requests in flight at most.
+        commit: Ask for answers at commit.
+        make_keys: Give each unsafe request an idempotency key.
+    """
+
+    __slots__ = (
+        "_again",
+        "_calls",
+        "_failed_rounds",
+        "_flying",
+        "_flying_bytes",
+        "_headers",
+        "_impostors",
+        "_keys",
+        "_next",
+        "nodes",
+        "shared",
+        "window",
+    )
+
+    def __init__(self, calls: Iterable[Call], nodes: Nodes, shared: Attempting, *, window: int, commit: bool, make_keys: bool) -> None:
+        self._calls: Iterator[Call] | None = iter(calls)
+        self._again: deque[_Item] = deque()
+        self._flying: dict[int, _Item] = {}
+        self._flying_bytes = 0
+        self._next = 0
+        self._failed_rounds = 0
+        self._impostors: dict[str, str] = {}
+        self._keys = make_keys
+        wait = shared.budget.attempt_seconds - 1
+        self._headers = {"prefer": prefer_header(commit=True, receipt=False, wait_seconds=wait)} if commit else {}
+        self.nodes = nodes
+        self.shared = shared
+        self.window = window
+
+    @property
+    def in_flight(self) -> int:
+        """Requests sent and not answered."""
+        return len(self._flying)
+
+    def finished(self) -> bool:
+        """True when every call has had its result."""
+        return self._calls is None and not self._flying and not self._again
+
+    def origin(self) -> str:
+        """The node to connect to.
+
+        Raises: ServiceIdentityMismatch: Every node known is an impostor.
+        """
+        origin = self.nodes.pick(self._impostors)
+        if origin is None:
+            raise ServiceIdentityMismatch("; ".join(f"{origin}: {reason}" for origin, reason in self._impostors.items()))
+        return origin
+
+    def output(self) -> bytes:
+        """Fill the window; return the frames to send, which may be none."""
+        flying, again = self._flying, self._again
+        frames: list[bytes] = []
+        size = self._flying_bytes
+        while len(flying) < self.window and (size < IN_FLIGHT_BYTES_MAX):
+            item = again.popleft() if again else self._take()
+            if item is None:
+                break
+            call = item.call
+            frame = encode(item.index, call.method, call.path, item.headers, call.body)
+            item.attempts += 1
+            item.size = len(frame)
+            size += item.size
+            flying[item.index] = item
+            frames.append(frame)
+        self._flying_bytes = size
+        return b"".join(frames)
+
+    def received(self, frames: list[Frame]) -> tuple[list[tuple[int, Answer | ClientError]], bool]:
+        """Take answers.
+
+        Returns: Results by index of the call, in the order in which they came; and whether to go on with this connection (False: its
+            node is not the one to talk to; connect to `origin()` after `lost`).
+        """
+        results: list[tuple[int, Answer | ClientError]] = []
+        stay = True
+        commit = bool(self._headers)
+        newest = None
+        for number, received in frames:
+            item = self._flying.pop(number, None)
+            if item is None:
+                continue  # a node that answers twice harms only itself
+            self._flying_bytes -= item.size
+            status = received.status
+            if 200 <= status < 300 and status != 202:
+                newest = received
+                results.append((number, Answer(status, received.headers, received.body, commit)))
+                continue
+            stay = self._unusual(item, received, results) and stay
+        if newest is not None:
+            self._failed_rounds = 0
+            self.nodes.saw(newest.headers)
+        return results, stay
+
+    def lost(self, origin: str, why: Lost) -> tuple[list[tuple[int, Answer | ClientError]], float]:
+        """The connection to `origin` is gone or could not be made: everything in flight goes again, or fails.
+
+        Returns: Results of requests that cannot go again, and for how long to pause before the next connection.
+        """
+        if why.trouble is Trouble.IMPOSTOR:
+            self._impostors[origin] = why.reason
+        self.nodes.leave(origin)
+        results: list[tuple[int, Answer | ClientError]] = []
+        items = sorted(self._flying.values(), key=lambda item: item.index)
+        self._flying.clear()
+        self._flying_bytes = 0
+        last = f"{origin}: {why.reason}"
+        for item in items:
+            item.unsure = last
+            self._repeat(item, last, results)
+        while len(self._again) < self.window and (taken := self._take()):
+            self._again.append(taken)  # their budget runs from now on, or no connection at all would be tried for ever
+        waiting = list(self._again)
+        self._again.clear()
+        for item in waiting:
+            self._repeat(item, last, results)
+        self._failed_rounds += 1
+        return results, self._pause()
+
+    def _pause(self) -> float:
+        budget = self.shared.budget
+        rounds = self._failed_rounds // max(1, len(self.nodes.origins))
+        if rounds == 0:
+            return 0.0
+        return float(min(budget.pause_seconds * 2 ** min(rounds - 1, 30), budget.pause_seconds_max) * (1 - self.shared.jitter() / 2))
+
+    def _take(self) -> _Item | None:
+        if self._calls is None:
+            return None
+        call = next(self._calls, None)
+        if call is None:
+            self._calls = None
+            return None
+        headers = {**call.headers, **self._headers}
+        safe = call.method in SAFE_METHODS
+        if self._keys and not safe and "idempotency-key" not in headers:
+            headers["idempotency-key"] = f"{self.nodes.newest}/{self.shared.token(TOKEN_BYTES)}"
+        index = self._next
+        self._next += 1
+        return _Item(index, call, headers, safe or "idempotency-key" in headers, self.shared.clock())
+
+    def _unusual(self, item: _Item, received: Received, results: list[tuple[int, Answer | ClientError]]) -> bool:
+        """Anything but plain success. Returns whether this node is still the one to talk to."""
+        code, message, details = error_of(received)
+        self.nodes.saw(received.headers)
+        verdict = judge(received.status, code, waits=bool(self._headers))
+        last = f"{received.status} {code}: {message}"
+        if verdict is Verdict.DONE:
+            results.append((item.index, Answer(received.status, received.headers, received.body, bool(self._headers))))
+            return True
+        if verdict is Verdict.REFUSED:
+            if code == "IdempotencyKeyTooOld" and item.unsure:
+                results.append((item.index, self._unknown(item, last)))
+            else:
+                results.append((item.index, RequestRefused(received.status, code, message, details)))
+            return True
+        if verdict in (Verdict.PENDING, Verdict.UNSURE):
+            item.unsure = last
+        invalid = TransactionInvalid(last, None) if code == "TransactionInvalid" else None
+        self._repeat(item, last, results, invalid)
+        if verdict is Verdict.ELSEWHERE:
+            return not self.nodes.follow(received.headers.get("location", ""))
+        return verdict is Verdict.PENDING or invalid is not None
+
+    def _repeat(
+        self, item: _Item, last: str, results: list[tuple[int, Answer | ClientError]], invalid: TransactionInvalid | None = None
+    ) -> None:
+        budget = self.shared.budget
+        seconds = self.shared.clock() - item.started
+        if item.unsure and not item.repeatable:
+            results.append((item.index, self._unknown(item, last)))
+        elif item.attempts >= budget.attempts or seconds >= budget.seconds:
+            if item.unsure:
+                results.append((item.index, self._unknown(item, last)))
+            else:
+                results.append((item.index, invalid or RetryBudgetExhausted(item.attempts, seconds, last)))
+        else:
+            self._again.append(item)
+
+    def _unknown(self, item: _Item, last: str) -> OutcomeUnknown:
+        known: TransactionId | None = None
+        what = f"{item.call.method} {item.call.path} may have been executed: {item.unsure or last}"
+        return OutcomeUnknown(what, known, item.headers.get("idempotency-key"))

@@ -1,0 +1,137 @@
+"""How a client comes to believe a service certificate: an attested enclave holds its key. Judgement only, no I/O.
+
+The caller states which roots it believes and which images it wants. A node answers with a document made for the caller's own nonce,
+which binds the node's key, the service's key and the genesis entry. Anybody can run the same image for another consortium, so a
+caller who knows the digest of the genesis entry should state it; otherwise it learns it here, shows it to people, and keeps it.
+Not here: the exchange itself (`client.client`), what a document proves (`ledger.attestation`).
+"""
+
+import base64
+import hashlib
+import ssl
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from ledgerd.ledger import cbor, receipt
+from ledgerd.ledger.attestation.measurement import Measurement, parse_measurement
+from ledgerd.ledger.attestation.nitro import Attestation
+from ledgerd.ledger.attestation.policy import Policy, verify_now
+from ledgerd.ledger.attestation.roots import AWS_ROOT_G1, parse_roots
+from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityError
+from ledgerd.network.client.errors import ServiceIdentityMismatch
+from ledgerd.network.client.identity import ServiceIdentity
+
+NONCE_SIZE_BYTES: Final = 32
+STATEMENT_PATH: Final = "/node/attestations/self?nonce="
+
+Root: TypeAlias = str | PathLike[str]
+"""A root certificate: PEM text, or a file that holds it."""
+
+Line: TypeAlias = Measurement | tuple[str, str, str] | dict[str, str]
+"""A line of the allow-list: PCR0, PCR1, PCR2 in hex, also as `{"pcr0": ..., "pcr1": ..., "pcr2": ...}`."""
+
+
+class Statement(NamedTuple):
+    """What a node says of itself; believed only after `verify_statement`.
+
+    Attributes:
+        document: The attestation document.
+        service_certificate: PEM.
+        genesis: Hex SHA-256 of the service's first entry.
+    """
+
+    document: bytes
+    service_certificate: str
+    genesis: str
+
+
+class Trusted(NamedTuple):
+    """A service identity and the attestation that made it believable."""
+
+    identity: ServiceIdentity
+    attestation: Attestation
+
+
+def policy_of(roots: Iterable[Root] | None, measurements: Iterable[Line]) -> Policy:
+    """Read what a caller accepts. Without `roots`: AWS's alone.
+
+    Raises: ConfigurationError: A root is no certificate, or a measurement is not three PCRs in hex, or there is none.
+    """
+    accepted = (AWS_ROOT_G1,) if roots is None else parse_roots(_root_text(root) for root in roots)
+    lines = frozenset(_line(line) for line in measurements)
+    if not lines:
+        raise ConfigurationError("no measurement is given, so no enclave could ever be accepted; give PCR0, PCR1 and PCR2 of the image")
+    return Policy(accepted, lines)
+
+
+def parse_statement(answer: Any) -> Statement:
+    """Read the JSON of `GET /node/attestations/self?nonce=...`.
+
+    Raises: FormatError: A field is missing or has another shape.
+    """
+    try:
+        document = base64.b64decode(answer["document"], validate=True)
+        certificate, genesis = answer["service_certificate"], answer["genesis_digest"]
+        if type(certificate) is str and type(genesis) is str and len(bytes.fromhex(genesis)) == 32:
+            return Statement(document, certificate, genesis.lower())
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise FormatError("the node's attestation lacks document, service_certificate or genesis_digest; is it a ledgerd node?")
+
+
+def verify_statement(
+    statement: Statement, policy: Policy, *, presented: bytes | None, nonce: bytes, now_ms: int, genesis: str | None
+) -> Trusted:
+    """Judge a node's statement.
+
+    Args:
+        statement: As it came.
+        policy: What the caller accepts.
+        presented: DER of the TLS certificate of the connection over which it came.
+        nonce: What the caller made for this statement.
+        now_ms: The caller's clock, milliseconds since 1970.
+        genesis: Hex digest of the genesis entry where the caller knows it; None believes the attested one.
+    Raises:
+        AttestationError: The document is refused, by which rule.
+        ServiceIdentityMismatch: It is attested, but not this service's, or not this connection's.
+    """
+    certificate = receipt.load_certificate(statement.service_certificate, "the service certificate")
+    bound = cbor.encode({"service_key": receipt.key_der(receipt.public_key(certificate)), "genesis": bytes.fromhex(statement.genesis)})
+    attestation = verify_now(
+        statement.document, policy, now_ms=now_ms, nonce=nonce, public_key=None, user_data=hashlib.sha384(bound).digest()
+    )
+    if presented is None:
+        raise ServiceIdentityMismatch("the node presented no certificate")
+    leaf = receipt.load_certificate(ssl.DER_cert_to_PEM_cert(presented), "the node's TLS certificate")
+    if receipt.key_der(receipt.public_key(leaf, "the node's TLS certificate")) != attestation.public_key:
+        raise ServiceIdentityMismatch("the connection does not end in the attested enclave: its certificate holds another key")
+    try:
+        receipt.check_chain(leaf, [certificate])
+    except IntegrityError as error:
+        raise ServiceIdentityMismatch(f"the node's certificate is not endorsed by the attested service: {error}") from None
+    if genesis is not None and genesis.lower() != statement.genesis:
+        raise ServiceIdentityMismatch(f"the service began with entry {statement.genesis}, not with the expected {genesis.lower()}")
+    return Trusted(ServiceIdentity(statement.service_certificate, statement.genesis), attestation)
+
+
+def _root_text(root: Root) -> str:
+    if isinstance(root, str) and "-----BEGIN" in root:
+        return root
+    try:
+        return Path(root).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not PEM text"
+        raise ConfigurationError(f"cannot read the attestation root {Path(root)}: {reason}") from None
+
+
+def _line(line: Line) -> Measurement:
+    if isinstance(line, Measurement):
+        return line
+    if isinstance(line, dict):
+        try:
+            return parse_measurement(line["pcr0"], line["pcr1"], line["pcr2"], line.get("pcr8"), line.get("pcr3"))
+        except KeyError as error:
+            raise ConfigurationError(f"a measurement lacks {error.args[0]}; PCR0, PCR1 and PCR2 count together") from None
+    return parse_measurement(*line)

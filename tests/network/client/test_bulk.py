@@ -1,0 +1,167 @@
+"""Many requests on one connection: each has its result once, whatever breaks in between."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ledgerd.ledger.ids import parse_transaction_id
+from ledgerd.network.client.attempts import Attempting, Lost, Received, Trouble
+from ledgerd.network.client.bulk import IN_FLIGHT_BYTES_MAX, Bulk
+from ledgerd.network.client.errors import OutcomeUnknown, RequestRefused, RetryBudgetExhausted, ServiceIdentityMismatch
+from ledgerd.network.client.frames import Frame
+from ledgerd.network.client.nodes import Nodes
+from ledgerd.network.client.values import Budget, Call
+
+PUT = Call("PUT", "/app/records/1", b"v")
+BUDGET = Budget()
+CUT = Lost(Trouble.CUT, "reset")
+
+
+class Clock:
+    now = 0.0
+
+
+def make(calls: list[Call], *, window: int = 4, make_keys: bool = True, budget: Budget = BUDGET) -> Bulk:
+    tokens = iter(range(1_000_000))
+    nodes = Nodes(["a:1", "b:1"])
+    nodes.newest = parse_transaction_id("2.7")
+    shared = Attempting(budget, lambda: Clock.now, lambda: 0.0, lambda size: f"r{next(tokens)}")
+    return Bulk(calls, nodes, shared, window=window, commit=True, make_keys=make_keys)
+
+
+def requests(data: bytes) -> Iterator[tuple[int, dict[str, str]]]:
+    while data:
+        size = int.from_bytes(data[:4], "big")
+        number, _, _, headers, _ = msgpack.unpackb(data[4 : 4 + size])
+        yield number, headers
+        data = data[4 + size :]
+
+
+def done(number: int) -> Frame:
+    return Frame(number, Received(204, {"x-ms-ccf-transaction-id": "2.9"}, b""))
+
+
+def refusal(number: int, status: int, code: str) -> Frame:
+    return Frame(number, Received(status, {}, json.dumps({"error": {"code": code, "message": "text"}}).encode()))
+
+
+def test_the_window_is_filled_and_refilled_and_never_exceeded() -> None:
+    bulk = make([PUT] * 6)
+    assert [number for number, _ in requests(bulk.output())] == [0, 1, 2, 3]
+    assert bulk.output() == b""
+    results, stay = bulk.received([done(2), done(0)])
+    assert [index for index, _ in results] == [2, 0]
+    assert stay
+    assert [number for number, _ in requests(bulk.output())] == [4, 5]
+    bulk.received([done(1), done(3), done(4), done(5)])
+    assert bulk.output() == b""
+    assert bulk.finished()
+
+
+def test_bytes_in_flight_are_bounded() -> None:
+    bulk = make([PUT._replace(body=bytes(IN_FLIGHT_BYTES_MAX // 2))] * 10, window=10)
+    bulk.output()
+    assert bulk.in_flight == 2
+
+
+def test_a_broken_connection_sends_everything_again_with_the_same_keys_to_the_next_node() -> None:
+    bulk = make([PUT] * 4)
+    assert bulk.origin() == "https://a:1"
+    first = dict(requests(bulk.output()))
+    bulk.received([done(1)])
+    results, pause = bulk.lost("https://a:1", CUT)
+    assert (results, pause, bulk.origin()) == ([], 0.0, "https://b:1")
+    again = dict(requests(bulk.output()))
+    assert sorted(again) == [0, 2, 3]
+    assert all(again[number]["idempotency-key"] == first[number]["idempotency-key"] for number in again)
+
+
+def test_keys_differ_and_the_callers_own_is_kept() -> None:
+    bulk = make([PUT, PUT, PUT._replace(headers={"idempotency-key": "mine"}), Call("GET", "/app/records/1")])
+    keys = [headers.get("idempotency-key") for _, headers in requests(bulk.output())]
+    assert keys == ["2.7/r0", "2.7/r1", "mine", None]
+
+
+def test_without_keys_a_cut_leaves_the_outcome_unknown() -> None:
+    bulk = make([PUT], make_keys=False)
+    bulk.output()
+    results, _ = bulk.lost("https://a:1", CUT)
+    assert isinstance(results[0][1], OutcomeUnknown)
+
+
+def test_a_refusal_is_the_result_of_its_call_alone() -> None:
+    bulk = make([PUT] * 2)
+    bulk.output()
+    results, stay = bulk.received([refusal(0, 401, "InvalidAuthenticationInfo"), done(1)])
+    assert isinstance(results[0][1], RequestRefused)
+    assert stay
+    assert len(results) == 2
+
+
+def test_a_rolled_back_transaction_goes_again_and_a_backup_without_primary_is_left() -> None:
+    bulk = make([PUT] * 2)
+    bulk.output()
+    results, stay = bulk.received([refusal(0, 409, "TransactionInvalid")])
+    assert (results, stay) == ([], True)
+    assert [number for number, _ in requests(bulk.output())] == [0]
+    results, stay = bulk.received([refusal(0, 503, "PrimaryNotFound")])
+    assert (results, stay) == ([], False)
+
+
+def test_each_call_has_a_budget_of_its_own() -> None:
+    bulk = make([PUT], budget=Budget(attempts=2))
+    for _ in range(2):
+        bulk.output()
+        results, stay = bulk.received([refusal(0, 503, "PrimaryNotFound")])
+        assert not stay
+    assert isinstance(results[0][1], RetryBudgetExhausted)
+
+
+def test_time_spent_without_any_connection_counts() -> None:
+    Clock.now = 0.0
+    bulk = make([PUT], budget=Budget(seconds=10))
+    bulk.output()
+    assert bulk.lost("https://a:1", CUT)[0] == []
+    Clock.now = 11.0
+    results, _ = bulk.lost("https://b:1", Lost(Trouble.NOT_SENT, "refused"))
+    Clock.now = 0.0
+    assert isinstance(results[0][1], OutcomeUnknown)
+    assert bulk.output() == b""
+    assert bulk.finished()
+
+
+def test_only_impostors_left_is_an_identity_mismatch() -> None:
+    bulk = make([PUT])
+    bulk.lost("https://a:1", Lost(Trouble.IMPOSTOR, "wrong"))
+    assert bulk.origin() == "https://b:1"
+    bulk.lost("https://b:1", Lost(Trouble.IMPOSTOR, "wrong"))
+    with pytest.raises(ServiceIdentityMismatch):
+        bulk.origin()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 30), st.integers(1, 8), st.randoms(use_true_random=False))
+def test_every_call_has_exactly_one_result_whatever_happens(calls: int, window: int, chance: object) -> None:
+    pick = chance.choice  # type: ignore[attr-defined]
+    bulk = make([PUT] * calls, window=window, budget=Budget(attempts=1000))
+    found: Counter[int] = Counter()
+    flying: list[int] = []
+    while not bulk.finished():
+        flying += [number for number, _ in requests(bulk.output())]
+        if not flying:
+            continue
+        number = pick(flying)
+        flying.remove(number)
+        frame = pick([done(number), done(number), refusal(number, 400, "InvalidInput"), refusal(number, 503, "PrimaryNotFound")])
+        results, stay = bulk.received([frame, done(10_000)])
+        if not stay or pick([True, False, False, False]):
+            more, _ = bulk.lost(bulk.origin(), CUT)
+            results += more
+            flying.clear()
+        found.update(index for index, _ in results)
+    assert found == Counter(range(calls))

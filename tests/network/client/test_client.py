@@ -1,0 +1,305 @@
+"""The two clients against nodes in threads: real TLS, real receipts, failures on purpose."""
+
+import base64
+import hashlib
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import pytest
+
+from ledgerd.ledger import entry, signature
+from ledgerd.ledger.errors import ConfigurationError, IntegrityError
+from ledgerd.ledger.receipt import Leaf, build_cose
+from ledgerd.network.client import (
+    Answer,
+    AsyncClient,
+    Budget,
+    Call,
+    Client,
+    ClientError,
+    OutcomeUnknown,
+    RequestRefused,
+    RetryBudgetExhausted,
+    ServiceIdentityMismatch,
+)
+from support.fake_service import CUT, FakeAnswer, FakeNode, FakeRequest, FakeService, error
+from support.ledgers import Service
+
+T = TypeVar("T")
+QUICK = Budget(seconds=5, attempts=20, attempt_seconds=2)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[FakeService]:
+    with FakeService(tmp_path) as service:
+        yield service
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def client(service: FakeService, budget: Budget = QUICK) -> Client:
+    return Client(service.urls, service_certificate=service.certificate_file, budget=budget)
+
+
+def async_client(service: FakeService, *, pipelined: bool = False) -> AsyncClient:
+    return AsyncClient(service.urls, service_certificate=service.certificate_file, budget=QUICK, pipelined=pipelined)
+
+
+def executing_then_cutting(node: FakeNode) -> Callable[[FakeRequest], FakeAnswer | None]:
+    """The node executes, and then the connection breaks: the client cannot know."""
+
+    def behaviour(request: FakeRequest) -> FakeAnswer | None:
+        if request.method == "PUT":
+            node.service.answer(request)
+            return CUT
+        return None
+
+    return behaviour
+
+
+def test_a_submission_is_executed_once_though_every_first_answer_is_lost(service: FakeService) -> None:
+    service.nodes[0].behaviour = executing_then_cutting(service.nodes[0])
+    with client(service) as c:
+        answer = c.submit("PUT", "/app/records/1", "value")
+    assert answer.committed
+    assert str(answer.transaction_id) == "2.3"
+    assert service.executed == {("PUT", "/app/records/1"): 1}
+
+
+def test_without_idempotency_the_same_loss_is_an_unknown_outcome(service: FakeService) -> None:
+    service.nodes[0].behaviour = executing_then_cutting(service.nodes[0])
+    with client(service) as c, pytest.raises(OutcomeUnknown):
+        c.submit("PUT", "/app/records/1", "value", idempotent=False)
+    assert service.executed == {("PUT", "/app/records/1"): 1}
+
+
+def test_a_dead_node_is_passed_over(service: FakeService) -> None:
+    service.nodes[0].stop()
+    with client(service) as c:
+        assert c.submit("PUT", "/app/records/1", "value").status == 204
+
+
+def test_no_node_at_all_ends_within_the_budget(service: FakeService) -> None:
+    for node in service.nodes:
+        node.stop()
+    with client(service, Budget(seconds=0.3)) as c, pytest.raises(RetryBudgetExhausted):
+        c.submit("PUT", "/app/records/1", "value", idempotent=False)
+
+
+def test_a_refusal_keeps_its_code(service: FakeService) -> None:
+    with client(service) as c, pytest.raises(RequestRefused) as caught:
+        c.get("/app/records/absent")
+    assert (caught.value.status, caught.value.error_code) == (404, "ResourceNotFound")
+
+
+def test_a_node_of_another_service_gets_no_request(tmp_path: Path, service: FakeService) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    with FakeService(folder, nodes=1) as other:
+        with (
+            Client(other.urls, service_certificate=service.certificate_file, budget=QUICK) as c,
+            pytest.raises(ServiceIdentityMismatch, match=other.urls[0]),
+        ):
+            c.submit("PUT", "/app/records/1", "secret")
+        with Client([*other.urls, *service.urls], service_certificate=service.certificate_file, budget=QUICK) as c:
+            assert c.submit("PUT", "/app/records/1", "secret").committed
+        assert [index for index, _ in c.submit_many([Call("PUT", "/app/records/2")])] == [0]
+        assert other.nodes[0].requests == []
+
+
+def test_a_name_that_the_certificate_does_not_bear_is_refused(service: FakeService) -> None:
+    url = service.urls[0].replace("127.0.0.1", "localhost")
+    with Client(url, service_certificate=service.certificate_file, budget=QUICK) as c, pytest.raises(ServiceIdentityMismatch):
+        c.get("/node/commit")
+
+
+def receipt_of(ledger: Service, seqno: int) -> bytes:
+    """A real COSE receipt of an entry that the last signature covers."""
+    signed = ledger.signatures[-1]
+    record = signature.parse(entry.read_public(ledger.entries[signed - 1]).writes)
+    assert record is not None
+    assert record.cose is not None
+    data = ledger.entries[seqno - 1]
+    claims = entry.read_public(data).claims_digest or bytes(32)
+    leaf = Leaf(hashlib.sha256(data).digest(), ledger.sealer.commit_evidence(ledger.view, seqno), claims)
+    return build_cose(record.cose, leaf, ledger.span(signed).path(seqno))
+
+
+@pytest.fixture
+def ledger() -> Service:
+    ledger = Service()
+    ledger.genesis()
+    ledger.write({"records": {b"1": b"value"}})
+    ledger.write({"records": {b"2": b"value"}})
+    ledger.sign()
+    return ledger
+
+
+def test_a_receipt_is_verified_on_arrival(tmp_path: Path, ledger: Service) -> None:
+    good, other = receipt_of(ledger, 3), receipt_of(ledger, 4)
+    bad = bytearray(good)
+    bad[-1] ^= 1
+    with FakeService(tmp_path, nodes=1, ledger=ledger) as service, client(service) as c:
+
+        def carrying(receipt: bytes) -> FakeAnswer:
+            return FakeAnswer(204, {"x-ms-ccf-transaction-id": "2.3", "x-ledgerd-receipt": base64.b64encode(receipt).decode()})
+
+        service.nodes[0].behaviour = lambda request: carrying(good) if request.method == "PUT" else None
+        answer = c.submit("PUT", "/app/records/1", "value", receipt=True)
+        assert answer.receipt == good
+        assert service.nodes[0].requests[-1].headers["prefer"].startswith("committed, receipt")
+        for wrong in (bytes(bad), other):
+            service.nodes[0].behaviour = lambda request, wrong=wrong: carrying(wrong) if request.method == "PUT" else None
+            with pytest.raises(IntegrityError):
+                c.submit("PUT", "/app/records/1", "value", receipt=True)
+
+
+def test_a_receipt_is_waited_for_and_verified(tmp_path: Path, ledger: Service) -> None:
+    good = receipt_of(ledger, 3)
+    answers = [FakeAnswer(202, {"retry-after": "3"}, b"later"), error(404, "TransactionPendingOrUnknown"), FakeAnswer(200, {}, good)]
+    with FakeService(tmp_path, nodes=1, ledger=ledger) as service, client(service) as c:
+        service.nodes[0].behaviour = lambda request: answers.pop(0)
+        assert c.receipt("2.3") == good
+        service.nodes[0].behaviour = lambda request: FakeAnswer(200, {}, good)
+        with pytest.raises(IntegrityError):
+            c.receipt("2.4")
+        assert str(c.verify_receipt(good).transaction_id) == "2.3"
+
+
+def test_threads_share_a_client(service: FakeService) -> None:
+    answers: list[Answer] = []
+    with client(service) as c:
+        threads = [threading.Thread(target=lambda i=i: answers.append(c.submit("PUT", f"/app/records/{i}"))) for i in range(8)]  # type: ignore[misc]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len({str(answer.transaction_id) for answer in answers}) == 8
+
+
+@pytest.mark.parametrize("path", ["app/records/1", "/app/a b", "/app/\r\nx: y", "/app/\u00e4"])
+def test_a_path_that_is_none_is_refused_before_it_is_sent(service: FakeService, path: str) -> None:
+    with client(service) as c, pytest.raises(ConfigurationError):
+        c.submit("PUT", path)
+
+
+def test_certificates_that_cannot_be_used_are_a_configuration_error(service: FakeService, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"absent\.pem"):
+        Client(service.urls, service_certificate=tmp_path / "absent.pem")
+    with pytest.raises(ConfigurationError, match=r"no_key\.pem"):
+        Client(service.urls, service_certificate=service.certificate_file, credentials=(service.certificate_file, tmp_path / "no_key.pem"))
+
+
+def run(backend: str, function: Callable[[], Awaitable[T]]) -> T:
+    return anyio.run(function, backend=backend)
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_the_asynchronous_client_keeps_the_same_promises(service: FakeService, backend: str, pipelined: bool) -> None:
+    service.nodes[0].behaviour = executing_then_cutting(service.nodes[0])
+
+    async def main() -> Answer:
+        async with async_client(service, pipelined=pipelined) as c:
+            assert await c.status("2.2") == "Committed"
+            await c.wait_for_commit("2.2")
+            with pytest.raises(RequestRefused):
+                await c.get("/app/records/absent")
+            return await c.submit("PUT", "/app/records/1", "value")
+
+    assert run(backend, main).committed
+    assert service.executed == {("PUT", "/app/records/1"): 1}
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_many_tasks_share_a_client(service: FakeService, backend: str, pipelined: bool) -> None:
+    async def main() -> list[Answer]:
+        answers: list[Answer] = []
+        async with async_client(service, pipelined=pipelined) as c:
+
+            async def one(i: int) -> None:
+                answers.append(await c.submit("PUT", f"/app/records/{i}", str(i)))
+
+            async with anyio.create_task_group() as tasks:
+                for i in range(40):
+                    tasks.start_soon(one, i)
+        return answers
+
+    answers = run(backend, main)
+    assert len({str(answer.transaction_id) for answer in answers}) == 40
+    assert sum(service.executed.values()) == 40
+
+
+def test_a_cancelled_request_leaves_the_others_on_its_connection_alone(service: FakeService, backend: str) -> None:
+    gate = threading.Event()
+
+    def slow(request: FakeRequest) -> FakeAnswer | None:
+        if request.path.startswith("/app/slow"):
+            gate.wait(5)
+            return FakeAnswer(200, {}, b"late")
+        return None
+
+    for node in service.nodes:
+        node.behaviour = slow
+
+    async def main() -> bytes:
+        async with async_client(service, pipelined=True) as c:
+            late: list[bytes] = []
+
+            async def patient() -> None:
+                late.append((await c.get("/app/slow/1")).body)
+
+            async with anyio.create_task_group() as tasks:
+                with anyio.CancelScope() as scope:
+                    async with anyio.create_task_group() as doomed:
+                        doomed.start_soon(c.get, "/app/slow/0")  # reads for all, as it came first
+                        await anyio.wait_all_tasks_blocked()
+                        tasks.start_soon(patient)
+                        await anyio.wait_all_tasks_blocked()
+                        scope.cancel()
+                gate.set()
+            return late[0]
+
+    assert run(backend, main) == b"late"
+
+
+def test_many_calls_have_one_result_each_though_nodes_break(service: FakeService, backend: str) -> None:
+    seen = 0
+
+    def breaking(request: FakeRequest) -> FakeAnswer | None:
+        nonlocal seen
+        seen += 1
+        if seen % 97 == 0:
+            service.answer(request)
+            return CUT
+        return None
+
+    for node in service.nodes:
+        node.behaviour = breaking
+    calls = [Call("PUT", f"/app/records/{i}", b"v") for i in range(300)]
+
+    async def main() -> list[tuple[int, Answer | ClientError]]:
+        async with async_client(service) as c:
+            return [result async for result in c.submit_many(calls, window=16)]
+
+    results = run(backend, main)
+    assert sorted(index for index, _ in results) == list(range(300))
+    assert all(isinstance(answer, Answer) for _, answer in results)
+    with client(service) as c:
+        assert len(list(c.submit_many(calls, window=16))) == 300
+    assert set(service.executed.values()) == {2}
+
+
+def test_a_node_that_does_not_speak_it_is_no_reason_to_wait(service: FakeService) -> None:
+    """A CCF node has no `ledgerd/1`; the error says so."""
+    for node in service.nodes:
+        node._context.set_alpn_protocols(["http/1.1"])
+    with client(service, Budget(seconds=0.3)) as c:
+        results = list(c.submit_many([Call("PUT", "/app/records/1")]))
+    assert isinstance(results[0][1], RetryBudgetExhausted)
+    assert "ledgerd/1" in str(results[0][1])

@@ -1,0 +1,56 @@
+"""`ledgerd/1` frames: every cut of the stream gives the same frames, and nonsense is refused."""
+
+import msgpack
+import pytest
+
+from ledgerd.ledger.errors import FormatError
+from ledgerd.network.client.frames import FRAME_SIZE_BYTES_MAX, Decoder, Frame, encode
+
+
+def frame(*fields: object) -> bytes:
+    packed: bytes = msgpack.packb(fields)
+    return len(packed).to_bytes(4, "big") + packed
+
+
+STREAM = frame(1, 204, {"x-ms-ccf-transaction-id": "2.5"}, b"") + frame(0, 200, {}, b"body" * 50) + frame(2, 404, {"a": "b"}, b"{}")
+
+
+def test_every_cut_gives_the_same_frames() -> None:
+    whole = Decoder().feed(STREAM)
+    assert [f.number for f in whole] == [1, 0, 2]
+    for cut in range(len(STREAM) + 1):
+        decoder = Decoder()
+        assert decoder.feed(STREAM[:cut]) + decoder.feed(STREAM[cut:]) == whole
+    decoder = Decoder()
+    single: list[Frame] = []
+    for byte in STREAM:
+        single += decoder.feed(bytes((byte,)))
+    assert single == whole
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        frame(1, 204, {}),
+        frame(1, 204, {}, b"", b"more"),
+        frame("1", 204, {}, b""),
+        frame(1, "204", {}, b""),
+        frame(1, 204, [], b""),
+        frame(1, 204, {}, "text"),
+        frame(1, 204, {"a": 1}, b""),
+        frame(1, 204, {1: "a"}, b""),
+        b"\x00\x00\x00\x01\xc1",
+        b"\x00\x00\x00\x00",
+        b"\x00\x00\x00\x07" + msgpack.packb((1, 2, {}, b"")) + b"\x00",
+        (FRAME_SIZE_BYTES_MAX + 1).to_bytes(4, "big"),
+    ],
+)
+def test_what_is_no_answer_is_refused(bad: bytes) -> None:
+    with pytest.raises(FormatError):
+        Decoder().feed(bad)
+
+
+def test_a_request_is_length_and_array() -> None:
+    data = encode(7, "PUT", "/app/records/1?x=y", {"content-type": "text/plain"}, b"v")
+    assert int.from_bytes(data[:4], "big") == len(data) - 4
+    assert msgpack.unpackb(data[4:]) == [7, "PUT", "/app/records/1?x=y", {"content-type": "text/plain"}, b"v"]

@@ -1,0 +1,180 @@
+"""First trust: what a node says of itself is believed only if an attested enclave says it, to us, now, on this connection."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from ledgerd.enclave.nsm import attestation
+from ledgerd.ledger import cbor
+from ledgerd.ledger.attestation.errors import AttestationError
+from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityError
+from ledgerd.network.client import AsyncClient, Client, RetryBudgetExhausted, ServiceIdentityMismatch
+from ledgerd.node.simulator.nsm import SimulatedNsm
+from ledgerd.node.simulator.pki import SimulatedRoot, make_root
+from support.fake_service import FakeAnswer, FakeRequest, FakeService
+from support.ledgers import Node, Service
+
+GENESIS = hashlib.sha256(b"the first entry").digest()
+PCRS = {index: bytes([index + 1]) * 48 for index in range(3)}
+MEASUREMENT = {f"pcr{index}": value.hex() for index, value in PCRS.items()}
+
+
+def spki(key: ec.EllipticCurvePublicKey) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+class Attesting:
+    """A service whose nodes attest; each attribute is a lie waiting to be told."""
+
+    def __init__(self, service: FakeService, root: SimulatedRoot) -> None:
+        self.nsm = SimulatedNsm(root, PCRS)
+        self.service_certificate = service.ledger.certificate
+        self.attested_service_key = spki(service.ledger.key.public_key())
+        self.node_key = spki(service.ledger.node.key.public_key())
+        self.genesis = GENESIS
+        self.shown_genesis = GENESIS.hex()
+        self.nonce: bytes | None = None
+        for node in service.nodes:
+            node.behaviour = self.answer
+
+    def answer(self, request: FakeRequest) -> FakeAnswer | None:
+        parts = urlsplit(request.path)
+        if parts.path != "/node/attestations/self":
+            return None
+        nonce = bytes.fromhex(parts.query.partition("nonce=")[2])
+        bound = cbor.encode({"service_key": self.attested_service_key, "genesis": self.genesis})
+        document = attestation(self.nsm, user_data=hashlib.sha384(bound).digest(), nonce=self.nonce or nonce, public_key=self.node_key)
+        body = {
+            "document": base64.b64encode(document).decode(),
+            "service_certificate": self.service_certificate,
+            "genesis_digest": self.shown_genesis,
+        }
+        return FakeAnswer(200, {"content-type": "application/json"}, json.dumps(body).encode())
+
+
+@pytest.fixture(scope="module")
+def root() -> SimulatedRoot:
+    return make_root()
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[FakeService]:
+    with FakeService(tmp_path, nodes=1) as service:
+        yield service
+
+
+@pytest.fixture
+def attesting(service: FakeService, root: SimulatedRoot) -> Attesting:
+    return Attesting(service, root)
+
+
+def test_an_attested_service_is_pinned(service: FakeService, attesting: Attesting, root: SimulatedRoot) -> None:
+    with Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT], genesis=GENESIS.hex()) as client:
+        assert client.identity.certificate == service.ledger.certificate
+        assert client.identity.genesis == GENESIS.hex()
+        assert client.attestation is not None
+        assert client.attestation.attestation.simulated
+        assert client.submit("PUT", "/app/records/1", "value").committed
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_attested_service_is_pinned_by_tasks(service: FakeService, attesting: Attesting, root: SimulatedRoot, backend: str) -> None:
+    async def main() -> bool:
+        client = await AsyncClient.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
+        async with client:
+            return (await client.submit("PUT", "/app/records/1", "value")).committed
+
+    assert anyio.run(main, backend=backend)
+
+
+def wrong_genesis(attesting: Attesting) -> None:
+    attesting.genesis = bytes(32)
+
+
+def wrong_service_key(attesting: Attesting) -> None:
+    attesting.attested_service_key = spki(Service().key.public_key())
+
+
+def stale_nonce(attesting: Attesting) -> None:
+    attesting.nonce = bytes(32)
+
+
+@pytest.mark.parametrize(("lie", "rule"), [(wrong_genesis, "user_data"), (wrong_service_key, "user_data"), (stale_nonce, "nonce")])
+def test_a_lie_is_refused_by_its_rule(
+    service: FakeService, attesting: Attesting, root: SimulatedRoot, lie: Callable[[Attesting], None], rule: str
+) -> None:
+    lie(attesting)
+    with pytest.raises(AttestationError) as caught:
+        Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
+    assert caught.value.rule == rule
+
+
+def test_a_foreign_root_and_an_unwanted_image_are_refused(service: FakeService, attesting: Attesting, root: SimulatedRoot) -> None:
+    with pytest.raises(AttestationError) as caught:
+        Client.trust(service.urls, measurements=[MEASUREMENT])  # AWS's root only
+    assert caught.value.rule == "root"
+    with pytest.raises(AttestationError) as caught:
+        Client.trust(service.urls, roots=[root.certificate_pem], measurements=[{**MEASUREMENT, "pcr0": "ab" * 48}])
+    assert caught.value.rule == "measurement"
+
+
+def test_another_services_genesis_is_refused_though_its_enclave_is_genuine(
+    service: FakeService, attesting: Attesting, root: SimulatedRoot
+) -> None:
+    with pytest.raises(ServiceIdentityMismatch, match="began with"):
+        Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT], genesis="ab" * 32)
+
+
+def test_a_relayed_statement_is_refused_on_a_connection_that_ends_elsewhere(
+    tmp_path: Path, attesting: Attesting, root: SimulatedRoot
+) -> None:
+    """Somebody in the middle shows us a genuine node's genuine document, made for our nonce."""
+    folder = tmp_path / "middle"
+    folder.mkdir()
+    with FakeService(folder, nodes=1) as middle:
+        middle.nodes[0].behaviour = attesting.answer
+        with pytest.raises(ServiceIdentityMismatch, match="does not end in the attested enclave"):
+            Client.trust(middle.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
+
+
+def test_a_node_that_the_attested_service_did_not_endorse_is_refused(tmp_path: Path, root: SimulatedRoot) -> None:
+    ledger = Service()
+    ledger.node = Node(Service().key)
+    with FakeService(tmp_path, nodes=1, ledger=ledger) as service:
+        Attesting(service, root)
+        with pytest.raises(ServiceIdentityMismatch, match="not endorsed"):
+            Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
+
+
+def test_a_certificate_of_another_service_is_refused_though_attested_elsewhere(
+    service: FakeService, attesting: Attesting, root: SimulatedRoot
+) -> None:
+    attesting.service_certificate = Service().certificate
+    with pytest.raises(IntegrityError):
+        Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
+
+
+@pytest.mark.parametrize("shown", ["", "zz", "ab" * 31])
+def test_a_statement_of_another_shape_is_refused(service: FakeService, attesting: Attesting, root: SimulatedRoot, shown: str) -> None:
+    attesting.shown_genesis = shown
+    with pytest.raises(FormatError):
+        Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
+
+
+def test_nobody_is_trusted_without_a_measurement(service: FakeService) -> None:
+    with pytest.raises(ConfigurationError):
+        Client.trust(service.urls, measurements=[])
+
+
+def test_a_silent_service_is_no_reason_to_believe_anything(service: FakeService, root: SimulatedRoot) -> None:
+    service.nodes[0].stop()
+    with pytest.raises(RetryBudgetExhausted):
+        Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
