@@ -114,7 +114,7 @@ class FakeNode:
         stream = connection.makefile("rb")
         while line := stream.readline():
             method, path, _ = line.decode().split(" ", 2)
-            headers: Mapping[str, str] = MappingProxyType({})
+            headers: dict[str, str] = {}
             while (line := stream.readline().strip()) != b"":
                 name, _, value = line.decode().partition(":")
                 headers[name.lower()] = value.strip()

@@ -150,12 +150,13 @@ def test_a_receipt_is_verified_on_arrival(tmp_path: Path, ledger: Service) -> No
         def carrying(receipt: bytes) -> FakeAnswer:
             return FakeAnswer(204, {"x-ms-ccf-transaction-id": "2.3", "x-ledgerd-receipt": base64.b64encode(receipt).decode()})
 
-        service.nodes[0].behaviour = lambda request: carrying(good) if request.method == "PUT" else None
+        carried = [good]
+        service.nodes[0].behaviour = lambda request: carrying(carried[-1]) if request.method == "PUT" else None
         answer = c.submit("PUT", "/app/records/1", "value", receipt=True)
         assert answer.receipt == good
         assert service.nodes[0].requests[-1].headers["prefer"].startswith("committed, receipt")
         for wrong in (bytes(bad), other):
-            service.nodes[0].behaviour = lambda request, wrong=wrong: carrying(wrong) if request.method == "PUT" else None
+            carried.append(wrong)
             with pytest.raises(IntegrityError):
                 c.submit("PUT", "/app/records/1", "value", receipt=True)
 
@@ -175,7 +176,7 @@ def test_a_receipt_is_waited_for_and_verified(tmp_path: Path, ledger: Service) -
 def test_threads_share_a_client(service: FakeService) -> None:
     answers: list[Answer] = []
     with client(service) as c:
-        threads = [threading.Thread(target=lambda i=i: answers.append(c.submit("PUT", f"/app/records/{i}"))) for i in range(8)]  # type: ignore[misc]
+        threads = [threading.Thread(target=lambda i=i: answers.append(c.submit("PUT", f"/app/records/{i}"))) for i in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
