@@ -148,7 +148,8 @@ class Streams:
             if self._resolver is None:
                 self._resolver = _Resolver()
                 self.watch(self._resolver.wake)
-            self._resolver.ask(number, host, port, kind)
+            if not self._resolver.ask(number, host, port, kind):
+                self.closed.append(number)
             return
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         self._connect(number, family, (host, port), kind)
@@ -393,7 +394,8 @@ class Streams:
 
 
 def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+    """In the system's words, without what Python adds."""
+    return (os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error.strerror)).lower()
 
 
 class _Resolver:
@@ -405,8 +407,12 @@ class _Resolver:
         self._answers: deque[tuple[int, int, Any, Kind]] = deque()
         threading.Thread(target=self._run, name="resolver", daemon=True).start()
 
-    def ask(self, number: int, host: str, port: int, kind: Kind) -> None:
+    def ask(self, number: int, host: str, port: int, kind: Kind) -> bool:
+        """Queue a question, unless too many wait."""
+        if self._questions.qsize() >= CONNECTING_MAX:
+            return False
         self._questions.put((number, host, port, kind))
+        return True
 
     def _run(self) -> None:
         while True:

@@ -1,0 +1,217 @@
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ledgerd.ledger.entry import Sealer
+from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.ledger.signature import SIGNATURES
+from ledgerd.node.storage import Append, LedgerReader, Read, Report, Storage, is_signature
+
+SECONDS_MAX = 10.0
+
+
+def entry(seqno: int, text: str = "", signature: bool = False) -> bytes:
+    name = SIGNATURES if signature else "public:records"
+    return Sealer(bytes(32)).seal(2, seqno, {name: {b"key": text.encode()}}).data
+
+
+def wait(storage: Storage, done: Callable[[Report], bool]) -> Report:
+    """Collect until a report is what one waits for; return it."""
+    while True:
+        assert select.select([storage.wake], [], [], SECONDS_MAX)[0], "no report"
+        report = storage.collect()
+        if done(report):
+            return report
+
+
+def wait_stored(storage: Storage, seqno: int) -> tuple[int, int, int]:
+    report = wait(storage, lambda report: report.failed is not None or (report.stored is not None and report.stored[2] >= seqno))
+    assert report.stored is not None, report.failed
+    return report.stored
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[Storage]:
+    storage = Storage(tmp_path / "ledger")
+    yield storage
+    storage.close()
+
+
+def contents(directory: Path) -> list[tuple[int, bytes]]:
+    with LedgerReader(directory) as reader:
+        return list(reader.entries())
+
+
+READER = """
+import sys
+from pathlib import Path
+from ledgerd.node.storage import LedgerReader
+with LedgerReader(Path(sys.argv[1])) as reader:
+    for line in sys.stdin:
+        print(reader.last_seqno(), sum(1 for _ in reader.entries()), next(reader.entries())[1][:10], flush=True)
+"""
+
+
+def test_what_is_stored_can_be_read_by_another_process_also_while_the_map_grows(storage: Storage, tmp_path: Path) -> None:
+    storage.append(Append(0, 2, None, 1, [b"one", b"two"]))
+    assert wait_stored(storage, 2) == (0, 2, 2)
+    with subprocess.Popen(
+        [sys.executable, "-c", READER, str(tmp_path / "ledger")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        print("look", file=reader.stdin, flush=True)
+        assert reader.stdout.readline() == "2 2 b'one'\n"
+        for first in range(3, 103, 10):
+            storage.append(Append(0, 2, None, first, [bytes(1 << 20)] * 10))
+        while wait_stored(storage, 3)[2] < 102:
+            pass
+        print("look", file=reader.stdin, flush=True)
+        assert reader.stdout.readline() == "102 102 b'one'\n"
+        reader.stdin.close()
+
+
+def test_batches_that_wait_are_reported_as_one_with_the_credit_of_all(storage: Storage) -> None:
+    for seqno in range(1, 101):
+        storage.append(Append(0, 2, None, seqno, [bytes(10)]))
+    stored, size = (0, 0, 0), 0
+    while stored != (0, 2, 100):
+        report = wait(storage, lambda report: report.stored is not None)
+        assert report.stored is not None
+        stored, size = report.stored, size + report.stored_bytes
+    assert size == 1000
+
+
+def test_truncation_forgets_the_suffix_before_the_new_one_is_stored(storage: Storage, tmp_path: Path) -> None:
+    storage.append(Append(0, 2, None, 1, [b"1", b"2", b"3", b"4"]))
+    storage.append(Append(1, 3, 2, 3, [b"3'"]))
+    storage.close()
+    assert contents(tmp_path / "ledger") == [(1, b"1"), (2, b"2"), (3, b"3'")]
+
+
+def test_what_was_truncated_in_the_same_batch_is_not_reported(storage: Storage) -> None:
+    storage.read(Read(0, 1, 0, 1))
+    storage.append(Append(0, 2, None, 1, [b"1", b"2"]))
+    storage.append(Append(1, 2, 1, 2, []))
+    storage.read(Read(1, 2, 0, 1))
+    report = wait(storage, lambda report: any(request == 1 for request, _ in report.read))
+    assert report.read[-1] == (1, [])
+    assert report.stored is None or report.stored == (0, 2, 2), "at most the first batch alone, if it had its own transaction"
+
+
+def test_truncating_above_the_end_changes_nothing(storage: Storage, tmp_path: Path) -> None:
+    storage.append(Append(1, 2, 7, 1, [b"1"]))
+    storage.close()
+    assert contents(tmp_path / "ledger") == [(1, b"1")]
+
+
+def test_view_0_stores_without_a_report(storage: Storage) -> None:
+    storage.append(Append(0, 0, None, 1, [b"1"]))
+    storage.append(Append(0, 2, None, 2, [b"2"]))
+    assert wait_stored(storage, 1) == (0, 2, 2)
+
+
+def test_entries_that_do_not_continue_the_ledger_stop_it(storage: Storage) -> None:
+    storage.append(Append(0, 2, None, 5, [b"5"]))
+    report = wait(storage, lambda report: report.failed is not None)
+    assert "hands over entry 5 after 0" in str(report.failed)
+    assert report.stored is None
+
+
+def test_a_range_ends_with_the_first_signature_above_its_bound(storage: Storage) -> None:
+    entries = [entry(seqno, signature=seqno in (3, 6, 9)) for seqno in range(1, 11)]
+    storage.append(Append(0, 2, None, 1, entries))
+    storage.read(Read(7, 2, 4, 1 << 20))
+    report = wait(storage, lambda report: bool(report.read))
+    assert report.read == [(7, entries[1:6])]
+
+
+def test_a_range_ends_at_its_size_but_has_at_least_one_entry(storage: Storage) -> None:
+    entries = [bytes(100)] * 5
+    storage.append(Append(0, 2, None, 1, entries))
+    storage.read(Read(1, 1, 9, 10))
+    storage.read(Read(2, 1, 9, 250))
+    storage.read(Read(3, 6, 9, 250))
+    read: list[tuple[int, list[bytes]]] = []
+    while len(read) < 3:
+        read += wait(storage, lambda report: bool(report.read)).read
+    assert [(request, len(found)) for request, found in read] == [(1, 1), (2, 2), (3, 0)]
+
+
+def test_the_name_of_the_signature_table_in_a_value_makes_no_signature() -> None:
+    assert not is_signature(entry(1, SIGNATURES))
+    assert is_signature(entry(1, signature=True))
+    assert not is_signature(SIGNATURES.encode())
+
+
+def test_a_full_map_is_a_clear_error_and_nothing_is_acknowledged(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "ledger", map_size_max=1 << 20)
+    storage.append(Append(0, 2, None, 1, [b"small"]))
+    wait_stored(storage, 1)
+    storage.append(Append(0, 2, None, 2, [bytes(2 << 20)]))
+    report = wait(storage, lambda report: report.failed is not None)
+    assert "reached its limit of 1048576 bytes" in str(report.failed)
+    assert report.stored is None
+    storage.close()
+    assert contents(tmp_path / "ledger") == [(1, b"small")]
+
+
+@pytest.mark.parametrize(("device", "reason"), [("/dev/full", "No space left on device"), ("/proc/self/mem", "Input/output error")])
+def test_a_failing_device_is_a_clear_error_and_nothing_is_acknowledged(tmp_path: Path, device: str, reason: str) -> None:
+    """The ledger's own descriptors are made to lead to a device that fails every write, as a full or broken disk does."""
+    storage = Storage(tmp_path / "ledger")
+    storage.append(Append(0, 2, None, 1, [b"before"]))
+    wait_stored(storage, 1)
+    broken = os.open(device, os.O_RDWR)
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+        if target == str(tmp_path / "ledger" / "data.mdb"):
+            os.dup2(broken, int(name))
+    os.close(broken)
+    storage.append(Append(0, 2, None, 2, [b"after"]))
+    report = wait(storage, lambda report: report.failed is not None)
+    assert reason in str(report.failed)
+    assert report.stored is None
+    storage.append(Append(0, 2, None, 3, [b"more"]))  # ignored, not answered
+    storage.close()
+    assert storage.collect().stored is None
+    assert contents(tmp_path / "ledger") == [(1, b"before")]
+
+
+def test_a_used_directory_is_refused(storage: Storage, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="never resumes from its disk: choose a new directory"):
+        Storage(tmp_path / "ledger")
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="cannot make a ledger"):
+        Storage(tmp_path / "file" / "ledger")
+
+
+def test_closing_stores_what_is_queued_and_what_is_committed(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "ledger")
+    storage.append(Append(0, 2, None, 1, [b"1", b"2"]))
+    storage.committed(1)
+    storage.close()
+    storage.close()
+    with LedgerReader(tmp_path / "ledger") as reader:
+        assert (reader.last_seqno(), reader.committed_seqno()) == (2, 1)
+        assert list(reader.entries(2)) == [(2, b"2")]
+        assert list(reader.entries(1, 1)) == [(1, b"1")]
+
+
+def test_reading_where_there_is_no_ledger_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="holds no ledger"):
+        LedgerReader(tmp_path)
+    (tmp_path / "data.mdb").write_bytes(b"not LMDB" * 1000)
+    with pytest.raises(ConfigurationError, match="cannot read the ledger"):
+        LedgerReader(tmp_path)
