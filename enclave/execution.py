@@ -113,6 +113,7 @@ class Executor:
         transaction = store.begin()
         endpoint = None
         failure = None
+        writes: WriteSet = {}
         try:
             path = request.path
             end = path.find("/", 1)
@@ -157,9 +158,6 @@ class Executor:
                     self._check_size(writes)
                     if not is_primary:
                         raise RequestError(503, "TransactionReplicationFailed", "Transaction failed to replicate.")
-                    answer = _with_id(response, next_id)
-                    store.apply(next_id.seqno, writes)
-                    return Outcome(ANSWER, answer, writes, context.claims_digest, next_id, False, None, endpoint, None)
         except RequestError as error:
             transaction.discard()
             if error.status == 405 and request.method == "OPTIONS":
@@ -170,6 +168,10 @@ class Executor:
             transaction.discard()
             failure = _place(error)
             response = error_response(RequestError(500, "InternalError", "The request failed inside the service; it changed nothing."))
+        else:
+            if writes:
+                store.apply(next_id.seqno, writes)  # not inside `try`: a wrong seqno is our own fault, and must stop the node
+                return Outcome(ANSWER, _with_id(response, next_id), writes, context.claims_digest, next_id, False, None, endpoint, None)
         if not transaction.touched:
             return Outcome(ANSWER, response, endpoint=endpoint, failure=failure)
         return Outcome(ANSWER, _with_id(response, read_id), transaction_id=read_id, endpoint=endpoint, failure=failure)

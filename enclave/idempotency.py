@@ -26,10 +26,11 @@ _KEY: Final = re.compile(r"[\x21-\x7e]{1,256}")
 
 
 class Guard(NamedTuple):
-    """One guarded request: where its record stands, and the digest of what was asked."""
+    """One guarded request: where its record stands, the digest of what was asked, and the id that its client had seen."""
 
     record: bytes
     digest: bytes
+    seen: TransactionId | None
 
 
 class First(NamedTuple):
@@ -56,34 +57,35 @@ class Idempotency:
         self._window = window
 
     def guard(self, request: Request, key: str, caller_id: str) -> Guard:
-        """Check the key's form and age.
+        """Check the key's form and name its record.
 
-        Raises: RequestError: 400 InvalidHeaderValue, 422 IdempotencyKeyTooOld.
+        Raises: RequestError: 400 InvalidHeaderValue.
         """
         if _KEY.fullmatch(key) is None:
             raise RequestError(400, "InvalidHeaderValue", f"{HEADER} must be 1 to 256 visible ASCII characters, given once.")
-        seen = _seen_id(key)
-        if seen is not None and self._survivor(seen) < self._store.version - self._window:
-            raise RequestError(
-                422,
-                "IdempotencyKeyTooOld",
-                f"The key was made at {seen}, more than {self._window} transactions ago; "
-                "whether its request was executed is no longer known. Look, then ask with a new key.",
-            )
         what = hashlib.sha256()
         for part in (request.method.encode(), request.path.encode(), request.query.encode()):
             what.update(len(part).to_bytes(4, "big") + part)
         what.update(request.body)
-        return Guard(hashlib.sha256(b"%b\0%b" % (caller_id.encode(), key.encode())).digest(), what.digest())
+        return Guard(hashlib.sha256(b"%b\0%b" % (caller_id.encode(), key.encode())).digest(), what.digest(), _seen_id(key))
 
     def find(self, guard: Guard) -> First | None:
         """The first answer, if the key is known.
 
-        Raises: RequestError: 422 IdempotencyKeyReused, the key was used for another request.
+        Raises: RequestError: 422 IdempotencyKeyReused, the key was used for another request; 422 IdempotencyKeyTooOld, it is not known any
+            more whether it was used.
         """
         records = self._store.map(MAP)
         version = records.version_of(guard.record)
-        if version is None or version <= self._store.version - self._window:
+        oldest = self._store.version - self._window  # records up to here are forgotten
+        if version is None or version <= oldest:
+            if guard.seen is not None and self._survivor(guard.seen) < oldest:
+                raise RequestError(
+                    422,
+                    "IdempotencyKeyTooOld",
+                    f"The key was made at {guard.seen}, more than {self._window} transactions ago; "
+                    "whether its request was executed is no longer known. Look, then ask with a new key.",
+                )
             return None
         record = records.get(guard.record)
         assert record is not None
