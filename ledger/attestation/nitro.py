@@ -302,6 +302,9 @@ def _issued(der: bytes, issuer: bytes | None) -> _Certificate:
         extensions = certificate.extensions
         if certificate.version is not x509.Version.v3:
             raise ValueError("not version 3")
+        # The library ignores how many bits of the signature are called unused, so the same certificate could have several forms.
+        if not der.endswith(bytes((0x03, len(certificate.signature) + 1, 0)) + certificate.signature):
+            raise ValueError("a signature that does not use all of its bits")
         if any(extension.critical and extension.oid not in _KNOWN_CRITICAL for extension in extensions):
             raise ValueError("a critical extension that is not known here")
         constraints = extensions.get_extension_for_class(x509.BasicConstraints)

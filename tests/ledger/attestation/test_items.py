@@ -4,7 +4,7 @@ from typing import Any
 
 import cbor2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledgerd.ledger.attestation.items import DEPTH_MAX, ITEMS_MAX, read
@@ -25,11 +25,13 @@ def depth(value: Any) -> int:
     return 0
 
 
+@settings(deadline=None)
 @given(VALUES.filter(lambda value: depth(value) <= DEPTH_MAX))
 def test_what_the_grammar_knows_reads_as_it_was_written(value: Any) -> None:
     assert read(cbor2.dumps(value)) == value
 
 
+@settings(deadline=None)
 @given(VALUES.filter(lambda value: depth(value) <= DEPTH_MAX), st.data())
 def test_every_cut_and_every_continuation_is_refused(value: Any, data: st.DataObject) -> None:
     encoded = cbor2.dumps(value)
@@ -39,6 +41,7 @@ def test_every_cut_and_every_continuation_is_refused(value: Any, data: st.DataOb
         read(encoded + data.draw(st.binary(min_size=1, max_size=3)))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64))
 def test_hostile_bytes_raise_nothing_else_and_mean_what_cbor2_says(data: bytes) -> None:
     for shortest in (True, False):

@@ -7,7 +7,7 @@ from typing import Any
 
 import cbor2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledgerd.enclave import nsm
@@ -131,6 +131,7 @@ def test_an_empty_public_key_is_refused(device: SimulatedNsm) -> None:
     assert cbor2.loads(device.request(cbor2.dumps({"Attestation": {"public_key": b""}}))) == {"Error": "InvalidArgument"}
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_the_device_answers_anything(data: bytes) -> None:
     answer = cbor2.loads(SHARED.request(data))
@@ -241,6 +242,7 @@ def test_answers_of_another_shape_are_format_errors(ask: Any, arguments: tuple[A
         ask(Scripted(cbor2.dumps(answer)), *arguments)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_hostile_answers_raise_nothing_but_our_errors(answer: bytes) -> None:
     for ask in (nsm.get_random, nsm.describe):
