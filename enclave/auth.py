@@ -5,18 +5,13 @@ So a removed user is out at its next request. Texts and codes are CCF's, on whic
 Not here: TLS (`enclave.tls`), which endpoint asks for what (`enclave.endpoints`).
 """
 
-import json
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.requests import Request
+from ledgerd.governance import tables
 from ledgerd.ledger.errors import RequestError, UsageError
-
-USER_CERTIFICATES: Final = "public:ccf.gov.users.certs"
-USER_INFO: Final = "public:ccf.gov.users.info"
-MEMBER_CERTIFICATES: Final = "public:ccf.gov.members.certs"
-MEMBER_INFO: Final = "public:ccf.gov.members.info"
 
 
 class Caller:
@@ -76,7 +71,7 @@ def _certificate_policy(name: str, role: str, certificates: str, info: str, data
 
         def caller_data() -> Any:
             record = store.get(info, key)
-            return json.loads(record).get(data) if record is not None else None
+            return tables.decode(record).get(data) if record is not None else None
 
         return Caller(name, caller_id, request.certificate, caller_data)
 
@@ -99,8 +94,8 @@ NO_AUTH: Final = Policy("no_auth", _no_auth, reads_tables=False, security=None)
 POLICIES: Final[dict[str, Policy]] = {
     policy.name: policy
     for policy in (
-        _certificate_policy("user_cert", "user", USER_CERTIFICATES, USER_INFO, "user_data"),
-        _certificate_policy("member_cert", "member", MEMBER_CERTIFICATES, MEMBER_INFO, "member_data"),
+        _certificate_policy("user_cert", "user", tables.USER_CERTS, tables.USER_INFO, "user_data"),
+        _certificate_policy("member_cert", "member", tables.MEMBER_CERTS, tables.MEMBER_INFO, "member_data"),
         Policy("any_cert", _any_cert, reads_tables=False, security=None),
         NO_AUTH,
     )

@@ -7,6 +7,7 @@ Known types: str, int, float, bool, None, Any, list[T], dict[str, T], T | U, Lit
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -21,6 +22,9 @@ Reader: TypeAlias = Callable[[Any, str], Any]
 Schema: TypeAlias = dict[str, Any]
 
 INTEGER_MAX: Final = (1 << 53) - 1  # what every JSON reader holds exactly (RFC 8259 section 6)
+FLOAT_MAX: Final = 1.7976931348623157e308
+_INTEGER: Final = re.compile(r"-?[0-9]{1,16}")
+_NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 class Misshaped(ValueError):
@@ -65,9 +69,9 @@ def read_text(text: str, declared: Any, where: str) -> Any:
     try:
         if declared is bool:
             return {"true": True, "false": False}[text]
-        if declared is int and (text.removeprefix("-").isdecimal() and text.isascii() and abs(int(text[:20])) <= INTEGER_MAX):
+        if declared is int and _INTEGER.fullmatch(text) and abs(int(text)) <= INTEGER_MAX:
             return int(text)
-        if declared is float:
+        if declared is float and _NUMBER.fullmatch(text) and abs(float(text)) <= FLOAT_MAX:
             return float(text)
         raise ValueError
     except (KeyError, ValueError):
@@ -99,7 +103,7 @@ def _read_int(value: Any, where: str) -> int:
 def _read_float(value: Any, where: str) -> float:
     if type(value) is not float and type(value) is not int:
         raise Misshaped(f"{where} must be a number")
-    if abs(value) > 1.7976931348623157e308:
+    if abs(value) > FLOAT_MAX:
         raise Misshaped(f"{where} is too large")
     return float(value)
 
