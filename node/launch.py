@@ -66,6 +66,9 @@ class RunningEnclave(Protocol):
     output: int
     pid: int
 
+    def close_output(self) -> None:
+        """Give `output` back."""
+
     def stop(self, seconds: float) -> int:
         """Close the link, give it `seconds` to end, then kill it. Returns its exit status, negative for a signal."""
 
@@ -188,6 +191,10 @@ class ChildEnclave:
             finally:
                 os.close(descriptor)
         return self._status
+
+    def close_output(self) -> None:
+        """Give `output` back, once everything is read."""
+        os.close(self.output)
 
 
 # Through PyDLL, which keeps the interpreter's lock: in the child this thread is the only one left, and it holds it.

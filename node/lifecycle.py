@@ -103,6 +103,7 @@ def _run(
     own_end, enclave_nsm = socket.socketpair()
     stack.callback(own_end.close)
     enclave = (launcher or ProcessLauncher(memory_bytes=config.memory_bytes)).launch(config.app, enclave_nsm)
+    stack.callback(enclave.close_output)
     stack.callback(lambda: log.info("enclave ended with status %d", enclave.stop(STOP_SECONDS)))
     if root is not None:
         pcrs = {0: measured.pcr0, 1: measured.pcr1, 2: measured.pcr2}

@@ -238,7 +238,7 @@ def test_connecting_that_takes_too_long_is_told_as_closed(streams: Streams, monk
         for sock in fill:
             sock.setblocking(False)
             sock.connect_ex(address)
-        streams.connect(-1, *address, Kind(2, 1 << 20, 10, False))
+        streams.connect(-1, address[0], address[1], Kind(2, 1 << 20, 10, False))
         poll_until(streams, lambda: streams.closed == [-1])
         close_all(fill)
 

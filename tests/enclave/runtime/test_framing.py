@@ -125,7 +125,7 @@ def test_a_small_ready_is_one_frame() -> None:
     ready = Ready()
     ready.client_bytes = [(1, b"a")]
     (frame,) = encode_ready_frames(ready)
-    assert decode_ready(frame).client_bytes == [[1, b"a"]]
+    assert [tuple(item) for item in decode_ready(frame).client_bytes] == [(1, b"a")]
 
 
 def test_a_large_ready_is_several_frames_that_do_the_same() -> None:

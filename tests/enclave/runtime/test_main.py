@@ -6,7 +6,7 @@ from ledgerd.ledger.errors import IntegrityError
 
 def test_an_unforeseen_exception_is_told_without_what_it_holds() -> None:
     with pytest.raises(KeyError) as caught:
-        {}["the private value 4711"]
+        dict[str, str]()["the private value 4711"]
     text = describe(caught.value)
     assert "4711" not in text
     assert text.startswith("KeyError")

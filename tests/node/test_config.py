@@ -1,0 +1,169 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from ledgerd.enclave.configuration import parse as parse_in_enclave
+from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.node.config import Address, Measurement, enclave_document, load, parse_address
+
+PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+START = """
+[node]
+directory = "node0"
+app = "ledgerd.apps.logging"
+data = {owner = "bank"}
+[rpc]
+listen = "127.0.0.1:8000"
+published = "node0.example:443"
+[peer]
+listen = "[::1]:0"
+[limits]
+clients = 500
+[consensus]
+heartbeat_ms = 50
+[attestation]
+roots = ["root.pem"]
+simulator = "simulator"
+[start]
+admission = "automatic"
+open_at_nodes = 3
+[[start.members]]
+certificate = "member0.pem"
+encryption_key = "member0.pem"
+data = {name = "first"}
+[[start.users]]
+certificate = "member0.pem"
+"""
+JOIN = """
+[node]
+directory = "node1"
+app = "ledgerd.apps.logging"
+[rpc]
+listen = "127.0.0.1:8001"
+[peer]
+listen = "127.0.0.1:0"
+[attestation]
+roots = ["root.pem"]
+[join]
+target = "127.0.0.1:8000"
+service_certificate = "member0.pem"
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    for name in ("root.pem", "member0.pem"):
+        (tmp_path / name).write_text(PEM)
+    path = tmp_path / "node.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_becomes_a_document_that_the_enclave_reads(tmp_path: Path) -> None:
+    config = load(write(tmp_path, START))
+    assert config.directory == tmp_path / "node0"
+    assert config.peer == Address("::1", 0)
+    document = enclave_document(
+        config,
+        rpc=Address("127.0.0.1", 8000),
+        peer=Address("::1", 4711),
+        isolation=["no-new-privileges"],
+        roots=config.roots,
+        own_measurement=Measurement("ab" * 48, "cd" * 48, "ef" * 48),
+    )
+    read = parse_in_enclave(document)
+    assert (read.rpc.host, read.rpc.port) == ("node0.example", 443)
+    assert (read.peer.host, read.peer.port) == ("::1", 4711)
+    assert read.isolation == ("no-new-privileges",)
+    assert read.sessions_max == 500
+    assert read.heartbeat_seconds == 0.05
+    assert read.roots == (PEM,)
+    assert read.node_data == {"owner": "bank"}
+    assert read.start is not None
+    assert read.start.open_at_nodes == 3
+    assert read.start.members[0].data == {"name": "first"}
+    assert read.start.members[0].encryption_key == PEM
+    assert read.start.measurements == ((b"\xab" * 48, b"\xcd" * 48, b"\xef" * 48),)
+    assert json.loads(document)["consortium"]["simulated"] is True
+
+
+def test_a_joining_nodes_document_is_read_too(tmp_path: Path) -> None:
+    config = load(write(tmp_path, JOIN))
+    read = parse_in_enclave(
+        enclave_document(
+            config, rpc=Address("127.0.0.1", 8001), peer=Address("127.0.0.1", 9001), isolation=[], roots=config.roots, own_measurement=None
+        )
+    )
+    assert read.join is not None
+    assert (read.join.target.host, read.join.target.port) == ("127.0.0.1", 8000)
+    assert read.join.service_certificate == PEM
+
+
+def test_all_problems_are_told_at_once_each_with_its_key(tmp_path: Path) -> None:
+    text = """
+mode = "start"
+[node]
+app = 5
+direktory = "x"
+[rpc]
+listen = "127.0.0.1:70000"
+[limits]
+clients = 0
+[consensus]
+heartbeat_ms = 900
+[attestation]
+roots = ["missing.pem"]
+[start]
+admission = "never"
+[[start.members]]
+certificate = "not.pem"
+[[start.measurements]]
+pcr0 = "12"
+pcr1 = "12"
+"""
+    (tmp_path / "not.pem").write_text("hello")
+    with pytest.raises(ConfigurationError) as caught:
+        load(write(tmp_path, text))
+    assert sorted(line.partition(":")[0] for line in str(caught.value).splitlines()) == sorted(
+        [
+            "mode",
+            "node.app",
+            "node.direktory",
+            "node.directory",
+            "rpc.listen",
+            "peer.listen",
+            "limits.clients",
+            "consensus.election_timeout_ms",
+            "attestation.roots",
+            "start.admission",
+            "start.members[0].certificate",
+            "start.measurements[0].pcr0",
+            "start.measurements[0].pcr1",
+            "start.measurements[0].pcr2",
+        ]
+    )
+
+
+@pytest.mark.parametrize("extra", ["", '[join]\ntarget = "a:1"\nservice_certificate = "root.pem"\n'])
+def test_a_node_either_starts_or_joins(tmp_path: Path, extra: str) -> None:
+    text = START.partition("[start]")[0] + extra + ("" if not extra else "[start]\nmembers = []\n")
+    with pytest.raises(ConfigurationError, match=r"\[start\]: needed, or \[join\]"):
+        load(write(tmp_path, text))
+
+
+def test_what_is_no_toml_is_told_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"is not TOML: .*line 1"):
+        load(write(tmp_path, "[node\n"))
+    with pytest.raises(ConfigurationError, match="cannot read .*No such file"):
+        load(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", ":1", "host:x", "host:70000", "a:b:1", "[::1]", "host:1 ", "http://host:1"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match='give "host:port"'):
+        parse_address(text)
+
+
+def test_addresses_are_printed_as_they_are_read() -> None:
+    for text in ("host:1", "[::1]:65535", "127.0.0.1:0"):
+        assert str(parse_address(text)) == text
