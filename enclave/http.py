@@ -100,6 +100,7 @@ def encode_response(response: Response, *, keep_alive: bool | None = True, is_he
     Args:
         keep_alive: False adds `connection: close`; None adds `connection: keep-alive`.
         is_head: Leave the body out but state its length.
+    Raises: UsageError: A header's name or value would break out of its line, or cannot be carried.
     """
     status, headers, body, content_type = response
     line = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"
@@ -118,9 +119,12 @@ def encode_response(response: Response, *, keep_alive: bool | None = True, is_he
         fields += 1
     if text.count("\n") != fields or text.count("\r") != fields or "\0" in text:
         raise UsageError("a response header holds a line break")
-    if status in _BODILESS:
-        return (text + "\r\n").encode("latin-1")
-    head = f"{text}content-length: {len(body)}\r\n\r\n".encode("latin-1")
+    try:
+        if status in _BODILESS:
+            return (text + "\r\n").encode("latin-1")
+        head = f"{text}content-length: {len(body)}\r\n\r\n".encode("latin-1")
+    except UnicodeEncodeError:
+        raise UsageError("a response header holds characters that HTTP cannot carry") from None
     return head if is_head else head + body
 
 

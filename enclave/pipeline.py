@@ -88,7 +88,7 @@ class PipelineConnection:
         buffer = self._buffer
         if buffer:
             buffer += data
-            if len(buffer) >= _PREFIX_BYTES and len(buffer) < _PREFIX_BYTES + int.from_bytes(buffer[:4], "big") <= self._frame_size_max:
+            if len(buffer) >= _PREFIX_BYTES and len(buffer) - _PREFIX_BYTES < int.from_bytes(buffer[:4], "big") <= self._frame_size_max:
                 self.buffered = len(buffer)
                 return
             data = bytes(buffer)

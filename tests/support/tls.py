@@ -72,9 +72,9 @@ class MemoryClient:
                 context.use_privatekey(who.key)
             if protocols:
                 context.set_alpn_protos(protocols)
-            if version is not None:
-                context.set_min_proto_version(version)
-                context.set_max_proto_version(version)
+        if version is not None:
+            context.set_min_proto_version(version)
+            context.set_max_proto_version(version)
         self.context = context
         self.connection = SSL.Connection(context, None)
         if session is not None:

@@ -1,0 +1,243 @@
+"""`ledgerd/1`: frames in, frames out, in any order; what is no frame is refused as HTTP would be."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ledgerd.enclave.http import Counters, Limits
+from ledgerd.enclave.pipeline import REQUEST_ID_MAX, Call, PipelineConnection
+from ledgerd.enclave.requests import JSON, TEXT, Request, Response
+from ledgerd.ledger.errors import UsageError
+
+SMALL = Limits(body_bytes=1000, header_bytes=300, target_bytes=100, waiting=8)
+
+
+class Side:
+    """A connection with what its session would hold."""
+
+    def __init__(self, limits: Limits = SMALL) -> None:
+        self.requests: list[Request] = []
+        self.counters = Counters()
+        self.connection = PipelineConnection(None, self.requests, limits, self.counters, b"certificate", "caller")
+
+    def feed(self, data: bytes, size: int = 0) -> "Side":
+        for start in range(0, len(data), size or len(data) or 1):
+            self.connection.received(data[start : start + (size or len(data))])
+        return self
+
+    def answer(self, index: int, response: Response) -> None:
+        call = self.requests[index].reply_to
+        assert isinstance(call, Call)
+        self.connection.answer(call, response)
+
+    def answers(self) -> list[list[Any]]:
+        data = b"".join(self.connection.output)
+        items = []
+        while data:
+            length = int.from_bytes(data[:4], "big")
+            items.append(msgpack.unpackb(data[4 : 4 + length]))
+            data = data[4 + length :]
+        return items
+
+
+def frame(*item: Any) -> bytes:
+    return prefixed(msgpack.packb(list(item)))
+
+
+def prefixed(payload: bytes) -> bytes:
+    return len(payload).to_bytes(4, "big") + payload
+
+
+PUT = frame(7, "PUT", "/app/records/a?x=1", {"prefer": "committed"}, b"hello")
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 50])
+def test_requests_are_read_the_same_whole_and_in_pieces(size: int) -> None:
+    side = Side().feed(PUT + frame(8, "GET", "/app/commit", {}, b""), size)
+    seen = [(item.method, item.path, item.query, item.headers, item.body, item.certificate, item.caller_id) for item in side.requests]
+    assert seen == [
+        ("PUT", "/app/records/a", "x=1", {"prefer": "committed"}, b"hello", b"certificate", "caller"),
+        ("GET", "/app/commit", "", {}, b"", b"certificate", "caller"),
+    ]
+    assert not side.connection.incomplete and side.connection.buffered == 0
+
+
+def test_a_cut_request_is_incomplete_until_its_last_byte() -> None:
+    side = Side()
+    for index in range(len(PUT) - 1):
+        side.feed(PUT[index : index + 1])
+        assert side.connection.incomplete and side.requests == []
+        assert side.connection.buffered == index + 1
+    side.feed(PUT[-1:])
+    assert not side.connection.incomplete and len(side.requests) == 1
+
+
+@given(st.permutations(range(6)))
+def test_answers_leave_at_once_in_any_order(order: list[int]) -> None:
+    side = Side().feed(b"".join(frame(number * 10, "GET", "/x", {}, b"") for number in range(6)))
+    for index in order:
+        side.answer(index, Response(200, (("x-ms-ccf-transaction-id", "2.5"),), b"%d" % index, TEXT))
+    assert side.answers() == [
+        [index * 10, 200, {"x-ms-ccf-transaction-id": "2.5", "content-type": "text/plain"}, b"%d" % index] for index in order
+    ]
+    assert side.connection.waiting == 0
+
+
+def test_the_example_in_the_documentation_is_true() -> None:
+    page = Path(__file__).parents[2] / "docs" / "formats" / "ledgerd-1.md"
+    request, answer = [bytes.fromhex(line) for line in page.read_text().split("```")[1].split("\n") if line]
+    side = Side().feed(request)
+    assert [(item.method, item.path, item.headers, item.body) for item in side.requests] == [("GET", "/app/commit", {}, b"")]
+    side.answer(0, Response(200, (("x-ms-ccf-transaction-id", "2.143"),), b'{"transaction_id":"2.143"}', JSON))
+    assert b"".join(side.connection.output) == answer
+
+
+# The session survives these, since it is known which request is meant.
+REJECTED: dict[str, tuple[int, str, list[Any]]] = {
+    "unknown verb": (501, "NotImplemented", ["FETCH", "/", {}, b""]),
+    "lower-case verb": (501, "NotImplemented", ["get", "/", {}, b""]),
+    "target without slash": (400, "InvalidInput", ["GET", "x", {}, b""]),
+    "empty target": (400, "InvalidInput", ["GET", "", {}, b""]),
+    "absolute target": (400, "InvalidInput", ["GET", "http://n/x", {}, b""]),
+    "fragment": (400, "InvalidInput", ["GET", "/x#y", {}, b""]),
+    "space in target": (400, "InvalidInput", ["GET", "/a b", {}, b""]),
+    "line break in target": (400, "InvalidInput", ["GET", "/a\n", {}, b""]),
+    "letters beyond ASCII in target": (400, "InvalidInput", ["GET", "/é", {}, b""]),
+    "target too long": (414, "RequestHeaderTooLarge", ["GET", "/" + "x" * 100, {}, b""]),
+    "body too large": (413, "RequestBodyTooLarge", ["PUT", "/x", {}, b"x" * 1001]),
+    "headers too large": (431, "RequestHeaderTooLarge", ["GET", "/x", {"a": "x" * 300}, b""]),
+    "upper-case header": (400, "InvalidInput", ["GET", "/x", {"A": "b"}, b""]),
+    "empty header name": (400, "InvalidInput", ["GET", "/x", {"": "b"}, b""]),
+    "header name with space": (400, "InvalidInput", ["GET", "/x", {"a b": "b"}, b""]),
+    "line break in header": (400, "InvalidInput", ["GET", "/x", {"a": "b\r\nc: d"}, b""]),
+    "NUL in header": (400, "InvalidInput", ["GET", "/x", {"a": "\0"}, b""]),
+    "header beyond latin-1": (400, "InvalidInput", ["GET", "/x", {"a": "€"}, b""]),
+    "header value no text": (400, "InvalidInput", ["GET", "/x", {"a": 1}, b""]),
+    "header name bytes": (400, "InvalidInput", ["GET", "/x", {b"a": "b"}, b""]),
+    "method no text": (400, "InvalidInput", [b"GET", "/x", {}, b""]),
+    "target no text": (400, "InvalidInput", ["GET", b"/x", {}, b""]),
+    "headers no map": (400, "InvalidInput", ["GET", "/x", [], b""]),
+    "body text": (400, "InvalidInput", ["PUT", "/x", {}, "text"]),
+    "body nil": (400, "InvalidInput", ["PUT", "/x", {}, None]),
+}
+
+
+@pytest.mark.parametrize("name", REJECTED)
+def test_a_bad_request_is_answered_under_its_id_and_the_session_goes_on(name: str) -> None:
+    status, code, rest = REJECTED[name]
+    side = Side().feed(frame(42, *rest) + PUT)
+    ((number, got, headers, body),) = side.answers()
+    assert (number, got, json.loads(body)["error"]["code"]) == (42, status, code)
+    assert headers == {"content-type": "application/json"}
+    assert [item.method for item in side.requests] == ["PUT"]
+    assert not side.connection.ended
+
+
+# After these nobody knows what the next byte means.
+ENDED: dict[str, tuple[int, bytes]] = {
+    "HTTP": (413, b"GET / HTTP/1.1\r\nhost: n\r\n\r\n"),
+    "frame too large": (413, (10_000).to_bytes(4, "big")),
+    "empty frame": (400, prefixed(b"")),
+    "no msgpack": (400, prefixed(b"\xc1")),
+    "trailing bytes in frame": (400, prefixed(PUT[4:] + b"\0")),
+    "cut inside": (400, prefixed(PUT[4:-1])),
+    "map": (400, prefixed(msgpack.packb({"id": 1}))),
+    "four fields": (400, frame(1, "GET", "/", {})),
+    "six fields": (400, frame(1, "GET", "/", {}, b"", 1)),
+    "id text": (400, frame("1", "GET", "/", {}, b"")),
+    "id true": (400, frame(True, "GET", "/", {}, b"")),
+    "id negative": (400, frame(-1, "GET", "/", {}, b"")),
+    "id too large": (400, frame(REQUEST_ID_MAX + 1, "GET", "/", {}, b"")),
+    "id nil": (400, frame(None, "GET", "/", {}, b"")),
+    "extension type": (400, frame(1, "GET", "/", {}, msgpack.ExtType(1, b"x"))),
+    "too many headers": (400, frame(1, "GET", "/", {str(number): "" for number in range(257)}, b"")),
+    "deep nesting": (400, prefixed(b"\x91" * 1300)),
+    "text that is not UTF-8": (400, prefixed(b"\x95\x01\xa1\xff\xa1/\x80\xc4\x00")),
+}
+
+
+@pytest.mark.parametrize("size", [0, 1])
+@pytest.mark.parametrize("name", ENDED)
+def test_what_is_no_frame_ends_the_session_with_an_error_without_id(name: str, size: int) -> None:
+    status, data = ENDED[name]
+    side = Side().feed(data, size)
+    ((number, got, _, body),) = side.answers()
+    assert (number, got) == (None, status)
+    assert json.loads(body)["error"]["message"]
+    assert side.connection.finished and side.connection.refused
+    side.feed(PUT)
+    assert side.requests == []
+
+
+def test_the_error_that_ends_a_session_lets_earlier_requests_be_answered() -> None:
+    side = Side().feed(PUT + prefixed(b"\xc1") + PUT)
+    assert len(side.requests) == 1
+    assert side.connection.ended and not side.connection.finished
+    side.answer(0, Response(204))
+    assert [item[:2] for item in side.answers()] == [[None, 400], [7, 204]]
+    assert side.connection.finished
+
+
+def test_too_many_requests_in_flight_are_answered_503() -> None:
+    side = Side().feed(b"".join(frame(number, "GET", "/x", {}, b"") for number in range(10)))
+    assert len(side.requests) == 8
+    assert [item[:2] for item in side.answers()] == [[8, 503], [9, 503]]
+    side.answer(0, Response(204))
+    side.feed(PUT)
+    assert len(side.requests) == 9
+
+
+def test_a_large_frame_in_small_records_is_not_copied_again_and_again() -> None:
+    side = Side(Limits())
+    body = b"x" * (1 << 20)
+    side.feed(frame(1, "PUT", "/x", {}, body), 100)  # 10,000 pieces; quadratic copying would take minutes
+    assert side.requests[0].body == body
+
+
+def test_a_header_that_occurs_twice_in_an_answer_is_a_bug_of_ours() -> None:
+    side = Side().feed(PUT)
+    with pytest.raises(UsageError):
+        side.answer(0, Response(200, (("a", "b"), ("a", "c"))))
+    side.answer(0, Response(204))
+    assert [item[:2] for item in side.answers()] == [[7, 204]]
+
+
+def test_an_answer_to_a_closed_session_is_dropped() -> None:
+    side = Side().feed(PUT)
+    side.connection.close()
+    side.answer(0, Response(204))
+    assert side.answers() == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=300), st.integers(0, 9))
+def test_random_bytes_never_raise(data: bytes, size: int) -> None:
+    Side().feed(data, size).answers()
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=8) | st.binary(max_size=8) | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=3) | st.integers(0, 9), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(JUNK, max_size=7))
+def test_any_msgpack_is_a_request_or_refused(item: list[Any]) -> None:
+    side = Side().feed(frame(*item))
+    assert len(side.requests) + len(side.answers()) == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, len(PUT) - 1), st.integers(0, 7))
+def test_a_flipped_bit_never_raises(position: int, bit: int) -> None:
+    wire = bytearray(PUT)
+    wire[position] ^= 1 << bit
+    side = Side().feed(bytes(wire))
+    assert len(side.requests) + len(side.answers()) + side.connection.incomplete == 1
