@@ -33,7 +33,7 @@ def decode(data: bytes, *, depth: int = DEPTH_MAX, indefinite: bool = False) -> 
     The order of keys is not checked: others sign with another one. What must be in ours is compared with `encode`.
 
     Args:
-        depth: How deeply containers may nest, at most 16.
+        depth: How many levels there may be below the outermost item, at most 16.
         indefinite: Accept strings and containers of indefinite length.
     Raises: FormatError.
     """
@@ -43,7 +43,7 @@ def decode(data: bytes, *, depth: int = DEPTH_MAX, indefinite: bool = False) -> 
     try:
         value = cbor2.CBORDecoder(
             stream,
-            max_depth=depth - 1,  # cbor2 counts what is inside the outermost container
+            max_depth=depth,
             allow_indefinite=indefinite,
             allow_duplicate_keys=False,
             semantic_decoders=_REFUSALS,

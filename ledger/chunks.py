@@ -7,6 +7,7 @@ Not here: what the entries say (`ledger.entry`), whether it is true (`ledger.aud
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from ledgerd.ledger.entry import FLAG_CHUNK_AFTER, FLAG_CHUNK_BEFORE, entry_size, read_public
@@ -90,7 +91,7 @@ def parse(data: bytes, name: ChunkName | None = None) -> Iterator[bytes]:
             raise FormatError(f"{name}: {len(offsets)} entries, the name promises {name.last - name.first + 1}")
         if offsets and int.from_bytes(data[offsets[0] + 24 : offsets[0] + 32], "little") != name.first:
             raise FormatError(f"{name}: the first entry is not {name.first}")
-    for at, following in zip(offsets, [*offsets[1:], end], strict=True):
+    for at, following in pairwise([*offsets, end]):
         yield bytes(data[at:following])
 
 

@@ -149,7 +149,7 @@ def root_from_path(leaf: bytes, path: Iterable[tuple[bool, bytes]]) -> bytes:
 def check_position(index: int, path: Sequence[tuple[bool, bytes]], size: int | None = None) -> None:
     """Check that a path has the shape of leaf `index`'s path in a tree, of `size` leaves where that is known.
 
-    Sides are what ties a path to a position: without this check a valid path of one entry could be shown for another seqno.
+    Within one tree the sides of a path name its leaf; where the size is not known, they only exclude most others.
     Raises: IntegrityError: No tree (of this size) gives leaf `index` such a path.
     """
     at = index

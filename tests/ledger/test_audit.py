@@ -32,7 +32,7 @@ def audit(entries: Iterable[bytes], certificate: str | bytes | None) -> Auditor:
 
 @dataclasses.dataclass
 class CcfLedger:
-    """A ledger that CCF wrote, with an auditor standing before each of its chunks."""
+    """A ledger that CCF wrote, with an auditor standing before each of its entries."""
 
     certificate: bytes
     names: list[chunks.ChunkName]
@@ -50,8 +50,8 @@ def read_ccf(name: str) -> CcfLedger:
         data = (folder / "ledger" / file).read_bytes()
         ledger.names.append(parsed)
         ledger.files.append(data)
-        ledger.before.append(ledger.after.copy())
         for entry in chunks.parse(data, parsed):
+            ledger.before.append(ledger.after.copy())
             ledger.after.feed(entry)
     return ledger
 
@@ -78,34 +78,36 @@ def test_every_kind_of_field_of_a_ccf_ledger_is_covered(name: str) -> None:
     """Any flipped bit before the last signature is refused: 1,000 flips in each ledger, spread over every kind of field."""
     ledger = read_ccf(name)
     last = ledger.after.result().last_transaction_id.seqno
-    places: dict[str, list[tuple[int, Field]]] = defaultdict(list)
+    places: dict[str, list[tuple[int, int, Field]]] = defaultdict(list)
     for number, data in enumerate(ledger.files):
         assert sum(field.end - field.start for _, field in fields_of_chunk(data)) == len(data)
         for seqno, field in fields_of_chunk(data):
             if seqno < last and field.end > field.start:
-                places[field.kind].append((number, field))
+                places[field.kind].append((number, seqno, field))
     assert len(places) >= 22
     choose = random.Random(20261124)
     flips = 0
     rounds = -(-1000 // len(places))
     for kind in sorted(places):
         for _ in range(rounds):
-            number, field = choose.choice(places[kind])
+            number, seqno, field = choose.choice(places[kind])
             bit = choose.randrange(field.start * 8, field.end * 8)
             flipped = bytearray(ledger.files[number])
             flipped[bit // 8] ^= 1 << bit % 8
             with pytest.raises(REFUSED):
-                refuse(ledger, number, bytes(flipped))
+                refuse(ledger, number, bytes(flipped), seqno)
             flips += 1
     assert flips >= 1000
 
 
-def refuse(ledger: CcfLedger, number: int, data: bytes) -> None:
-    """Audit from a changed chunk on, until something is refused."""
-    auditor = ledger.before[number].copy()
+def refuse(ledger: CcfLedger, number: int, data: bytes, seqno: int) -> None:
+    """Audit a changed chunk from entry `seqno` on (0: from its first), and then the others, until something is refused."""
+    first = seqno or ledger.names[number].first
+    auditor = ledger.before[first - 1].copy()
     for file, name in zip([data, *ledger.files[number + 1 :]], ledger.names[number:], strict=True):
-        for entry in chunks.parse(file, name):
-            auditor.feed(entry)
+        for at, entry in enumerate(chunks.parse(file, name), name.first):
+            if at >= first:
+                auditor.feed(entry)
     auditor.result()
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,14 +113,18 @@ def verify_cose(receipt: str, service: str, claims: str) -> dict[str, Any]:
     return {}
 
 
+HANDLERS: dict[str, Callable[..., dict[str, Any]]] = {"ledger": verify_ledger, "receipt": verify_receipt, "cose": verify_cose}
+
+
 def serve() -> None:
     answers = sys.stdout
     for line in sys.stdin:
         request = json.loads(line)
         what = request.pop("what")
         try:
+            verify = HANDLERS[what]
             with contextlib.redirect_stdout(sys.stderr):
-                result = {"ledger": verify_ledger, "receipt": verify_receipt, "cose": verify_cose}[what](**request)
+                result = verify(**request)
             answer = {"ok": True, "error": None, **result}
         except Exception as error:
             answer = {"ok": False, "error": f"{type(error).__name__}: {str(error)[:300]}"}

@@ -1,0 +1,179 @@
+"""COSE_Sign1 and the ledger's signature over a root."""
+
+import contextlib
+from hashlib import sha256
+from typing import Any
+
+import cbor2
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledgerd.ledger import cbor, cose
+from ledgerd.ledger.errors import FormatError, IntegrityError, UsageError
+from ledgerd.ledger.ids import Seqno, TransactionId, View
+
+KEY = ec.generate_private_key(ec.SECP384R1())
+PUBLIC = KEY.public_key()
+ROOT = sha256(b"root").digest()
+SIGNED = cose.sign_root(KEY, ROOT, 2, 17, "service.example.com", "ledger.signature", 1_790_000_000)
+
+
+def test_a_root_signature_has_ccf_s_header() -> None:
+    message = cose.decode(SIGNED)
+    spki = PUBLIC.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert message.protected == {
+        1: -35,
+        4: sha256(spki).hexdigest().encode(),
+        15: {1: "service.example.com", 2: "ledger.signature", 6: 1_790_000_000},
+        395: 2,
+        "ccf.v1": {"txid": "2.17"},
+    }
+    assert message.unprotected == {}
+    assert message.payload is None
+    assert len(message.signature) == 96
+    assert SIGNED[:2] == b"\xd2\x84"
+
+
+def test_a_root_signature_verifies_and_says_what_it_is_of() -> None:
+    header = cose.verify_root(SIGNED, PUBLIC, ROOT)
+    assert header == cose.RootHeader(TransactionId(View(2), Seqno(17)), "service.example.com", "ledger.signature", 1_790_000_000)
+
+
+def test_what_was_signed_is_rfc_9052_s_structure() -> None:
+    """Section 4.4: Sig_structure = ["Signature1", body_protected, external_aad, payload], verified here by hand."""
+    from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+    from cryptography.hazmat.primitives.hashes import SHA384
+
+    protected, _, _, signature = cbor2.loads(SIGNED).value
+    signed = cbor2.dumps(["Signature1", protected, b"", ROOT])
+    r, s = int.from_bytes(signature[:48], "big"), int.from_bytes(signature[48:], "big")
+    PUBLIC.verify(encode_dss_signature(r, s), signed, ec.ECDSA(SHA384()))
+
+
+def test_another_root_and_another_key_are_refused() -> None:
+    with pytest.raises(IntegrityError):
+        cose.verify_root(SIGNED, PUBLIC, bytes(32))
+    with pytest.raises(IntegrityError, match="certificate of that service"):
+        cose.verify_root(SIGNED, ec.generate_private_key(ec.SECP384R1()).public_key(), ROOT)
+
+
+def test_every_flipped_bit_is_refused() -> None:
+    for bit in range(len(SIGNED) * 8):
+        changed = bytearray(SIGNED)
+        changed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises((IntegrityError, FormatError, UsageError)) as caught:
+            cose.verify_root(bytes(changed), PUBLIC, ROOT)
+        assert caught.type is not UsageError
+
+
+def test_every_cut_and_every_longer_form_is_refused() -> None:
+    for end in range(len(SIGNED)):
+        with pytest.raises(FormatError):
+            cose.decode(SIGNED[:end])
+    with pytest.raises(FormatError):
+        cose.decode(SIGNED + b"\x00")
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
+def test_attached_messages_round_trip_on_each_curve(curve: ec.EllipticCurve) -> None:
+    key = ec.generate_private_key(curve)
+    message = cose.decode(cose.sign(key, {4: b"me", "ccf.gov.msg.type": "ack"}, b"payload"))
+    assert cose.verify(message, key.public_key()) == b"payload"
+    with pytest.raises(IntegrityError):
+        cose.verify(message._replace(payload=b"other"), key.public_key())
+    with pytest.raises(IntegrityError):
+        cose.verify(message, PUBLIC if curve.name != PUBLIC.curve.name else ec.generate_private_key(ec.SECP256R1()).public_key())
+
+
+def test_the_algorithm_must_be_the_key_s() -> None:
+    """A message may not choose how it is verified."""
+    message = cose.decode(SIGNED)
+    for algorithm in (-7, -36, 5, "ES384", None, True):
+        header = cbor.encode({**message.protected, 1: algorithm})
+        with pytest.raises(IntegrityError, match="algorithm"):
+            cose.verify(message._replace(protected_bytes=header, protected=cbor.decode(header)), PUBLIC, ROOT)
+
+
+def test_a_payload_is_given_exactly_for_detached_messages() -> None:
+    detached = cose.decode(SIGNED)
+    with pytest.raises(UsageError):
+        cose.verify(detached, PUBLIC)
+    attached = cose.decode(cose.sign(KEY, {}, b"payload"))
+    with pytest.raises(UsageError):
+        cose.verify(attached, PUBLIC, b"payload")
+
+
+def test_keys_without_a_cose_algorithm_are_refused() -> None:
+    with pytest.raises(UsageError):
+        cose.sign(ec.generate_private_key(ec.SECP256K1()), {}, b"")
+
+
+CLAIMS = {1: "issuer", 2: "subject", 6: 1}
+GOOD: dict[Any, Any] = {4: cose.key_id(PUBLIC), 395: 2, 15: CLAIMS, "ccf.v1": {"txid": "2.3"}}
+
+
+def test_the_least_header_of_the_profile_is_accepted() -> None:
+    """Guards the cases below: each differs from this one in one place."""
+    assert cose.verify_root(cose.sign(KEY, GOOD, ROOT, detached=True), PUBLIC, ROOT).issuer == "issuer"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {4: None},
+        {4: "text"},
+        {395: 1},
+        {395: True},
+        {395: None},
+        {15: {**CLAIMS, 1: 1}},
+        {15: {**CLAIMS, 2: None}},
+        {15: {**CLAIMS, 6: "now"}},
+        {15: None},
+        {"ccf.v1": {}},
+        {"ccf.v1": {"txid": "2.03"}},
+        {"ccf.v1": {"txid": 2}},
+    ],
+)
+def test_headers_of_another_profile_are_refused(change: dict[Any, Any]) -> None:
+    with pytest.raises(FormatError):
+        cose.verify_root(cose.sign(KEY, GOOD | change, ROOT, detached=True), PUBLIC, ROOT)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        [b"", {}, None],
+        [b"", {}, None, b"", b""],
+        ["", {}, None, b""],
+        [b"", [], None, b""],
+        [b"", {}, "", b""],
+        [b"", {}, None, None],
+        [b"\x80", {}, None, b""],
+    ],
+)
+def test_what_is_no_sign1_is_refused(value: Any) -> None:
+    with pytest.raises(FormatError):
+        cose.decode(cbor.encode(cbor2.CBORTag(18, value)))
+    with pytest.raises(FormatError):
+        cose.decode(cbor.encode(value), tagged=False)
+
+
+def test_the_tag_is_there_exactly_when_expected() -> None:
+    with pytest.raises(FormatError):
+        cose.decode(SIGNED, tagged=False)
+    assert cose.decode(SIGNED[1:], tagged=False).payload is None
+    with pytest.raises(FormatError):
+        cose.decode(SIGNED[1:])
+    with pytest.raises(FormatError):
+        cose.decode(b"\xd1" + SIGNED[1:])
+
+
+@given(st.binary(max_size=60))
+def test_arbitrary_bytes_never_do_worse_than_a_refusal(data: bytes) -> None:
+    for item in (data, b"\xd2" + data, b"\xd2\x84" + data):
+        with contextlib.suppress(FormatError):
+            cose.decode(item)
