@@ -154,7 +154,7 @@ def test_a_node_either_starts_or_joins(tmp_path: Path, extra: str) -> None:
 def test_what_is_no_toml_is_told_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"is not TOML: .*line 1"):
         load(write(tmp_path, "[node\n"))
-    with pytest.raises(ConfigurationError, match="cannot read .*No such file"):
+    with pytest.raises(ConfigurationError, match=r"cannot read .*No such file"):
         load(tmp_path / "none.toml")
 
 
