@@ -105,7 +105,13 @@ def decode_events(frame: bytes | memoryview) -> list[Event]:
     """
     try:
         items = msgpack.unpackb(
-            frame, max_array_len=EVENTS_MAX, max_map_len=0, max_ext_len=0, max_str_len=4096, max_bin_len=FRAME_SIZE_BYTES_MAX
+            # A list cannot have more items than bytes; without this bound nested list headers alone would reserve half a gigabyte.
+            frame,
+            max_array_len=min(EVENTS_MAX, len(frame)),
+            max_map_len=0,
+            max_ext_len=0,
+            max_str_len=4096,
+            max_bin_len=FRAME_SIZE_BYTES_MAX,
         )
     except (ValueError, msgpack.UnpackException) as error:
         raise HostError(f"the host sent a frame of {len(frame)} bytes that is not msgpack: {type(error).__name__}") from None

@@ -116,7 +116,11 @@ def _run(
         _write(directory / name, str(pid))
         stack.callback((directory / name).unlink, missing_ok=True)
 
+    refused: list[str] = []
+
     def announce(name: str, text: str) -> None:
+        if name == "refused":
+            refused.append(text)
         log.info("%s: %s", name, text.strip() if "\n" not in text.strip() else f"{len(text)} characters")
         if name in NOTICE_FILES:
             _write(directory / NOTICE_FILES[name], text)
@@ -143,6 +147,8 @@ def _run(
         log.error("%s", error)
         raise
     log.info("stopped with status %d", status)
+    if status and refused:
+        print(f"ledgerd: {refused[-1]}", file=sys.stderr)
     return status
 
 

@@ -129,6 +129,13 @@ def test_the_enclaves_exit_status_is_the_nodes(node: Node) -> None:
         assert node.finish() == (5, "")
 
 
+def test_why_the_node_was_refused_is_the_one_line_at_the_end(node: Node) -> None:
+    node.notices("state")
+    with node.client() as client:
+        client.sendall(b"stop 1 nonce: stale; try again")
+        assert node.finish() == (1, "ledgerd: nonce: stale; try again\n")
+
+
 def test_a_port_in_use_is_one_line_and_status_2_and_the_directory_stays_new(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         status, errors = Node(tmp_path, server.getsockname()[1]).finish()

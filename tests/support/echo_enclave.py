@@ -1,7 +1,7 @@
 """A fake core for the enclave process: echoes client bytes, or does as a client's first word says. Run as a script, it is that process.
 
-Words: `store N SIZE` (append N entries, answer when stored), `stop N` (end with status N), `crash` (raise, with a secret in the message),
-`fetch FIRST THROUGH` (answer with the count), `nsm` (ask the NSM in a worker, answer), `flood N` (answer with N MiB),
+Words: `store N SIZE` (append N entries, answer when stored), `stop N [REASON]` (end with status N), `crash` (raise, with a secret
+in the message), `fetch FIRST THROUGH` (answer with the count), `nsm` (ask the NSM in a worker, answer), `flood N` (answer with N MiB),
 `close` (answer, then close), `connect PORT TEXT` (send TEXT to a local port, answer with what comes back).
 """
 
@@ -68,6 +68,8 @@ class EchoEnclave:
             self._waiting.append((self._seqno, stream))
         elif words[0] == "stop":
             ready.stop = int(words[1])
+            if len(words) > 2:
+                ready.notices.append(("refused", " ".join(words[2:])))
         elif words[0] == "crash":
             raise KeyError("the private value 4711")
         elif words[0] == "fetch":

@@ -121,6 +121,36 @@ def test_events_that_are_cut_off_are_refused(cut: int) -> None:
         decode_events(encode_events(EVENTS)[:cut])
 
 
+@given(st.data())
+def test_a_frame_of_events_that_was_changed_gives_well_formed_events_or_a_refusal(data: st.DataObject) -> None:
+    frame = bytearray(encode_events(EVENTS))
+    for _ in range(data.draw(st.integers(1, 4))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        events = decode_events(bytes(frame))
+    except HostError:
+        return
+    assert decode_events(encode_events(events)) == events
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\xdd\x00\x01\x00\x00" * 1000,
+        b"\x91" * 100_000,
+        b"\x91\x80",
+        b"\x81\x01\x02",
+        b"\xc7\x00\x05",
+        b"\x91\xd6\xff\0\0\0\0",
+        b"\x91\x93\x02\x01\xa1x",
+        b"",
+    ],
+)
+def test_frames_made_to_harm_are_refused(frame: bytes) -> None:
+    with pytest.raises(HostError):
+        decode_events(frame)
+
+
 def test_a_small_ready_is_one_frame() -> None:
     ready = Ready()
     ready.client_bytes = [(1, b"a")]
