@@ -24,6 +24,7 @@ from ledgerd.enclave.entropy import random_bytes
 from ledgerd.enclave.frontend import address_of
 from ledgerd.enclave.genesis import node_record
 from ledgerd.enclave.keys import ServiceKeys, at_milliseconds, load_p384_public_key, node_id_of, spki
+from ledgerd.enclave.kv import Store
 from ledgerd.governance import tables
 from ledgerd.ledger import cbor
 from ledgerd.ledger.attestation.errors import AttestationError
@@ -31,6 +32,7 @@ from ledgerd.ledger.attestation.measurement import Measurement
 from ledgerd.ledger.attestation.nitro import Attestation
 from ledgerd.ledger.attestation.policy import Policy, verify_now
 from ledgerd.ledger.attestation.roots import parse_roots
+from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.errors import PeerError, RequestError
 from ledgerd.ledger.ids import NodeId, Seqno
 
@@ -58,6 +60,8 @@ class Admitting(Protocol):
     def service(self) -> ServiceKeys: ...
     @property
     def committed_seqno(self) -> Seqno: ...
+    @property
+    def store(self) -> Store: ...
     def secrets(self) -> list[tuple[int, bytes]]: ...
     def log(self, level: str, text: str) -> None: ...
 
@@ -137,7 +141,7 @@ class Admission:
         if record["status"] == tables.PENDING and version <= self._node.committed_seqno:
             settings = tables.decode(_singleton(context, tables.SETTINGS))
             if settings["admission"] == "automatic":
-                self._trust(context, request, node_id, record, settings)
+                self._trust(context, request, node_id, record)
         if record["status"] != tables.TRUSTED:
             return {"node_status": tables.PENDING, "node_id": node_id}
         return self._secrets(context, request, node_id)
@@ -199,25 +203,27 @@ class Admission:
         self._node.log("info", f"node {node_id[:16]}... at {request.rpc} asks to join, by {word} of {attestation.module_id}")
         return {"node_status": tables.PENDING, "node_id": node_id}
 
-    def _trust(
-        self, context: Context, request: "_JoinRequest", node_id: NodeId, record: dict[str, Any], settings: dict[str, Any]
-    ) -> None:
+    def _trust(self, context: Context, request: "_JoinRequest", node_id: NodeId, record: dict[str, Any]) -> None:
         """Trust a node, and endorse its key in the same entry: its signatures count from there."""
         record["status"] = tables.TRUSTED
         context.kv[tables.NODE_INFO].set(node_id.encode(), tables.encode(record))
         certificate = self._node.service.endorse(request.certificate_request, at_milliseconds(self._node.now_ms))
         context.kv[tables.NODE_ENDORSED_CERTIFICATES].set(node_id.encode(), certificate.public_bytes(Encoding.PEM))
-        self._open_if_complete(context, settings)
+        statuses = [tables.decode(value)["status"] for _, value in context.kv[tables.NODE_INFO].items()]
+        for name, changes in (self.opening(statuses.count(tables.TRUSTED)) or {}).items():
+            for key, value in changes.items():
+                context.kv[name].set(key, value or b"")
         self._node.log("info", f"node {node_id[:16]}... at {request.rpc} is trusted, as the genesis says of every attested node")
 
-    def _open_if_complete(self, context: Context, settings: dict[str, Any]) -> None:
-        if settings["open_at_nodes"] is None:
-            return
-        statuses = [tables.decode(value)["status"] for _, value in context.kv[tables.NODE_INFO].items()]
-        service = tables.decode(_singleton(context, tables.SERVICE_INFO))
-        if service["status"] == tables.OPENING and statuses.count(tables.TRUSTED) >= settings["open_at_nodes"]:
-            service["status"] = tables.OPEN
-            context.kv[tables.SERVICE_INFO].set(tables.SINGLETON, tables.encode(service))
+    def opening(self, trusted: int) -> WriteSet | None:
+        """The writes that open the service by itself once `trusted` nodes are trusted, as its genesis may say; None if it is not time."""
+        store = self._node.store
+        settings = tables.decode(store.get(tables.SETTINGS, tables.SINGLETON) or b"{}")
+        service = tables.decode(store.get(tables.SERVICE_INFO, tables.SINGLETON) or b"{}")
+        wanted = settings.get("open_at_nodes")
+        if wanted is None or trusted < wanted or service.get("status") != tables.OPENING:
+            return None
+        return {tables.SERVICE_INFO: {tables.SINGLETON: tables.encode({**service, "status": tables.OPEN})}}
 
     def _secrets(self, context: Context, request: "_JoinRequest", node_id: NodeId) -> Result:
         node = self._node

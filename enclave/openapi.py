@@ -38,13 +38,15 @@ def document(registry: Registry, title: str, version: str, description: str = ""
     schemas: dict[str, Any] = {}
     security: dict[str, Any] = {}
     paths: dict[str, dict[str, Any]] = {}
-    identifiers: set[Any] = {None}
+    identifiers: set[str] = set()
     for endpoint in registry:
         if not endpoint.hidden:
             operation = _operation(endpoint)
-            if operation.get("operationId") in identifiers:  # one function may serve several endpoints; the name must be unique
-                operation["operationId"] = f"{operation['operationId']}_{len(identifiers)}"
-            identifiers.add(operation.get("operationId"))
+            identifier = operation.get("operationId")
+            if identifier in identifiers:  # one function may serve several endpoints; the name must be unique
+                identifier = operation["operationId"] = f"{identifier}_{len(identifiers)}"
+            if identifier is not None:
+                identifiers.add(identifier)
             paths.setdefault(endpoint.template, {})[endpoint.method.lower()] = operation
             schemas.update(endpoint.schemas)
             security.update({policy.name: policy.security for policy in endpoint.policies if policy.security})

@@ -144,7 +144,8 @@ class Serving:
         frontend.add_to(self._registries["app"], app.name)
         frontend.add_to(self._registries["node"], "ledgerd node")
         frontend.add_node_endpoints(self._registries["node"])
-        Admission(self).add_to(self._registries["node"])
+        self._admission = Admission(self)
+        self._admission.add_to(self._registries["node"])
         self._executor = Executor(
             self._replica.store,
             self._registries,
@@ -220,6 +221,11 @@ class Serving:
         """Attested wall-clock time, milliseconds since 1970."""
         return self._clock.milliseconds(self.now)
 
+    @property
+    def store(self) -> Store:
+        """The state."""
+        return self._replica.store
+
     def secrets(self) -> list[tuple[int, bytes]]:
         """Ledger secrets by the first seqno each of them encrypts; for admission only."""
         return [(1, self._ledger_secret)]
@@ -277,6 +283,10 @@ class Serving:
         self._group_commit.became_primary()
         self._replica.store.apply(1, genesis)
         self._replicate(genesis)
+        opening = self._admission.opening(trusted=1)
+        if opening is not None:
+            self._replica.store.apply(2, opening)
+            self._replicate(opening)
 
     def join(self, peers: dict[NodeId, str], genesis_digest: bytes) -> None:
         """Begin as a backup with an empty ledger, which the primary will fill; its first entry must be the one that was attested."""
@@ -431,7 +441,7 @@ class Serving:
         elif outcome.kind == ANSWER:
             response = outcome.response
             assert response is not None, "an answer has a response"
-            if not prefer.committed or outcome.transaction_id is None:
+            if not prefer.committed or outcome.transaction_id is None or (outcome.replayed and outcome.transaction_id.seqno <= consensus.commit_seqno):
                 self._answer(request.reply_to, response)
                 return
             deadline = float("inf") if prefer.wait_seconds is None else self.now + prefer.wait_seconds

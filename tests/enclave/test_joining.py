@@ -1,0 +1,229 @@
+"""Who is admitted, who is refused, and by which rule; told to the joiner's operator and in the primary's log."""
+
+import json
+
+import pytest
+from support.cluster import PCRS, Cluster, Host
+
+from ledgerd.apps.logging import app
+from ledgerd.enclave import boundary
+from ledgerd.enclave.admission import NONCE_LIFETIME_SECONDS
+from ledgerd.enclave.core import Enclave
+from ledgerd.governance import tables
+from ledgerd.ledger.entry import read_public
+from ledgerd.node.simulator.pki import make_root
+
+
+def refusal(cluster: Cluster, joiner: Host) -> str:
+    cluster.until(lambda: joiner.stopped is not None)
+    assert joiner.stopped == 1
+    return joiner.notices["refused"]
+
+
+def warnings(host: Host) -> str:
+    return "\n".join(text for level, text in host.logs if level == "warning")
+
+
+def test_a_node_with_another_measurement_is_refused_by_both_sides() -> None:
+    cluster = Cluster(app)
+    cluster.start(1)
+    other = {**PCRS, 2: b"\x77" * 48}
+    # Its own policy is to join only enclaves like itself; so it must be told of the service's to get as far as being refused by it.
+    joiner = cluster.join("n1", pcrs=other)
+    assert "rule 'measurement'" in refusal(cluster, joiner)
+    assert "this node will not join" in joiner.notices["refused"]
+    ours = [{"pcr0": PCRS[0].hex(), "pcr1": PCRS[1].hex(), "pcr2": PCRS[2].hex()}]
+    target = json.loads(cluster.configuration("n2", "join", join={}))
+    assert target["mode"] == "join"
+    certificate = cluster.hosts["n0"].notices["service_certificate"]
+    join = {"target": {"host": "n0.rpc", "port": 8001}, "service_certificate": certificate, "measurements": ours}
+    second = cluster.add("n2", cluster.configuration("n2", "join", join=join), pcrs=other)
+    assert "the service refuses this node" in refusal(cluster, second)
+    assert "rule 'measurement'" in second.notices["refused"]
+    assert "rule 'measurement'" in warnings(cluster.hosts["n0"])
+
+
+def test_a_debug_enclave_is_refused_before_it_asks() -> None:
+    cluster = Cluster(app)
+    cluster.start(1)
+    assert "rule 'debug'" in refusal(cluster, cluster.join("n1", debug=True))
+
+
+def test_a_node_below_a_foreign_root_is_refused_by_itself_and_by_the_service() -> None:
+    cluster = Cluster(app)
+    cluster.start(1)
+    foreign = make_root()
+    # With the service's roots in its configuration its own document does not verify,
+    assert "rule 'root'" in refusal(cluster, cluster.join("n1", root=foreign))
+    # and with its own root in it, it does not believe the service.
+    joiner = cluster.join("n2", configuration={"consortium": {"roots": [foreign.certificate_pem]}}, root=foreign)
+    assert "rule 'root'" in refusal(cluster, joiner)
+    # A joiner that believes both is refused for what it believes: the service relies on every node's set of roots.
+    both = {"consortium": {"roots": [cluster.root.certificate_pem, foreign.certificate_pem]}}
+    assert "rule 'configuration'" in refusal(cluster, cluster.join("n3", configuration=both, root=foreign))
+    assert "rule 'configuration'" in warnings(cluster.hosts["n0"])
+
+
+def test_a_node_with_other_limits_is_refused_and_told_which() -> None:
+    cluster = Cluster(app)
+    cluster.start(1)
+    joiner = cluster.join("n1", configuration={"consensus": {"heartbeat_ms": 50, "election_timeout_ms": 1000}})
+    assert "heartbeat_ms" in refusal(cluster, joiner)
+
+
+def test_a_service_certificate_of_another_service_is_refused_by_the_joiner() -> None:
+    cluster = Cluster(app)
+    cluster.start(1)
+    other = Cluster(app)
+    other.start(1)
+    certificate = other.hosts["n0"].notices["service_certificate"]
+    join = {"target": {"host": "n0.rpc", "port": 8001}, "service_certificate": certificate}
+    joiner = cluster.add("n1", cluster.configuration("n1", "join", join=join))
+    cluster.until(lambda: joiner.stopped is not None, 200)
+    assert "not endorsed by the service certificate" in joiner.notices["refused"]
+
+
+class Recorder:
+    """Keeps the join request that a joiner sends, as only its enclave and a broken one could."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from ledgerd.enclave import joining
+
+        self.bodies: list[bytes] = []
+        ask = joining.Joining._ask
+
+        def recording(this: joining.Joining, method: str, path: str, body: bytes, then: object) -> None:
+            if path == "/node/join":
+                self.bodies.append(body)
+            ask(this, method, path, body, then)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(joining.Joining, "_ask", recording)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> tuple[Cluster, bytes]:
+    """A service of two, and the request with which the second joined."""
+    recorder = Recorder(monkeypatch)
+    cluster = Cluster(app)
+    cluster.start(2)
+    return cluster, recorder.bodies[0]
+
+
+def test_a_replayed_join_request_is_refused_by_rule_nonce(recorded: tuple[Cluster, bytes]) -> None:
+    cluster, body = recorded
+    answer = cluster.client(cluster.hosts["n0"]).ask("POST", "/node/join", body)
+    assert answer.status == 401
+    assert json.loads(answer.body)["error"]["code"] == "InvalidQuote"
+    assert "rule 'nonce'" in json.loads(answer.body)["error"]["message"]
+
+
+def test_a_replayed_document_under_a_fresh_nonce_is_refused(recorded: tuple[Cluster, bytes]) -> None:
+    cluster, body = recorded
+    client = cluster.client(cluster.hosts["n0"])
+    fresh = json.loads(client.ask("POST", "/node/join/nonce").body)["nonce"]
+    request = {**json.loads(body), "nonce": fresh}
+    answer = client.ask("POST", "/node/join", json.dumps(request).encode())
+    assert answer.status == 401
+    assert "rule 'nonce'" in json.loads(answer.body)["error"]["message"]
+
+
+def test_another_encryption_key_beside_a_genuine_document_is_refused(
+    recorded: tuple[Cluster, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, body = recorded
+    request = json.loads(body)
+    request["public_encryption_key"] = "A" * 43 + "="
+    # Even if the nonce could be used again, the key is bound in user_data.
+    admission = cluster.hosts["n0"].enclave._serving._admission  # type: ignore[union-attr]
+    admission._nonces._given[bytes.fromhex(request["nonce"])] = float("inf")
+    answer = cluster.client(cluster.hosts["n0"]).ask("POST", "/node/join", json.dumps(request).encode())
+    assert answer.status == 401
+    assert "rule 'user_data'" in json.loads(answer.body)["error"]["message"]
+
+
+def test_a_stale_nonce_is_refused(recorded: tuple[Cluster, bytes]) -> None:
+    cluster, body = recorded
+    client = cluster.client(cluster.hosts["n0"])
+    nonce = json.loads(client.ask("POST", "/node/join/nonce").body)["nonce"]
+    cluster.run(NONCE_LIFETIME_SECONDS + 1)
+    answer = client.ask("POST", "/node/join", json.dumps({**json.loads(body), "nonce": nonce}).encode())
+    assert answer.status == 401
+    assert "rule 'nonce'" in json.loads(answer.body)["error"]["message"]
+
+
+def test_a_nonce_is_good_once_even_after_a_refusal(recorded: tuple[Cluster, bytes]) -> None:
+    cluster, body = recorded
+    client = cluster.client(cluster.hosts["n0"])
+    nonce = json.loads(client.ask("POST", "/node/join/nonce").body)["nonce"]
+    request = json.dumps({**json.loads(body), "nonce": nonce}).encode()
+    first = client.ask("POST", "/node/join", request)
+    second = client.ask("POST", "/node/join", request)
+    assert "stale, used" not in json.loads(first.body)["error"]["message"]
+    assert "stale, used" in json.loads(second.body)["error"]["message"]
+
+
+def test_no_secret_leaves_before_the_record_of_the_attestation_is_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(app)
+    first = cluster.start(1)[0]
+    first.stores = False  # nothing commits any more
+    joiner = cluster.join("n1")
+    cluster.run(5)
+    assert "gave the service's secrets" not in "\n".join(text for _, text in first.logs)
+    assert joiner.notices.get("state") is None
+
+
+def test_the_ledger_records_who_was_pending_before_it_was_trusted() -> None:
+    cluster = Cluster(app)
+    first, second = cluster.start(2)
+    key = second.notices["node_id"].encode()
+    statuses = []
+    for data in first.entries:
+        value = read_public(data).writes.get(tables.NODE_INFO, {}).get(key)
+        if value is not None:
+            statuses.append(tables.decode(value)["status"])
+    assert statuses == [tables.PENDING, tables.TRUSTED]
+
+
+def test_with_admission_by_vote_a_node_waits_as_pending() -> None:
+    cluster = Cluster(app)
+    cluster.start(1, admission="vote")
+    joiner = cluster.join("n1")
+    cluster.run(3)
+    nodes = json.loads(cluster.client(cluster.hosts["n0"]).ask("GET", "/node/network/nodes").body)["nodes"]
+    assert {node["status"] for node in nodes} == {"Trusted", "Pending"}
+    assert joiner.notices.get("service_certificate") is None
+    state = json.loads(cluster.client(joiner).ask("GET", "/node/state").body)
+    assert state["state"] == "Pending"
+
+
+def test_a_joiner_that_asks_a_backup_follows_to_the_primary() -> None:
+    cluster = Cluster(app)
+    cluster.start(2)
+    joiner = cluster.join("n2", target="n1")
+    cluster.until(lambda: joiner.notices.get("open") == "yes")
+
+
+def test_a_ledger_that_does_not_begin_with_the_attested_genesis_stops_the_joiner() -> None:
+    cluster = Cluster(app)
+    cluster.start(1)
+    joiner = cluster.join("n1")
+    cluster.until(lambda: joiner.enclave._serving is not None)
+    joiner.enclave._serving._replica.genesis_expected = bytes(32)  # type: ignore[union-attr]
+    cluster.until(lambda: joiner.stopped is not None)
+    assert "another ledger" in joiner.notices["refused"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"\xff", b'{"nonce":1}', b"[" * 100_000])
+def test_a_malformed_join_request_is_a_400(body: bytes) -> None:
+    cluster = Cluster(app)
+    cluster.start(1)
+    answer = cluster.client(cluster.hosts["n0"]).ask("POST", "/node/join", body)
+    assert answer.status == 400
+
+
+def test_a_malformed_configuration_ends_the_enclave_with_the_key_that_is_wrong() -> None:
+    enclave = Enclave(app, 0.0)
+    enclave.receive([boundary.Configured(b'{"mode": "start"}')])
+    ready = enclave.ready()
+    assert ready.stop == 1
+    assert any("'node'" in text for _, text in ready.notices)
