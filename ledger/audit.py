@@ -7,7 +7,8 @@ Not here: reading files (the node's commands, `ledger.chunks`), receipts, attest
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -99,6 +100,7 @@ class Auditor:
     __slots__ = (
         "_anchor",
         "_certificates",
+        "_defer",
         "_endorsed",
         "_endorsement_seqno",
         "_failed",
@@ -107,6 +109,7 @@ class Auditor:
         "_key",
         "_last",
         "_leaves",
+        "_outstanding",
         "_pem",
         "_previous_ends",
         "_signed",
@@ -118,11 +121,19 @@ class Auditor:
         "status",
     )
 
-    def __init__(self, service_certificate: str | bytes | None = None) -> None:
-        """Args: service_certificate: PEM; the identity that the ledger must end under. None audits UNANCHORED.
+    def __init__(
+        self, service_certificate: str | bytes | None = None, *, defer: Callable[[Callable[[], None]], object] | None = None
+    ) -> None:
+        """Begin before entry 1.
 
+        Args:
+            service_certificate: PEM; the identity that the ledger must end under. None audits UNANCHORED.
+            defer: Takes each verification of a signature (a call that raises IntegrityError, and releases the GIL) and may run it later,
+                in threads, where many small batches make signatures the cost of an audit. All must have run before `result`.
         Raises: FormatError: It is not one PEM certificate.
         """
+        self._defer = defer
+        self._outstanding: dict[tuple[int, str], None] = {}
         self._anchor = None if service_certificate is None else public_key(load_certificate(service_certificate))
         self._frontier = Frontier()
         self._leaves: list[bytes] = []  # since the last signature, its own leaf first: to name the entry that was changed
@@ -172,10 +183,14 @@ class Auditor:
     def result(self) -> AuditResult:
         """Return the verdict over all entries so far.
 
-        Raises: IntegrityError: With a certificate: nothing is signed by its key, or the ledger goes on under another.
+        Raises:
+            IntegrityError: With a certificate: nothing is signed by its key, or the ledger goes on under another.
+            UsageError: An entry was refused, or a deferred verification has failed or not run yet.
         """
         if self._failed is not None:
             raise UsageError(f"this audit ended: {self._failed}")
+        if self._outstanding:
+            raise UsageError(f"{len(self._outstanding)} signatures are not verified: run what was deferred, and raise what it raises")
         state = self._signed_state
         if self._anchor is not None and state.key != self._anchor:
             seen = "nothing is signed" if state.key is None else f"the last signature is under {cose.key_id(state.key).decode()[:16]}..."
@@ -197,7 +212,12 @@ class Auditor:
         )
 
     def copy(self) -> "Auditor":
-        """Return an independent auditor at the same place, for example to go on from here when more of the ledger is there."""
+        """Return an independent auditor at the same place, for example to go on from here when more of the ledger is there.
+
+        Raises: UsageError: A deferred verification has failed or not run yet.
+        """
+        if self._outstanding:
+            raise UsageError(f"{len(self._outstanding)} signatures are not verified yet")
         other = Auditor.__new__(Auditor)
         for name in Auditor.__slots__:
             value = getattr(self, name)
@@ -342,15 +362,13 @@ class Auditor:
             if raw.root != root:
                 raise IntegrityError(self._explain(identifier, root, raw.root, tree))
             node_key = self._signer(raw)
-            verify_raw(node_key, root, raw.signature)
+            self._verify(identifier, "raw", partial(verify_raw, node_key, root, raw.signature))
         if found.cose is not None:
             message = cose.decode(found.cose)
-            try:
-                header = cose.verify_root(message, self._key, root)
-            except IntegrityError as error:
-                if raw is None and tree is not None and _tree_root(tree) != root:
-                    raise IntegrityError(self._explain(identifier, root, _tree_root(tree), tree)) from None
-                raise IntegrityError(f"signature entry {identifier}: {error}") from None
+            header = cose.read_root_header(message)
+            if raw is None and tree is not None and _tree_root(tree) != root:  # the tree is no proof, but says better what is wrong
+                raise IntegrityError(self._explain(identifier, root, _tree_root(tree), tree))
+            self._verify(identifier, "COSE", partial(cose.verify_root, message, self._key, root))
             if header.transaction_id != identifier:
                 raise IntegrityError(f"the COSE signature says that it is {header.transaction_id}, the entry is {identifier}")
             if message.unprotected:
@@ -361,6 +379,24 @@ class Auditor:
         self._signed, self._signed_root = identifier, root
         self._signed_frontier = self._frontier.copy()
         self._signed_state = _ServiceState(self.status, self._pem, self._key, len(self._identities) - 1)
+
+    def _verify(self, identifier: TransactionId, kind: str, check: Callable[[], object]) -> None:
+        """Verify a signature now, or hand it to whom the caller named; until it verified, there is no verdict."""
+        if self._defer is None:
+            check()
+            return
+        outstanding = self._outstanding
+        name = (identifier.seqno, kind)
+        outstanding[name] = None
+
+        def run() -> None:
+            try:
+                check()
+            except (IntegrityError, FormatError) as error:
+                raise type(error)(f"signature entry {identifier}, {kind} signature: {error}") from None
+            del outstanding[name]  # one operation of a dict: threads need no lock
+
+        self._defer(run)
 
     def _signer(self, raw: RawSignature) -> ec.EllipticCurvePublicKey:
         """Return the key of the node that signed, if it is one that the ledger knows."""

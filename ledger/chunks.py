@@ -83,14 +83,15 @@ def parse(data: bytes, name: ChunkName | None = None) -> Iterator[bytes]:
         name: What its name promises: closed or not, its first seqno and how many entries.
     Raises: FormatError: Any offset, size or count contradicts another one.
     """
-    offsets, end = _read_offsets(data)
+    where = "this chunk" if name is None else str(name)
+    offsets, end = _read_offsets(data, where, 1 if name is None else name.first)
     if name is not None:
         if (end == len(data)) is not (name.last is None):
             raise FormatError(f"{name}: the name says that it is {'open' if name.last is None else 'closed'}, the file says otherwise")
         if name.last is not None and len(offsets) != name.last - name.first + 1:
             raise FormatError(f"{name}: {len(offsets)} entries, the name promises {name.last - name.first + 1}")
-        if offsets and int.from_bytes(data[offsets[0] + 24 : offsets[0] + 32], "little") != name.first:
-            raise FormatError(f"{name}: the first entry is not {name.first}")
+        if offsets and (seen := int.from_bytes(data[offsets[0] + 24 : offsets[0] + 32], "little")) != name.first:
+            raise FormatError(f"{name}: the first entry is {seen}, expected {name.first}")
     for at, following in pairwise([*offsets, end]):
         yield bytes(data[at:following])
 
@@ -163,24 +164,32 @@ class Chunker:
         return chunk
 
 
-def _read_offsets(data: bytes) -> tuple[list[int], int]:
-    """Return where each entry begins, and where the last one ends."""
+def _read_offsets(data: bytes, where: str, first: int) -> tuple[list[int], int]:
+    """Return where each entry begins, and where the last one ends. `where` and `first` (seqno) are for what a refusal says."""
     if len(data) < _HEADER.size:
-        raise FormatError(f"a chunk of {len(data)} bytes has no header")
+        raise FormatError(f"{where}: {len(data)} bytes have no header")
     (table,) = _HEADER.unpack_from(data)
     end = table or len(data)
-    if table and (table > len(data) or table > CHUNK_SIZE_BYTES_MAX or table < _HEADER.size or (len(data) - table) % 4):
-        raise FormatError(f"a chunk of {len(data)} bytes whose table begins at {table}")
-    offsets = []
+    if table and (table >= len(data) or table > CHUNK_SIZE_BYTES_MAX or table <= _HEADER.size or (len(data) - table) % 4):
+        raise FormatError(f"{where}: a file of {len(data)} bytes whose table begins at {table}")
+    stated = struct.unpack(f"<{(len(data) - table) // 4}I", data[table:]) if table else None
+    offsets: list[int] = []
     at = _HEADER.size
     while at < end:
+        number = len(offsets)
+        if stated is not None and (number >= len(stated) or stated[number] != at):
+            seen = "none" if number >= len(stated) else stated[number]
+            raise FormatError(
+                f"{where}: entry {first + number} begins at {at}, the table says {seen}; its offset or the size before it was changed"
+            )
+        try:
+            size = entry_size(data, at)
+        except FormatError as error:
+            raise FormatError(f"{where}: entry {first + number} at offset {at}: {error}") from None
+        if at + size > end:
+            raise FormatError(f"{where}: entry {first + number} at offset {at} ends at {at + size}, the entries end at {end}")
         offsets.append(at)
-        at += entry_size(data, at)
-    if at != end:
-        raise FormatError(f"the entry at offset {offsets[-1]} ends at {at}, beyond the entries' end at {end}")
-    if table:
-        if not offsets:
-            raise FormatError("a closed chunk without entries")
-        if data[table:] != struct.pack(f"<{len(offsets)}I", *offsets):
-            raise FormatError(f"the table of {(len(data) - table) // 4} offsets does not fit the {len(offsets)} entries of the chunk")
+        at += size
+    if stated is not None and len(offsets) != len(stated):
+        raise FormatError(f"{where}: {len(offsets)} entries, but a table of {len(stated)}")
     return offsets, end

@@ -6,6 +6,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -462,3 +463,45 @@ def test_fields_of_an_entry_are_all_its_bytes(service: Service) -> None:
             assert field.start == at
             at = field.end
         assert at == len(entry)
+
+
+def test_signatures_may_be_verified_in_threads(service: Service) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        checks: list[Future[None]] = []
+        auditor = Auditor(service.certificate, defer=lambda check: checks.append(pool.submit(check)))
+        for entry in service.entries:
+            auditor.feed(entry)
+        for check in checks:
+            check.result()
+    assert len(checks) == 6
+    assert auditor.result() == audit(service.entries, service.certificate).result()
+
+
+def test_there_is_no_verdict_before_every_deferred_signature_is_verified(service: Service) -> None:
+    checks: list[Callable[[], None]] = []
+    auditor = Auditor(service.certificate, defer=checks.append)
+    for entry in service.entries:
+        auditor.feed(entry)
+    for check in checks[:-1]:
+        check()
+    for ask in (auditor.result, auditor.copy):
+        with pytest.raises(UsageError, match="1 signatures are not verified"):
+            ask()
+    checks[-1]()
+    assert auditor.result().anchored
+
+
+def test_a_deferred_signature_that_fails_says_which_and_leaves_no_verdict() -> None:
+    made = forge(lambda made: None)
+    made.key = Service().key  # the service's certificate stays: the COSE signature is by another key
+    made.sign()
+    checks: list[Callable[[], None]] = []
+    auditor = Auditor(made.certificate, defer=checks.append)
+    for entry in made.entries:
+        auditor.feed(entry)
+    for check in checks[:-1]:
+        check()
+    with pytest.raises(IntegrityError, match=r"signature entry 2\.3, COSE signature"):
+        checks[-1]()
+    with pytest.raises(UsageError):
+        auditor.result()

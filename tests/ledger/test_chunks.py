@@ -184,3 +184,13 @@ def test_arbitrary_bytes_never_do_worse_than_a_refusal(data: bytes) -> None:
     for item in (data, bytes(8) + data, struct.pack("<Q", len(data)) + data):
         with contextlib.suppress(FormatError):
             assert all(isinstance(entry, bytes) for entry in parse(item))
+
+
+def test_a_refusal_names_the_entry() -> None:
+    made = entries(3)
+    at = 8 + len(made[0])
+    for place in (at + 2, int.from_bytes(CLOSED[:8], "little") + 4):  # the size of entry 2; the offset of entry 2
+        changed = bytearray(CLOSED)
+        changed[place] ^= 1
+        with pytest.raises(FormatError, match=r"ledger_1-3\.committed: entry [23] begins at"):
+            list(parse(bytes(changed), NAME))
