@@ -81,7 +81,7 @@ class Context:
         kv: The maps, as this endpoint may open them.
     """
 
-    __slots__ = ("_transaction", "applies_writes", "caller", "claims_digest", "kv", "params", "request")
+    __slots__ = ("_query", "_transaction", "applies_writes", "caller", "claims_digest", "kv", "params", "request")
 
     def __init__(self, request: Request, params: dict[str, str], caller: auth.Caller | None, kv: Maps, transaction: Transaction) -> None:
         self.request = request
@@ -91,6 +91,7 @@ class Context:
         self.claims_digest = ZERO_DIGEST
         self.applies_writes: bool | None = None
         self._transaction = transaction
+        self._query: dict[str, str] | None = None
 
     @property
     def query(self) -> dict[str, str]:
@@ -98,7 +99,10 @@ class Context:
 
         Raises: RequestError: 400 InvalidQueryParameterValue, the query is not well-formed.
         """
-        return parse_query(self.request.query)
+        query = self._query
+        if query is None:
+            query = self._query = parse_query(self.request.query)
+        return query
 
     def governance(self, name: str) -> MapView:
         """A public map of the service (`public:ccf.gov.`, `public:ccf.internal.`), as last applied, for reading only.

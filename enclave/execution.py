@@ -7,6 +7,7 @@ Not here: sealing and replicating the writes, waiting for commit, sending reques
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Final, NamedTuple
@@ -66,6 +67,9 @@ class Outcome(NamedTuple):
     failure: str | None = None
 
 
+_is_header_name: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,256}").fullmatch
+_is_header_value: Final = re.compile(r"[\t\x20-\x7e\xa0-\xff]{0,8192}").fullmatch
+_OWN_HEADERS: Final = frozenset({TRANSACTION_ID_HEADER, "connection", "content-length", "content-type", "transfer-encoding"})
 _NO_CONTENT: Final = Response(204)
 
 
@@ -146,7 +150,11 @@ class Executor:
                     raise UsageError(f"{endpoint.label} has written and cannot answer later")
                 transaction.discard()
                 return Outcome(DEFERRED, deferred=result, endpoint=endpoint)
-            response = result if type(result) is Response else to_response(result)
+            if type(result) is Response:
+                response = result
+                _check_response(response)  # before its writes are kept: afterwards there is no way back
+            else:
+                response = to_response(result)
             succeeded = 200 <= response.status < 300
             if readonly or not (succeeded if context.applies_writes is None else context.applies_writes):
                 transaction.discard()
@@ -183,6 +191,19 @@ class Executor:
                 size += len(key) if value is None else len(key) + len(value)
         if size > self._writes_size_max:
             raise RequestError(413, "TransactionTooLarge", f"The transaction writes {size} bytes; the limit is {self._writes_size_max}.")
+
+
+def _check_response(response: Response) -> None:
+    status, headers, body, content_type = response
+    if type(status) is not int or not 200 <= status <= 599:
+        raise UsageError("the status of a response is an integer from 200 to 599")
+    if type(body) is not bytes or bool(body) is not bool(content_type) or (body and status in (204, 304)):
+        raise UsageError("a response has bytes and their content type, or neither; 204 and 304 have neither")
+    for name, value in headers:
+        if _is_header_name(name) is None or name in _OWN_HEADERS or _is_header_value(value) is None:
+            raise UsageError("a response header is a lower-case token with a value of one printable latin-1 line, and not one of ours")
+    if content_type and _is_header_value(content_type) is None:
+        raise UsageError("a content type is one printable line")
 
 
 def _with_id(response: Response, transaction_id: TransactionId) -> Response:

@@ -6,9 +6,9 @@ seen, are refused once a record of theirs could have been forgotten; other keys 
 Not here: dropping old records (`Store.compact`, by the store's `windows`).
 """
 
-import hashlib
 import re
 from collections.abc import Callable
+from hashlib import sha256 as _sha256
 from typing import Final, NamedTuple
 
 import msgpack
@@ -18,19 +18,20 @@ from ledgerd.enclave.requests import Request, Response
 from ledgerd.ledger.errors import FormatError, RequestError
 from ledgerd.ledger.ids import Seqno, TransactionId, View, parse_transaction_id
 
+_pack: Final = msgpack.Packer().pack
 HEADER: Final = "idempotency-key"
 MAP: Final = "ledgerd.internal.idempotency"  # private: answers may be confidential
 WINDOW_ENTRIES: Final = 100_000
 
-_KEY: Final = re.compile(r"[\x21-\x7e]{1,256}")
+_is_key: Final = re.compile(r"[\x21-\x7e]{1,256}").fullmatch
 
 
 class Guard(NamedTuple):
-    """One guarded request: where its record stands, the digest of what was asked, and the id that its client had seen."""
+    """One guarded request: where its record stands, the digest of what was asked, and the key."""
 
     record: bytes
     digest: bytes
-    seen: TransactionId | None
+    key: str
 
 
 class First(NamedTuple):
@@ -49,10 +50,11 @@ class Idempotency:
         window: Entries for which a record counts.
     """
 
-    __slots__ = ("_store", "_view_of", "_window")
+    __slots__ = ("_records", "_store", "_view_of", "_window")
 
     def __init__(self, store: Store, view_of: Callable[[Seqno], View], window: int = WINDOW_ENTRIES) -> None:
         self._store = store
+        self._records = store.map(MAP)
         self._view_of = view_of
         self._window = window
 
@@ -61,13 +63,12 @@ class Idempotency:
 
         Raises: RequestError: 400 InvalidHeaderValue.
         """
-        if _KEY.fullmatch(key) is None:
+        if _is_key(key) is None:
             raise RequestError(400, "InvalidHeaderValue", f"{HEADER} must be 1 to 256 visible ASCII characters, given once.")
-        what = hashlib.sha256()
-        for part in (request.method.encode(), request.path.encode(), request.query.encode()):
-            what.update(len(part).to_bytes(4, "big") + part)
-        what.update(request.body)
-        return Guard(hashlib.sha256(b"%b\0%b" % (caller_id.encode(), key.encode())).digest(), what.digest(), _seen_id(key))
+        method, path, query = request.method.encode(), request.path.encode(), request.query.encode()
+        what = b"%d %d %d %b%b%b%b" % (len(method), len(path), len(query), method, path, query, request.body)
+        record = _sha256(b"%b\0%b" % (caller_id.encode(), key.encode())).digest()
+        return Guard(record, _sha256(what).digest(), key)
 
     def find(self, guard: Guard) -> First | None:
         """The first answer, if the key is known.
@@ -75,15 +76,15 @@ class Idempotency:
         Raises: RequestError: 422 IdempotencyKeyReused, the key was used for another request; 422 IdempotencyKeyTooOld, it is not known any
             more whether it was used.
         """
-        records = self._store.map(MAP)
+        records = self._records
         version = records.version_of(guard.record)
         oldest = self._store.version - self._window  # records up to here are forgotten
         if version is None or version <= oldest:
-            if guard.seen is not None and self._survivor(guard.seen) < oldest:
+            if oldest > 0 and (seen := _seen_id(guard.key)) is not None and self._survivor(seen) < oldest:
                 raise RequestError(
                     422,
                     "IdempotencyKeyTooOld",
-                    f"The key was made at {guard.seen}, more than {self._window} transactions ago; "
+                    f"The key was made at {seen}, more than {self._window} transactions ago; "
                     "whether its request was executed is no longer known. Look, then ask with a new key.",
                 )
             return None
@@ -98,7 +99,7 @@ class Idempotency:
 
     def remember(self, guard: Guard, response: Response, transaction: Transaction) -> None:
         """Write the record as part of the transaction. `response` is without its transaction id, which the record's version tells."""
-        record = msgpack.packb((guard.digest, response.status, response.headers, response.content_type, response.body))
+        record = _pack((guard.digest, response.status, response.headers, response.content_type, response.body))
         transaction.map(MAP).set(guard.record, record)
 
     def _survivor(self, seen: TransactionId) -> int:

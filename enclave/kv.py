@@ -327,7 +327,9 @@ class Store:
                     continue
                 undo.append((state, key, before))
             if state.window:
-                self._expiring.extend((seqno, state, key) for key, value in changes.items() if value is not None)
+                for key, value in changes.items():
+                    if value is not None:
+                        self._expiring.append((seqno, state, key))
         self._undo.append(undo)
 
     def rollback(self, seqno: int) -> None:
@@ -339,7 +341,7 @@ class Store:
             raise UsageError(f"cannot roll back to {seqno}: the state reaches from {self._compacted} to {self._version}")
         self._transaction.discard()
         for _ in range(self._version - seqno):
-            for state, key, before in reversed(self._undo.pop()):
+            for state, key, before in self._undo.pop():  # a key stands once in an entry, so their order does not matter
                 slots = state.slots
                 order = state.order
                 outlived = before is not None and state.window and before[1] <= self._compacted - state.window

@@ -219,6 +219,14 @@ def test_records_that_outlived_their_window_are_given_up_at_commit() -> None:
     assert len(store._expiring) == 10
 
 
+def test_records_that_were_rolled_back_are_not_waited_for() -> None:
+    store = Store({"m": 10})
+    for _ in range(100):
+        store.apply(1, {"m": {b"k": b"v"}})
+        store.rollback(0)
+    assert len(store._expiring) == 0
+
+
 def test_a_record_rewritten_within_its_window_lives_on() -> None:
     store = Store({"m": 3})
     store.apply(1, {"m": {b"k": b"old"}})
