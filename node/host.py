@@ -37,7 +37,7 @@ from ledgerd.node.storage import Append, Read, Storage, StorageError
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
-STOP_SECONDS_MAX: Final = 2.0  # for the enclave to say goodbye after the operator's first signal
+STOP_SECONDS_MAX: Final = 1.0  # for the enclave to say goodbye after the operator's first signal
 FETCHES_MAX: Final = 4096
 CLIENT_UNSENT_BYTES_MAX: Final = 1 << 20
 PEER_UNSENT_BYTES_MAX: Final = 64 << 20  # a peer that catches up

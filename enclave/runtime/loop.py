@@ -76,9 +76,9 @@ def run(core: Core, link: Link, workers: Workers) -> int:
                 core.receive(events)
                 taken += size
             link.consumed(taken)
-            for job in core.jobs():
-                workers.submit(job)
             ready = core.ready()
+            for job in core.jobs():  # after ready(), which may be what asks for them; before the link, so that they run meanwhile
+                workers.submit(job)
             if not ready.is_empty():
                 link.send(ready)
             if ready.stop is not None:

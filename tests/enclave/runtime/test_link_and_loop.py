@@ -197,6 +197,30 @@ def test_an_exception_of_a_job_is_its_result(ends: Ends) -> None:
     assert answers == [(1, b"AttributeError")]
 
 
+def test_a_job_that_ready_asks_for_starts_in_the_same_wake_up(ends: Ends) -> None:
+    class Signing(Core):
+        def ready(self) -> Ready:
+            ready = super().ready()
+            for number, _ in ready.client_bytes:
+                if number < 100:
+                    self.job_list.append(Job(100 + number, lambda nsm: nsm))
+            return ready
+
+    # Nothing else wakes the loop for a minute: were the job left for the next wake-up, the test would run into its time limit.
+    core = Signing()
+    framing = Framing()
+    ends.host.sendall(framing.frame(encode_events([Received(1, b"a")])))
+    thread = threading.Thread(target=lambda: run(core, ends.link, Workers(b"nsm")))
+    thread.start()
+    answers: list[int] = []
+    while answers != [1, 101]:
+        framing.filled(ends.host.recv_into(framing.space()))
+        answers += [stream for body in framing.bodies() for stream, _ in decode_ready(body).client_bytes]
+    ends.host.sendall(framing.frame(encode_events([Received(1, b"stop")])))
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_the_core_is_woken_when_it_asked_to_be(ends: Ends) -> None:
     core = Core()
     core.wakeup = time.monotonic()
