@@ -460,6 +460,117 @@ def test_damaged_requests_never_raise_and_read_the_same_in_pieces(data: st.DataO
         assert answer[0] >= 100
 
 
+# Requests that repeat their fields take a short way past llhttp. It must be no other way.
+
+PUT_FIELDS = b"\r\nhost: n\r\nx-a: b\r\ncontent-length: 3\r\n\r\n"
+
+
+def learned(fields: bytes = PUT_FIELDS, body: bytes = b"abc") -> Side:
+    """A connection that has read one request with these fields."""
+    side = Side(Limits()).feed(b"PUT /first HTTP/1.1" + fields + body)
+    assert len(side.requests) == 1
+    side.answer(0, Response(204))
+    side.requests.clear()
+    side.connection.output.clear()
+    return side
+
+
+def both_ways(line: bytes, rest: bytes, fields: bytes = PUT_FIELDS, body: bytes = b"abc") -> Side:
+    """Read `line + rest` after a request with the same fields, and alone; the two must agree, and so must the request after it."""
+    short = learned(fields, body).feed(line + rest)
+    long = Side(Limits()).feed(line + rest)
+    assert short.seen() == long.seen()
+    assert short.connection.refused == long.connection.refused
+    assert short.connection.incomplete == long.connection.incomplete
+    assert short.output == long.output
+    for side in (short, long):
+        side.feed(b"GET /next HTTP/1.1" + PUT_FIELDS + b"xyz")
+    assert short.seen() == long.seen()
+    return short
+
+
+def test_a_request_with_the_same_fields_does_not_reach_llhttp() -> None:
+    side = learned()
+    side.connection._parser = object()  # type: ignore[assignment]
+    side.feed(b"PUT /second?q HTTP/1.1" + PUT_FIELDS + b"def")
+    side.feed(b"GET /third HTTP/1.1" + PUT_FIELDS + b"ghi")
+    fields = {"host": "n", "x-a": "b", "content-length": "3"}
+    assert side.seen() == [("PUT", "/second", "q", fields, b"def"), ("GET", "/third", "", fields, b"ghi")]
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST", "DELETE", "HEAD", "OPTIONS", "CONNECT", "PRI", "SOURCE", "get", "MKCOL", ""])
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/1.1 ", "RTSP/1.0", "ICE/1.0", ""])
+def test_every_request_line_means_the_same_on_the_short_way(method: str, version: str) -> None:
+    for target in ("/x", "/x?y?z", "/", "*", "http://n/x", "x", "/x#y", "/?", "//", "n:1", "/a%00", "/" + "x" * 8192, "/" + "x" * 8191):
+        both_ways(f"{method} {target} {version}".encode(), PUT_FIELDS + b"abc")
+
+
+@pytest.mark.parametrize("place", [0, 3, 4, 6, 8, 11, 19])
+def test_every_byte_in_the_request_line_means_the_same_on_the_short_way(place: int) -> None:
+    line = b"PUT /a/b?c HTTP/1.1"
+    for byte in range(256):
+        both_ways(line[:place] + bytes([byte]) + line[place:], PUT_FIELDS + b"abc")
+        both_ways(line[:place] + bytes([byte]) + line[place + 1 :], PUT_FIELDS + b"abc")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        PUT_FIELDS + b"ab",
+        PUT_FIELDS + b"abcd",
+        PUT_FIELDS + b"abcPUT /x HTTP/1.1" + PUT_FIELDS + b"abc",
+        PUT_FIELDS,
+        PUT_FIELDS[:-2] + b"x: y\r\n\r\nabc",
+        PUT_FIELDS[2:] + b"abc",
+        PUT_FIELDS.replace(b"host", b"Host") + b"abc",
+        PUT_FIELDS.replace(b"3", b"2") + b"abc",
+        b"\r\nx: y" + PUT_FIELDS + b"abc",
+        b" " + PUT_FIELDS + b"abc",
+        b"",
+    ],
+)
+def test_fields_that_differ_take_the_long_way(rest: bytes) -> None:
+    both_ways(b"PUT /x HTTP/1.1", rest)
+
+
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [
+        (b"\r\nhost: n\r\n\r\n", b""),
+        (b"\r\nhost: n\r\nconnection: keep-alive\r\n\r\n", b""),
+        (b"\r\nhost: n\r\nconnection: close\r\n\r\n", b""),
+        (b"\r\nhost: n\r\nupgrade: h2c\r\n\r\n", b""),
+        (b"\r\nhost: n\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n", b"x"),
+        (b"\r\nhost: n\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\nx\r\n0\r\n\r\n"),
+        (b"\r\nhost: n\r\ncontent-length: 4\r\n\r\n", b"\r\n\r\n"),
+        (b"\r\nhost: n\r\nx: " + b"y" * 3000 + b"\r\n\r\n", b""),
+    ],
+)
+def test_fields_with_a_meaning_for_the_connection_mean_it_each_time(fields: bytes, body: bytes) -> None:
+    first = Side(Limits()).feed(b"GET /first HTTP/1.1" + fields + body)
+    twice = Side(Limits()).feed(b"GET /first HTTP/1.1" + fields + body).feed(b"GET /x HTTP/1.1" + fields + body)
+    if first.connection.ended:
+        assert twice.seen() == first.seen()
+        return
+    alone = Side(Limits()).feed(b"GET /x HTTP/1.1" + fields + body)
+    assert twice.seen() == first.seen() + alone.seen()
+    assert twice.output == first.output + (b"" if first.output else alone.output)  # a second 100 waits for the first answer
+
+
+def test_a_client_that_never_repeats_itself_is_read_all_the_same() -> None:
+    side = Side(Limits())
+    for number in range(50):
+        side.feed(b"GET /x HTTP/1.1\r\nhost: n\r\nx: %d\r\n\r\n" % number)
+    assert [item.headers["x"] for item in side.requests] == [str(number) for number in range(50)]
+
+
+def test_the_short_way_keeps_the_limit_of_requests_in_flight() -> None:
+    side = Side()
+    for _ in range(10):
+        side.feed(GET)
+    assert len(side.requests) == 8 and side.connection.waiting == 10
+
+
 def test_an_endless_request_holds_no_more_than_its_limits() -> None:
     side = Side()
     side.feed(b"POST /x HTTP/1.1\r\nhost: n\r\ntransfer-encoding: chunked\r\n\r\n")
