@@ -72,13 +72,13 @@ def parse_statement(answer: Any) -> Statement:
     Raises: FormatError: A field is missing or has another shape.
     """
     try:
-        document = base64.b64decode(answer["document"], validate=True)
+        document = base64.b64decode(answer["raw"], validate=True)
         certificate, genesis = answer["service_certificate"], answer["genesis_digest"]
         if type(certificate) is str and type(genesis) is str and len(bytes.fromhex(genesis)) == 32:
             return Statement(document, certificate, genesis.lower())
     except (KeyError, TypeError, ValueError):
         pass
-    raise FormatError("the node's attestation lacks document, service_certificate or genesis_digest; is it a ledgerd node?")
+    raise FormatError("the node's attestation lacks raw (the document), service_certificate or genesis_digest; is it a ledgerd node?")
 
 
 def verify_statement(

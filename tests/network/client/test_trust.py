@@ -53,7 +53,7 @@ class Attesting:
         bound = cbor.encode({"service_key": self.attested_service_key, "genesis": self.genesis})
         document = attestation(self.nsm, user_data=hashlib.sha384(bound).digest(), nonce=self.nonce or nonce, public_key=self.node_key)
         body = {
-            "document": base64.b64encode(document).decode(),
+            "raw": base64.b64encode(document).decode(),
             "service_certificate": self.service_certificate,
             "genesis_digest": self.shown_genesis,
         }

@@ -1,0 +1,105 @@
+"""`ledgerd dev`: a whole service on this machine, and what a newcomer needs to try it."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from ledgerd.node.cli.output import Ended, Output, command
+
+if TYPE_CHECKING:
+    from ledgerd.node.dev import Opened
+
+APP: Final = "ledgerd.apps.logging"
+PORT: Final = 8000
+
+
+@command("dev")
+@click.option("--nodes", type=click.IntRange(1, 16), default=3, show_default=True, help="How many nodes.")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where everything goes; new or empty.  [default: a temporary folder, removed at the end]",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=PORT,
+    show_default=True,
+    help="Port of the first node, the others follow; 0 takes free ones.",
+)
+@click.option("--app", default=APP, show_default=True, metavar="MODULE", help="The application.")
+@click.option("--anybody", is_flag=True, help="Let callers without a certificate use the application.")
+@click.option(
+    "--exec", "to_run", metavar="COMMAND", help="Run this when the service is open, then stop everything and exit with its status."
+)
+def dev(output: Output, nodes: int, directory: Path | None, port: int, app: str, anybody: bool, to_run: str | None) -> None:
+    """Run a whole service on this machine, for development.
+
+    Starts the nodes, opens the service, prints URLs, files and a curl line, and stops everything on Ctrl-C. Attestation is SIMULATED.
+
+    With --exec the command finds LEDGERD_URL (the primary), LEDGERD_URLS (all, by commas) and LEDGERD_DIR in its environment, where
+    other `ledgerd` commands look too: ledgerd dev --exec 'ledgerd status'
+    """
+    from ledgerd.node.dev import DevOptions, run_dev  # noqa: PLC0415 (loads cryptography)
+
+    def opened(service: "Opened") -> None:
+        common = service.directory / "common"
+        line = curl(service.primary, common, app, anybody=anybody)
+        if output.json:
+            fields = {
+                "simulated": True,
+                "urls": list(service.urls),
+                "primary": service.primary,
+                "directory": str(service.directory),
+                "isolation": service.isolation.split(),
+                "seconds": round(service.seconds, 3),
+                "curl": line,
+            }
+            output.record("dev", fields)
+        elif to_run is None:
+            click.echo(_welcome(service, line, temporary=directory is None))
+        else:
+            opened_after = f"{len(service.urls)} nodes open after {service.seconds:.1f} s"
+            output.note(f"ledgerd dev: {opened_after}, attestation SIMULATED, primary {service.primary}")
+
+    status = run_dev(DevOptions(nodes, directory, port, app, anybody, to_run), opened, lambda text: output.note(f"ledgerd dev: {text}"))
+    raise Ended(status)
+
+
+def curl(url: str, common: Path, app: str, *, anybody: bool) -> str:
+    """A line that works as printed: a committed write for the logging application, the API of any other."""
+    parts = ["curl", "-i", "--cacert", str(common / "service_cert.pem")]
+    if not anybody:
+        parts += ["--cert", str(common / "user0_cert.pem"), "--key", str(common / "user0_privk.pem")]
+    if app == APP:
+        parts += ["-X", "PUT", "-H", "content-type: text/plain", "-H", "prefer: committed", "--data", "hello", f"{url}/app/records/1"]
+    else:
+        parts.append(f"{url}/app/api")
+    return shlex.join(parts)
+
+
+def _welcome(service: "Opened", line: str, *, temporary: bool) -> str:
+    common = service.directory / "common"
+    logs = service.directory / "node0" / "node.log"
+    return "\n".join(
+        [
+            f"A service of {len(service.urls)} nodes is open after {service.seconds:.1f} s.",
+            "Attestation is SIMULATED: the enclaves are processes, for development only. Kept apart by: " + service.isolation,
+            "",
+            *(f"  {url}{'  (primary)' if url == service.primary else ''}" for url in service.urls),
+            "",
+            f"  {common / 'service_cert.pem'}   the service's identity",
+            f"  {common / 'user0_cert.pem'}, user0_privk.pem   a user (also user1; member0 governs)",
+            f"  {logs}   logs, addresses, process ids, of each node",
+            *(["  (a temporary folder, removed at the end; --dir keeps it)"] if temporary else []),
+            "",
+            "Write something, and see it committed:",
+            "",
+            line,
+            "",
+            "Stop with Ctrl-C.",
+        ]
+    )

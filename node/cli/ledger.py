@@ -1,0 +1,307 @@
+"""`ledgerd ledger`: read, export and verify ledgers offline: a node's LMDB directory or CCF's chunk files, alike.
+
+Nothing here is believed but bytes and the certificate that the caller names.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+import click
+
+from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityError
+from ledgerd.ledger.ids import Seqno, parse_transaction_id
+from ledgerd.node.cli.output import EXIT_FAILED, Ended, Output, command
+from ledgerd.node.cli.parameters import FILE, FOLDER
+from ledgerd.node.cli.service import ServiceOptions, service_options
+
+if TYPE_CHECKING:
+    from ledgerd.ledger.audit import AuditResult
+
+LEDGER_FOLDER: Final = "ledger"  # inside a node's directory
+PROGRESS_EVERY: Final = 512  # entries; drawing more often would cost more than reading
+SHOWN_VALUE_BYTES: Final = 4096
+
+
+class Stored(NamedTuple):
+    """One entry as read: where it stands, and how far the reading has come, in the unit of `Source.total`."""
+
+    seqno: int
+    data: bytes
+    progress: int
+
+
+class Source(Protocol):
+    """A ledger on disk."""
+
+    kind: str
+    total: int
+
+    def entries(self) -> Iterator[Stored]:
+        """All entries in order from the first."""
+
+
+class LmdbSource:
+    """A node's ledger; may be in use."""
+
+    kind = "lmdb"
+
+    def __init__(self, folder: Path) -> None:
+        from ledgerd.node.storage import LedgerReader  # noqa: PLC0415 (loads lmdb)
+
+        self.reader = LedgerReader(folder)
+        self.total = self.reader.last_seqno()
+
+    def entries(self) -> Iterator[Stored]:
+        """Entries up to the last one there was when it was opened."""
+        for seqno, data in self.reader.entries(1, self.total):
+            yield Stored(seqno, data, seqno)
+
+
+class ChunkSource:
+    """A folder of CCF chunk files."""
+
+    kind = "chunks"
+
+    def __init__(self, folder: Path) -> None:
+        from ledgerd.ledger import chunks  # noqa: PLC0415
+
+        self._files = [(folder / name, parsed) for name, parsed in chunks.arrange(sorted(os.listdir(folder)))]
+        self.total = sum(path.stat().st_size for path, _ in self._files)
+
+    def entries(self) -> Iterator[Stored]:
+        """Entries of all files; an error of form names its file."""
+        from ledgerd.ledger import chunks  # noqa: PLC0415
+
+        done = 0
+        for path, name in self._files:
+            data = path.read_bytes()
+            seqno = int(name.first)
+            try:
+                for entry in chunks.parse(data, name):
+                    done += len(entry)
+                    yield Stored(seqno, entry, done)
+                    seqno += 1
+            except FormatError as error:
+                raise FormatError(f"{path.name}, entry {seqno}: {error}") from None
+
+
+def open_source(path: Path) -> LmdbSource | ChunkSource:
+    """Find out what kind of ledger a folder is: a node's directory (LMDB), a CCF node's (chunk files), or the `ledger` folder in one.
+
+    Raises: ConfigurationError: None of these.
+    """
+    for folder in (path, path / LEDGER_FOLDER):
+        if (folder / "data.mdb").exists():
+            return LmdbSource(folder)
+        if folder.is_dir() and any(entry.name.startswith("ledger_") for entry in folder.iterdir()):
+            return ChunkSource(folder)
+    raise ConfigurationError(f"{path} holds no ledger: neither a node's data.mdb nor CCF's ledger_* files")
+
+
+@command("export")
+@click.argument("node_dir", type=FOLDER)
+@click.argument("out_dir", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--ask", is_flag=True, help="Ask the service (--url) up to where it is committed, not the node's notes, which may be behind.")
+@click.option("--chunk-bytes", type=click.IntRange(1, 1 << 30), default=5_000_000, show_default=True, help="Close a chunk at this size.")
+@service_options
+def ledger_export(output: Output, service: ServiceOptions, node_dir: Path, out_dir: Path, ask: bool, chunk_bytes: int) -> None:
+    """Write a node's ledger as CCF chunk files.
+
+    Works while the node runs. Files end where a signature is; those whose entries are all committed, and no others, are named
+    `.committed`. OUT_DIR must be new or empty.
+    """
+    from ledgerd.ledger import chunks  # noqa: PLC0415
+    from ledgerd.node.storage import is_signature  # noqa: PLC0415
+
+    source = open_source(node_dir)
+    if not isinstance(source, LmdbSource):
+        raise ConfigurationError(f"{node_dir} is no node's directory; there is nothing to export")
+    if out_dir.exists() and any(out_dir.iterdir()):
+        raise ConfigurationError(f"{out_dir} is not empty; choose a new folder, so that no two ledgers mix")
+    _make(out_dir)
+    committed = source.reader.committed_seqno()
+    if ask:
+        with service.client() as client:
+            committed = max(committed, parse_transaction_id(str(client.get("/node/commit").json()["transaction_id"])).seqno)
+    source.total = source.reader.last_seqno()  # after we know what is committed, so that it is there
+    chunker = chunks.Chunker(committed, chunk_size=chunk_bytes)
+    files: list[str] = []
+    last = 0
+
+    def write(chunk: "chunks.Chunk") -> None:
+        path = out_dir / str(chunk.name)
+        with path.open("xb") as file:
+            file.write(chunk.data)
+            file.flush()
+            os.fsync(file.fileno())
+        files.append(path.name)
+
+    with _progress(output, "exporting", source.total) as advance:
+        for stored in source.entries():
+            for chunk in chunker.add(stored.data):
+                write(chunk)
+            last = stored.seqno
+            if last == committed and is_signature(stored.data) and (rest := chunker.finish()) is not None:
+                # Closed early, as CCF does on request: tools that read committed files only then see all that is committed.
+                entries = list(chunks.parse(rest.data))
+                write(chunks.Chunk(chunks.ChunkName(rest.name.first, Seqno(last), True), chunks.build(entries)))
+                chunker = chunks.Chunker(committed, first=last + 1, chunk_size=chunk_bytes)
+            advance(stored)
+    rest = chunker.finish()
+    if rest is not None:
+        write(rest)
+    output.record("ledger_export", {"entries": last, "committed": min(committed, last), "files": files, "folder": str(out_dir)})
+
+
+@command("verify")
+@click.argument("path", type=FOLDER)
+@click.option("--service-cert", type=FILE, help="The service's certificate, PEM: without it nobody can say whose ledger this is.")
+def ledger_verify(output: Output, path: Path, service_cert: Path | None) -> None:
+    """Recompute a ledger from its stored bytes.
+
+    PATH is a node's directory or a folder of CCF chunk files. Every leaf is hashed from the bytes, every root compared with its
+    signatures, every certificate followed to the one given. The first bad entry is named. Without a certificate the verdict is
+    UNANCHORED, exit status 1.
+    """
+    from ledgerd.ledger.audit import Auditor  # noqa: PLC0415
+
+    source = open_source(path)
+    try:
+        auditor = Auditor(None if service_cert is None else service_cert.read_bytes())
+    except FormatError as error:
+        raise ConfigurationError(f"{service_cert}: {error}") from None
+    try:
+        with _progress(output, "verifying", source.total) as advance:
+            for stored in source.entries():
+                auditor.feed(stored.data)
+                advance(stored)
+        result = auditor.result()
+    except (IntegrityError, FormatError) as error:
+        fields = {"verdict": "REFUSED", "path": str(path), "kind": source.kind, "good_up_to": str(auditor.last), "reason": str(error)}
+        output.record("ledger_verify", fields)
+        raise Ended(EXIT_FAILED) from None
+    if result.transactions == 0:
+        raise IntegrityError(f"{path} holds no entries; nothing is verified by that")
+    output.record("ledger_verify", _verdict(path, source.kind, result))
+    if not result.anchored:
+        output.note("UNANCHORED: the ledger is consistent with itself; whose it is remains open. Give --service-cert FILE.")
+        raise Ended(EXIT_FAILED)
+
+
+@command("show")
+@click.argument("path", type=FOLDER)
+@click.option("--entry", type=click.IntRange(1), help="Show this entry's public writes.")
+@click.option("--from", "first", type=click.IntRange(1), default=1, show_default=True, help="First entry of the list.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many entries to list.")
+def ledger_show(output: Output, path: Path, entry: int | None, first: int, limit: int) -> None:
+    """List a ledger's entries, or show one.
+
+    Nothing is verified here. Private maps are sealed: of those only the size is known.
+    """
+    from ledgerd.ledger.entry import read_public  # noqa: PLC0415
+    from ledgerd.ledger.signature import SIGNATURES  # noqa: PLC0415
+
+    source = open_source(path)
+    rows: list[dict[str, Any]] = []
+    for stored in source.entries():
+        if entry is not None:
+            if stored.seqno == entry:
+                output.record("ledger_entry", _entry_fields(stored))
+                return
+            continue
+        if stored.seqno < first:
+            continue
+        if len(rows) == limit:
+            break
+        public = read_public(stored.data)
+        rows.append(
+            {
+                "transaction_id": f"{public.view}.{public.seqno}",
+                "kind": "signature" if SIGNATURES in public.writes else "transaction",
+                "bytes": len(stored.data),
+                "public_maps": list(public.writes),
+            }
+        )
+    if entry is not None:
+        raise ConfigurationError(f"there is no entry {entry} in {path}")
+    output.rows("ledger_entries", ("transaction_id", "kind", "bytes", "public_maps"), rows)
+
+
+def _verdict(path: Path, kind: str, result: "AuditResult") -> dict[str, Any]:
+    return {
+        "verdict": "VERIFIED" if result.anchored else "UNANCHORED",
+        "path": str(path),
+        "kind": kind,
+        "transactions": result.transactions,
+        "signatures": result.signatures,
+        "last_transaction_id": str(result.last_transaction_id),
+        "last_signed": None if result.last_signed is None else str(result.last_signed),
+        "last_root": None if result.last_root is None else result.last_root.hex(),
+        "unsigned": result.unsigned,
+        "service_status": result.service_status,
+        "recoveries": result.recoveries,
+    }
+
+
+def _entry_fields(stored: Stored) -> dict[str, Any]:
+    from ledgerd.ledger.entry import read_public  # noqa: PLC0415
+
+    public = read_public(stored.data)
+    return {
+        "transaction_id": f"{public.view}.{public.seqno}",
+        "bytes": len(stored.data),
+        "entry_type": public.entry_type,
+        "flags": public.flags,
+        "claims_digest": None if public.claims_digest is None else public.claims_digest.hex(),
+        "leaf": public.leaf.hex(),
+        "writes": {
+            name: {_readable(key): None if value is None else _readable(value) for key, value in keys.items()}
+            for name, keys in public.writes.items()
+        },
+    }
+
+
+def _readable(data: bytes) -> str:
+    """Text if it is text, else hex; the start only, of what is long."""
+    shown = data[:SHOWN_VALUE_BYTES]
+    more = f"... ({len(data)} bytes)" if len(data) > len(shown) else ""
+    try:
+        text = shown.decode()
+    except UnicodeDecodeError:
+        return f"0x{shown.hex()}{more}"
+    return (text if text.isprintable() or ("\n" in text and text.replace("\n", "").isprintable()) else f"0x{shown.hex()}") + more
+
+
+class _Advance(Protocol):
+    def __call__(self, stored: Stored) -> None: ...
+
+
+@contextmanager
+def _progress(output: Output, what: str, total: int) -> Iterator[_Advance]:
+    """A bar on standard error where that is a terminal; nothing elsewhere."""
+    if output.json or not sys.stderr.isatty():
+        yield lambda stored: None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TextColumn("entry {task.fields[seqno]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total, seqno=0)
+
+        def advance(stored: Stored) -> None:
+            if stored.seqno % PROGRESS_EVERY == 0:
+                progress.update(task, completed=stored.progress, seqno=stored.seqno)
+
+        yield advance
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot make {folder}: {error.strerror}") from None

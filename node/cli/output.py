@@ -1,0 +1,144 @@
+"""The one layer through which commands speak: tables for people, plain lines for pipes, JSON for programs; and exit statuses.
+
+Every command is made by `command`, so every command has `-o table|json` and the same statuses: 0 it did what was asked; 1 it failed,
+or it does not verify; 2 it was called wrongly. On standard output stands the result and nothing else; one JSON document with
+`-o json`, whose `schema` names its shape and grows a new version when that changes. Standard error is for people.
+A table has frames only on a terminal: elsewhere its columns are separated by tabs, with one line of names.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NoReturn, TypeVar
+
+import click
+
+from ledgerd.ledger.errors import ConfigurationError, LedgerdError
+
+EXIT_FAILED: Final = 1
+EXIT_MISUSE: Final = 2
+SCHEMA_VERSION: Final = 1
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Output:
+    """What a command says.
+
+    Args:
+        form: `table` or `json`.
+    """
+
+    def __init__(self, form: str) -> None:
+        self.json = form == "json"
+
+    def record(self, schema: str, fields: Mapping[str, Any]) -> None:
+        """Say one thing: names and values. Values are what JSON has; nested ones are for JSON, and shown compactly to people."""
+        if self.json:
+            self._document(schema, dict(fields))
+        elif sys.stdout.isatty():
+            width = max((len(name) for name in fields), default=0)
+            for name, value in fields.items():
+                click.echo(f"{click.style(_label(name).ljust(width), dim=True)}  {_text(value)}")
+        else:
+            for name, value in fields.items():
+                click.echo(f"{name}\t{_flat(value)}")
+
+    def rows(self, schema: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], **more: Any) -> None:
+        """Say a list of things: the columns for people, every field for JSON, under `items`; `more` stands beside it, JSON only."""
+        if self.json:
+            self._document(schema, {**more, "items": [dict(row) for row in rows]})
+        elif sys.stdout.isatty():
+            from rich.console import Console  # noqa: PLC0415 (slow to load, and needed on terminals only)
+            from rich.table import Table  # noqa: PLC0415
+
+            table = Table(*(_label(column) for column in columns), box=None, pad_edge=False, header_style="bold")
+            for row in rows:
+                table.add_row(*(_text(row.get(column)) for column in columns))
+            Console(markup=False, highlight=False).print(table)
+        else:
+            click.echo("\t".join(columns))
+            for row in rows:
+                click.echo("\t".join(_flat(row.get(column)) for column in columns))
+
+    def text(self, schema: str, name: str, text: str) -> None:
+        """Say a text that is its own format, such as a script: as it is, or as one field in JSON."""
+        if self.json:
+            self._document(schema, {name: text})
+        else:
+            click.echo(text, nl=not text.endswith("\n"))
+
+    def note(self, text: str) -> None:
+        """Tell people something that is not the result."""
+        click.echo(text, err=True)
+
+    def fail(self, code: str, message: str, status: int = EXIT_FAILED) -> NoReturn:
+        """Say why it failed, and end with `status`."""
+        if self.json:
+            self._document("error", {"error": {"code": code, "message": message}})
+        else:
+            for number, line in enumerate(message.splitlines() or [code]):
+                click.echo(f"{'ledgerd: ' if number == 0 else '         '}{line}", err=True)
+        raise Ended(status)
+
+    def _document(self, schema: str, fields: dict[str, Any]) -> None:
+        click.echo(json.dumps({"schema": f"ledgerd.{schema}.v{SCHEMA_VERSION}", **fields}, indent=2, ensure_ascii=False))
+
+
+class Ended(click.exceptions.Exit):
+    """The command has said everything; this is its status."""
+
+
+def command(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a command of a function whose first argument is its `Output`; options and arguments follow by name.
+
+    Errors of ours become one message and a status: ConfigurationError 2, every other LedgerdError 1.
+    """
+
+    def make(function: Callable[..., Any]) -> click.Command:
+        @functools.wraps(function)
+        def run(output_form: str, **options: Any) -> Any:
+            output = Output(output_form)
+            try:
+                return function(output, **options)
+            except ConfigurationError as error:
+                output.fail(error.code, str(error), EXIT_MISUSE)
+            except LedgerdError as error:
+                output.fail(error.code, str(error))
+
+        option = click.option(
+            "-o",
+            "--output",
+            "output_form",
+            type=click.Choice(["table", "json"]),
+            default="table",
+            show_default=True,
+            envvar="LEDGERD_OUTPUT",
+            help="Shape of the result: for people and pipes, or one JSON document.",
+        )
+        decorated: Callable[..., Any] = option(run)
+        return click.command(name, cls=click.Command, **attributes)(decorated)
+
+    return make
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _flat(value: Any) -> str:
+    """One field of one line: a value from outside must not look like two."""
+    return _text(value).replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")

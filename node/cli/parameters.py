@@ -1,0 +1,57 @@
+"""Types of options and arguments that several commands share: what does not fit them is misuse, exit status 2."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from ledgerd.ledger.errors import FormatError
+from ledgerd.ledger.ids import TransactionId, parse_transaction_id
+
+FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+class TransactionIdType(click.ParamType[TransactionId]):
+    """`VIEW.SEQNO`."""
+
+    name = "view.seqno"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> TransactionId:
+        """Read one."""
+        if isinstance(value, TransactionId):
+            return value
+        try:
+            return parse_transaction_id(value)
+        except FormatError as error:
+            self.fail(str(error), param, ctx)
+
+
+class HexType(click.ParamType[bytes]):
+    """Bytes in hex, of one length.
+
+    Args:
+        size: In bytes.
+    """
+
+    name = "hex"
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        """Read them."""
+        if isinstance(value, bytes):
+            return value
+        try:
+            data = bytes.fromhex(value)
+        except ValueError:
+            data = b""
+        if len(data) != self.size:
+            self.fail(f"{value!r} is not {self.size} bytes in hex ({2 * self.size} characters)", param, ctx)
+        return data
+
+
+TRANSACTION_ID: Final = TransactionIdType()
+DIGEST: Final = HexType(32)
+PCR: Final = HexType(48)

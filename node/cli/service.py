@@ -1,0 +1,92 @@
+"""Options that name the service a command talks to, and the client made from them.
+
+Inside `ledgerd dev --exec`, and wherever its variables are set, they need not be given.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.node.cli.parameters import FILE
+
+if TYPE_CHECKING:  # the SDK takes long to load, so each command loads it when it runs
+    from ledgerd.network.client import Client
+
+
+class ServiceOptions(NamedTuple):
+    """What the options say."""
+
+    urls: tuple[str, ...]
+    service_cert: Path | None
+    cert: Path | None
+    key: Path | None
+    timeout: float
+
+    def client(self) -> "Client":
+        """Make the client. Raises: ConfigurationError: Something is missing or unusable."""
+        from ledgerd.network.client import Budget, Client  # noqa: PLC0415
+
+        if not self.urls:
+            raise ConfigurationError("which service? Give --url https://HOST:PORT, or set LEDGERD_URLS")
+        if self.service_cert is None:
+            raise ConfigurationError(
+                "whose service? Give --service-cert FILE, its certificate; `ledgerd attestation verify --save FILE` gets it safely"
+            )
+        if (self.cert is None) != (self.key is None):
+            raise ConfigurationError("--cert and --key belong together: give both or neither")
+        credentials = None if self.cert is None or self.key is None else (self.cert, self.key)
+        return Client(self.urls, service_certificate=self.service_cert, credentials=credentials, budget=Budget(seconds=self.timeout))
+
+
+def service_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options; the command gets them as `service: ServiceOptions`."""
+
+    @functools.wraps(function)
+    def gather(*arguments: Any, **options: Any) -> Any:
+        named = [options.pop(name) for name in ("url", "service_cert", "cert", "key", "timeout")]
+        return function(*arguments, service=resolve(*named), **options)
+
+    decorated: Callable[..., Any] = gather
+    for option in reversed(
+        (
+            click.option(
+                "--url",
+                multiple=True,
+                metavar="URL",
+                help="A node, https://HOST:PORT; may be repeated. [env LEDGERD_URLS, by commas]",
+            ),
+            click.option("--service-cert", type=FILE, help="The service's certificate, PEM. [env LEDGERD_SERVICE_CERT]"),
+            click.option("--cert", type=FILE, help="Your certificate, PEM. [env LEDGERD_CERT]"),
+            click.option("--key", type=FILE, help="Your private key, PEM. [env LEDGERD_KEY]"),
+            click.option(
+                "--timeout", type=click.FloatRange(0.1, 3600), default=15.0, show_default=True, help="Seconds, all retries together."
+            ),
+        )
+    ):
+        decorated = option(decorated)
+    return decorated
+
+
+def resolve(urls: tuple[str, ...], service_cert: Path | None, cert: Path | None, key: Path | None, timeout: float) -> ServiceOptions:
+    """Fill in from the environment what was not given: first the variable of the option, then the folder of `ledgerd dev`."""
+    if not urls:
+        text = os.environ.get("LEDGERD_URLS") or os.environ.get("LEDGERD_URL") or ""
+        urls = tuple(url.strip() for url in text.split(",") if url.strip())
+    common = Path(os.environ["LEDGERD_DIR"], "common") if os.environ.get("LEDGERD_DIR") else None
+    service_cert = service_cert or _file("LEDGERD_SERVICE_CERT", common, "service_cert.pem")
+    if cert is None and key is None:
+        cert, key = _file("LEDGERD_CERT", common, "user0_cert.pem"), _file("LEDGERD_KEY", common, "user0_privk.pem")
+    return ServiceOptions(urls, service_cert, cert, key, timeout)
+
+
+def _file(variable: str, common: Path | None, name: str) -> Path | None:
+    if os.environ.get(variable):
+        return Path(os.environ[variable])
+    if common is not None and (common / name).exists():
+        return common / name
+    return None

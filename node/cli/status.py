@@ -1,0 +1,71 @@
+"""`ledgerd status`: the service and its nodes, each asked for itself."""
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ledgerd.ledger.errors import LedgerdError
+from ledgerd.node.cli.output import EXIT_FAILED, Ended, Output, command
+from ledgerd.node.cli.service import ServiceOptions, service_options
+
+if TYPE_CHECKING:
+    from ledgerd.network.client import Client
+
+NODES_MAX = 64
+COLUMNS = ("url", "node_id", "state", "role", "view", "committed", "last_signed", "problem")
+
+
+@command("status")
+@service_options
+def status(output: Output, service: ServiceOptions) -> None:
+    """Show the service and its nodes.
+
+    Nodes that the named ones know of are asked too. Exit status 1 if the service is not open, or no node answers.
+    """
+    with service.client() as client:
+        urls = list(client.nodes)
+    rows: list[dict[str, Any]] = []
+    service_status = None
+    at = 0
+    while at < len(urls):
+        row = {"url": urls[at]}
+        at += 1
+        rows.append(row)
+        try:
+            with service._replace(urls=(row["url"],), timeout=min(service.timeout, 3.0)).client() as node:
+                network, known = _ask(node, row)
+        except (LedgerdError, ValueError, KeyError, TypeError, AttributeError) as error:
+            row["problem"] = str(error) or type(error).__name__
+            continue
+        service_status = service_status or network.get("service_status")
+        for url in known:
+            if url not in urls and len(urls) < NODES_MAX and not _same_node(url, urls):
+                urls.append(url)
+    output.rows("status", COLUMNS, rows, service_status=service_status)
+    output.note(f"service: {service_status or 'no node answers'}")
+    if service_status != "Open":
+        raise Ended(EXIT_FAILED)
+
+
+def _ask(node: "Client", row: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    state = node.get("/node/state").json()
+    network: dict[str, Any] = node.get("/node/network").json()
+    row["node_id"] = str(state["node_id"])[:16]
+    row["state"] = state["state"]
+    row["last_signed"] = state.get("last_signed_seqno")
+    row["role"] = "primary" if network.get("primary_id") == state["node_id"] else "backup"
+    row["view"] = network.get("current_view")
+    row["committed"] = node.get("/node/commit").json()["transaction_id"]
+    found = []
+    for other in node.get("/node/network/nodes").json().get("nodes", []):
+        for interface in (other.get("rpc_interfaces") or {}).values():
+            address = interface.get("published_address")
+            if other.get("status") == "Trusted" and isinstance(address, str) and urlsplit(f"https://{address}").port:
+                found.append(f"https://{address}")
+    return network, found
+
+
+def _same_node(url: str, urls: list[str]) -> bool:
+    """localhost and 127.0.0.1 are one machine, and on one machine a port is one node."""
+    local = {"localhost", "127.0.0.1", "::1"}
+    parts = urlsplit(url)
+    return parts.hostname in local and any(urlsplit(known).hostname in local and urlsplit(known).port == parts.port for known in urls)
