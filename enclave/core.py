@@ -8,7 +8,7 @@ Not here: what serving means (`enclave.serving`), joining (`enclave.joining`), t
 import base64
 import json
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -40,6 +40,7 @@ from ledgerd.enclave.nsm import Nsm, attestation
 from ledgerd.enclave.requests import JSON, Response
 from ledgerd.enclave.serving import Serving
 from ledgerd.enclave.sessions import SessionLimits, Sessions
+from ledgerd.enclave.status import Attested
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.governance import tables
 from ledgerd.ledger.attestation.nitro import verify
@@ -94,7 +95,7 @@ class Enclave:
         for event in events:
             kind = type(event)
             if kind is Received:
-                stream, data = event  # type: ignore[misc]  # it is Received
+                stream, data = cast(Received, event)
                 of = kinds.get(stream)
                 if of == CLIENT:
                     assert sessions is not None, "clients' streams exist only after configuration"
@@ -168,6 +169,24 @@ class Enclave:
         self._jobs.append(Job(self._next_job, work))
         self._done[self._next_job] = done
 
+    def submit_together(self, works: list[Callable[[Nsm], object]], done: Callable[[Any], None]) -> None:
+        """Run several in several threads and give the list of their results, or the first exception, to `done`, once."""
+        results: list[Any] = [None] * len(works)
+        left = [len(works)]
+
+        def part(index: int) -> Callable[[Any], None]:
+            def finished(result: Any) -> None:
+                results[index] = result
+                left[0] -= 1
+                if not left[0]:
+                    failed = [item for item in results if isinstance(item, Exception)]
+                    done(failed[0] if failed else results)
+
+            return finished
+
+        for index, work in enumerate(works):
+            self.submit(work, part(index))
+
     def next_stream(self) -> int:
         """A number for a stream that this enclave asks for."""
         self._next_stream -= 1
@@ -192,8 +211,8 @@ class Enclave:
         elif isinstance(event, Fetched):
             if self._serving is not None:
                 self._serving.fetched(event.request, event.entries)
-        elif isinstance(event, Stopping) and self._serving is not None:
-            self._serving.stop_notice = True
+        elif isinstance(event, Stopping):
+            self._ready.stop = 0  # nothing here needs a farewell: peers see the cut, and what is stored is stored
 
     def _opened(self, event: Opened) -> None:
         stream, kind, _ = event
@@ -338,13 +357,10 @@ class Enclave:
             ledger_secret=ledger_secret,
             clock=self._clock,
             now=self._now,
-            own_document=self._own_document,
-            pcr0=self._measurement[0],
-            simulated=self._simulated,
-            self_signed_certificate=self._self_signed,
+            attested=Attested(self._own_document, self._measurement[0], self._simulated, self._self_signed),
             certificate=certificate,
             sessions=sessions,
-            jobs=self,
+            services=self,
         )
         sessions.use(TlsContext.for_clients([certificate, service.certificate], self._keys.identity))
         self._ready.notices.append(("service_certificate", service.certificate_pem))

@@ -95,17 +95,17 @@ class Forwarded:
     """A backup's outstanding requests: who waits for which number of which primary."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, tuple[NodeId, object]] = {}
+        self._waiting: dict[int, tuple[NodeId, object, float]] = {}
         self._next = 1
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, primary: NodeId, reply_to: object) -> int:
-        """Give a number to a request that is now sent to `primary`."""
+    def add(self, primary: NodeId, reply_to: object, deadline: float) -> int:
+        """Give a number to a request that is now sent to `primary`, and is not waited for after `deadline`, monotonic seconds."""
         number = self._next
         self._next += 1
-        self._waiting[number] = (primary, reply_to)
+        self._waiting[number] = (primary, reply_to, deadline)
         return number
 
     def answered(self, node: NodeId, number: int) -> object | None:
@@ -118,5 +118,12 @@ class Forwarded:
 
     def cut(self, node: NodeId) -> list[object]:
         """Take everybody who waits for `node`: the channel was cut and the fate of their requests is unknown."""
-        numbers = [number for number, (primary, _) in self._waiting.items() if primary == node]
+        numbers = [number for number, (primary, _, _) in self._waiting.items() if primary == node]
+        return [self._waiting.pop(number)[1] for number in numbers]
+
+    def take_expired(self, now: float) -> list[object]:
+        """Take everybody who has waited for too long."""
+        if not self._waiting:
+            return []
+        numbers = [number for number, (_, _, deadline) in self._waiting.items() if deadline <= now]
         return [self._waiting.pop(number)[1] for number in numbers]

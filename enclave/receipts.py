@@ -7,8 +7,6 @@ Not here: the formats (`ledger.receipt`), which transactions are committed (`enc
 
 import base64
 import json
-from collections.abc import Callable
-from typing import Final
 
 from ledgerd.enclave.ranges import CheckedEntry
 from ledgerd.enclave.requests import COSE, JSON, Response
@@ -16,10 +14,6 @@ from ledgerd.ledger import merkle, receipt, signature
 from ledgerd.ledger.entry import Sealer, write_set_digest
 from ledgerd.ledger.errors import HostError
 from ledgerd.ledger.ids import TransactionId
-
-RANGE_SIZE_BYTES_MAX: Final = 8 << 20  # one signed range of a busy service; what one answer of the host may hold
-
-Answer = Callable[[Response], None]
 
 
 def leaf_of(sealer: Sealer, transaction: TransactionId, data: bytes, claims_digest: bytes) -> receipt.Leaf:
@@ -72,29 +66,3 @@ def _signature_json(raw: signature.RawSignature) -> dict[str, object]:
         "proof": [],
         "signature": base64.b64encode(raw.signature).decode(),
     }
-
-
-class Fetches:
-    """Questions to the host that wait for their answers, each with a number and a deadline."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[int, tuple[float, Callable[[list[bytes]], None]]] = {}
-        self._next = 1
-
-    def add(self, deadline: float, done: Callable[[list[bytes]], None]) -> int:
-        """Wait for the answer to a new question; `done` gets the entries, none if the host has none or says nothing until `deadline`."""
-        number = self._next
-        self._next += 1
-        self._waiting[number] = (deadline, done)
-        return number
-
-    def answered(self, number: int, entries: list[bytes]) -> None:
-        """The host answered; an answer that nobody waits for is ignored."""
-        waiting = self._waiting.pop(number, None)
-        if waiting is not None:
-            waiting[1](entries)
-
-    def expire(self, now: float) -> None:
-        """Give up on what the host did not answer in time."""
-        for number in [number for number, (deadline, _) in self._waiting.items() if deadline <= now]:
-            self._waiting.pop(number)[1]([])

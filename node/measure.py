@@ -18,7 +18,7 @@ from ledgerd.ledger.errors import ConfigurationError
 
 TRUSTED_PACKAGES: Final = ("ledgerd.enclave", "ledgerd.governance", "ledgerd.ledger")
 # Distributions that the enclave process imports; what only hosts and clients use is not measured.
-DEPENDENCIES: Final = ("cbor2", "cffi", "cryptography", "httptools", "msgpack", "pynacl", "pyopenssl", "trio")
+DEPENDENCIES: Final = ("cbor2", "cffi", "cryptography", "httptools", "msgpack", "pynacl", "pyopenssl")
 
 _FORMAT: Final = "ledgerd process measurement 1"
 

@@ -1,0 +1,244 @@
+"""Requests to answers: executed here or passed to the primary, and held until what the client asked for has happened.
+
+Everything a client can be told is said from here. An answer leaves at once, or when its transaction is committed (`prefer: committed`), or, for a
+read, when the primary has been confirmed by a majority after the read arrived; a rollback, a lost primary and a time limit answer too.
+Not here: what a request does (`enclave.execution`), making entries of writes (`enclave.replica`), whom to dial (`enclave.dialling`).
+"""
+
+import base64
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from typing import Final
+
+from ledgerd.enclave import forwarding, refusals
+from ledgerd.enclave.answers import Held, HeldAnswers
+from ledgerd.enclave.channels import Channels
+from ledgerd.enclave.consensus.core import Consensus, LogEntry, Role
+from ledgerd.enclave.endpoints import Deferred
+from ledgerd.enclave.execution import ANSWER, FORWARD, Executor, Outcome
+from ledgerd.enclave.forwarding import OUTSTANDING_MAX, Forwarded, RemoteReply
+from ledgerd.enclave.prefer import NO_PREFERENCE, Prefer, parse_prefer
+from ledgerd.enclave.receipts import leaf_of, make
+from ledgerd.enclave.replica import Replica
+from ledgerd.enclave.requests import COSE, Request, Response
+from ledgerd.enclave.sessions import Sessions
+from ledgerd.ledger.entry import WriteSet
+from ledgerd.ledger.ids import NodeId, Seqno, TransactionId
+
+UNCOMMITTED_MAX: Final = 10_000  # CCF's `max_uncommitted_tx_count`: beyond it requests are refused, not queued
+FORWARDED_SECONDS_MAX: Final = 30.0  # for the primary's answer, beyond what the client allowed for the commit itself
+
+# First byte of every message on a channel.
+REQUEST: Final = b"\x01"
+REPLY: Final = b"\x02"
+
+Propose = Callable[[WriteSet, bytes], LogEntry]
+Defer = Callable[[object, Deferred], None]
+
+
+class Answering:
+    """The requests of one node.
+
+    Args:
+        propose: Makes the next entry of writes that are already in the state.
+        defer: Finds an answer that takes longer, and gives it to `answer`.
+        log: Tells the operator.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        consensus: Consensus,
+        replica: Replica,
+        sessions: Sessions,
+        channels: Channels,
+        propose: Propose,
+        defer: Defer,
+        log: Callable[[str, str], None],
+    ) -> None:
+        self._executor = executor
+        self._consensus = consensus
+        self._replica = replica
+        self._sessions = sessions
+        self._channels = channels
+        self._propose = propose
+        self._defer = defer
+        self._log = log
+        self._now = 0.0
+        self._requests: deque[Request] = deque()
+        self._writes = HeldAnswers()
+        self._reads = HeldAnswers()
+        self._unconfirmed: list[Held] = []  # reads since the last round of confirmation began
+        self._confirming: dict[Hashable, list[Held]] = {}
+        self._next_token = 0
+        self._receipt_data: dict[int, tuple[bytes, bytes]] = {}  # entry and claims of transactions whose receipt is wanted
+        self._forwarded = Forwarded()
+
+    @property
+    def is_waiting(self) -> bool:
+        """True while somebody waits for an answer."""
+        return bool(self._requests) or len(self._writes) > 0 or len(self._reads) > 0 or len(self._forwarded) > 0
+
+    # In.
+
+    def add(self, requests: Iterable[Request]) -> None:
+        """Queue requests that clients sent here."""
+        self._requests.extend(requests)
+
+    def forwarded_here(self, node: NodeId, data: bytes) -> None:
+        """Queue a request that a backup passed on. Raises: PeerError: It is malformed."""
+        self._requests.append(forwarding.decode_request(node, data))
+
+    def answered_there(self, node: NodeId, data: bytes) -> None:
+        """Pass the primary's answer on. Raises: PeerError: It is malformed."""
+        number, response = forwarding.decode_answer(node, data)
+        reply_to = self._forwarded.answered(node, number)
+        if reply_to is not None:
+            self.answer(reply_to, response)
+
+    def cut(self, node: NodeId) -> None:
+        """The channel to or from a node broke: what it was asked has an unknown outcome."""
+        for reply_to in self._forwarded.cut(node):
+            self.answer(reply_to, refusals.OUTCOME_UNKNOWN)
+
+    def tick(self, now: float) -> None:
+        """Answer what has waited for too long."""
+        self._now = now
+        for held in (*self._writes.take_expired(now), *self._reads.take_expired(now)):
+            self._receipt_data.pop(held.id.seqno, None)
+            self.answer(held.reply_to, refusals.still_pending(held.id))
+        for reply_to in self._forwarded.take_expired(now):
+            self.answer(reply_to, refusals.OUTCOME_UNKNOWN)
+
+    # Executing.
+
+    def execute(self) -> None:
+        """Execute what is queued."""
+        requests = self._requests
+        consensus = self._consensus
+        while requests:
+            request = requests.popleft()
+            if consensus.uncommitted > UNCOMMITTED_MAX:
+                self.answer(request.reply_to, refusals.TOO_MANY)
+            else:
+                self._execute(request)
+
+    def _execute(self, request: Request) -> None:
+        consensus = self._consensus
+        is_primary = consensus.role is Role.PRIMARY
+        wish = request.headers.get("prefer")
+        prefer = NO_PREFERENCE if wish is None else parse_prefer(wish)
+        last = consensus.last_id
+        outcome = self._executor.execute(
+            request, is_primary=is_primary, next_id=TransactionId(consensus.view, Seqno(last[1] + 1)), read_id=last
+        )
+        if outcome.failure is not None:
+            self._log("error", f"{outcome.endpoint.label if outcome.endpoint else 'a request'} failed: {outcome.failure}")
+        kind = outcome.kind
+        if kind == ANSWER:
+            entry = None if outcome.writes is None else self._propose(outcome.writes, outcome.claims_digest)
+            response = outcome.response
+            assert response is not None, "an answer has a response"
+            if not prefer.committed or outcome.transaction_id is None:
+                self.answer(request.reply_to, response)
+            elif is_primary:
+                self._hold(request, prefer, outcome, response, entry)
+            else:
+                self._forward(request, prefer)  # a linearizable read is the primary's to answer
+        elif kind == FORWARD:
+            self._forward(request, prefer)
+        else:
+            assert outcome.deferred is not None, "a deferred outcome says what to find"
+            self._defer(request.reply_to, outcome.deferred)
+
+    def _hold(self, request: Request, prefer: Prefer, outcome: Outcome, response: Response, entry: LogEntry | None) -> None:
+        transaction = outcome.transaction_id
+        assert transaction is not None, "the caller has seen it"
+        if outcome.replayed and transaction.seqno <= self._consensus.commit_seqno:
+            self.answer(request.reply_to, response)
+            return
+        deadline = float("inf") if prefer.wait_seconds is None else self._now + prefer.wait_seconds
+        held = Held(transaction, request.reply_to, response, prefer.receipt, deadline)
+        if entry is not None:
+            if prefer.receipt:
+                self._receipt_data[entry.seqno] = (entry.data, outcome.claims_digest)
+            self._writes.hold(held)
+        elif outcome.replayed:
+            self._writes.hold(held)
+        else:
+            self._unconfirmed.append(held)
+
+    def _forward(self, request: Request, prefer: Prefer) -> None:
+        primary = self._consensus.primary_id
+        channels = self._channels
+        if isinstance(request.reply_to, RemoteReply):
+            self.answer(request.reply_to, refusals.FORWARDED_TWICE)
+        elif primary is None or len(self._forwarded) >= OUTSTANDING_MAX or not channels.connected(primary):
+            self.answer(request.reply_to, refusals.NO_PRIMARY)
+        else:
+            patience = float("inf") if prefer.committed and prefer.wait_seconds is None else float(prefer.wait_seconds or 0)
+            number = self._forwarded.add(primary, request.reply_to, self._now + patience + FORWARDED_SECONDS_MAX)
+            channels.send(primary, REQUEST + forwarding.encode_request(number, request))
+
+    # Out.
+
+    def answer(self, reply_to: object, response: Response) -> None:
+        """Give an answer to whoever waits for it, a client here or a node that forwarded."""
+        if type(reply_to) is RemoteReply:
+            self._channels.send(reply_to.node, REPLY + forwarding.encode_answer(reply_to.number, response))
+        else:
+            self._sessions.answer(reply_to, response)  # type: ignore[arg-type]  # what is not remote came from a session
+
+    def committed(self) -> None:
+        """The commit point has moved."""
+        commit = self._consensus.commit_seqno
+        answer = self.answer
+        for held in self._writes.take_committed(commit):
+            answer(held.reply_to, self._with_receipt(held) if held.wants_receipt else held.response)
+        for held in self._reads.take_committed(commit):
+            answer(held.reply_to, held.response)
+
+    def rolled_back(self, to: Seqno) -> None:
+        """Everything above `to` was undone: writes there never were, and reads may have seen what never was."""
+        gone = [*self._writes.take_rolled_back(to), *self._reads.take_rolled_back(to)]
+        gone += [held for held in self._unconfirmed if held.id.seqno > to]
+        self._unconfirmed = [held for held in self._unconfirmed if held.id.seqno <= to]
+        for token, waiting in self._confirming.items():
+            gone += [held for held in waiting if held.id.seqno > to]
+            self._confirming[token] = [held for held in waiting if held.id.seqno <= to]
+        for held in gone:
+            self._receipt_data.pop(held.id.seqno, None)
+            self.answer(held.reply_to, refusals.rolled_back(held.id))
+
+    def begin_confirmation(self) -> None:
+        """Ask consensus to confirm this primary for all reads of this wake-up together."""
+        if self._unconfirmed:
+            self._next_token += 1
+            self._confirming[self._next_token] = self._unconfirmed
+            self._unconfirmed = []
+            self._consensus.confirm(self._next_token)
+
+    def confirmed(self, tokens: Iterable[Hashable]) -> None:
+        """This primary was confirmed for these reads; those that saw uncommitted writes wait for them."""
+        for token in tokens:
+            for held in self._confirming.pop(token, ()):
+                if held.id.seqno <= self._consensus.commit_seqno:
+                    self.answer(held.reply_to, held.response)
+                else:
+                    self._reads.hold(held)
+
+    def refused(self, tokens: Iterable[Hashable]) -> None:
+        """This node is not primary any more, so these reads cannot be answered here."""
+        for token in tokens:
+            for held in self._confirming.pop(token, ()):
+                self.answer(held.reply_to, refusals.NOT_PRIMARY)
+
+    def _with_receipt(self, held: Held) -> Response:
+        data = self._receipt_data.pop(held.id.seqno, None)
+        signed = self._replica.history.committed_range(held.id.seqno)
+        if data is None or signed is None:  # a repeated request, whose entry is not at hand: the receipt can be had from /receipt
+            return held.response
+        leaf = leaf_of(self._replica.sealer, held.id, *data)
+        receipt = make(signed.signature, leaf, signed.path(held.id.seqno), COSE).body
+        response = held.response
+        return response._replace(headers=(*response.headers, ("x-ledgerd-receipt", base64.b64encode(receipt).decode())))

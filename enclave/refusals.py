@@ -1,0 +1,46 @@
+"""Refusals that the core itself answers with: what happened, whether anything was done, what to do next."""
+
+from typing import Final
+
+from ledgerd.enclave.execution import TRANSACTION_ID_HEADER, error_response
+from ledgerd.enclave.requests import JSON, Response
+from ledgerd.governance import tables
+from ledgerd.ledger.errors import RequestError
+from ledgerd.ledger.ids import TransactionId
+
+
+def refusal(status: int, code: str, text: str) -> Response:
+    """An error in CCF's shape; 503 says when to ask again."""
+    headers = (("retry-after", "1"),) if status == 503 else ()
+    return error_response(RequestError(status, code, text, headers))
+
+
+NOT_PRIMARY: Final = refusal(503, "PrimaryNotFound", "This node is not primary any more; nothing was done here. Ask again.")
+NO_PRIMARY: Final = refusal(503, "PrimaryNotFound", "No primary can be reached now; nothing was done. Ask again.")
+FORWARDED_TWICE: Final = refusal(
+    503, "RequestAlreadyForwarded", "The node that this was forwarded to is not primary any more; nothing was done. Ask again."
+)
+TOO_MANY: Final = refusal(
+    503, "TooManyPendingTransactions", "Too many transactions wait for their commit; nothing was done. Ask again later."
+)
+OUTCOME_UNKNOWN: Final = refusal(
+    504,
+    "OutcomeUnknown",
+    "The primary was lost before it answered: the request may have been executed or not. Repeat it only with its idempotency key.",
+)
+NO_DOCUMENT: Final = refusal(503, "AttestationUnavailable", "The security module gave no document; ask again.")
+
+
+def rolled_back(transaction: TransactionId) -> Response:
+    """409: the transaction was executed, and then undone by a change of primary."""
+    response = refusal(
+        409, "TransactionInvalid", f"Transaction {transaction} was rolled back by a change of primary and changed nothing; ask again."
+    )
+    return response._replace(headers=(*response.headers, (TRANSACTION_ID_HEADER, str(transaction))))
+
+
+def still_pending(transaction: TransactionId) -> Response:
+    """202: executed, not committed within the client's limit; where to ask."""
+    where = f"/app/tx?transaction_id={transaction}"
+    body = {"transaction_id": str(transaction), "status": "Pending", "ask": where}
+    return Response(202, ((TRANSACTION_ID_HEADER, str(transaction)), ("location", where)), tables.encode(body), JSON)

@@ -1,0 +1,184 @@
+"""What a serving node tells of itself to the built-in endpoints and to admission. Reads only.
+
+Not here: the endpoints (`enclave.frontend`, `enclave.admission`).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ledgerd.enclave.clock import AttestedClock
+from ledgerd.enclave.configuration import Configuration
+from ledgerd.enclave.consensus.core import Consensus, Role
+from ledgerd.enclave.dialling import Dialling
+from ledgerd.enclave.keys import NodeKeys, ServiceKeys
+from ledgerd.enclave.kv import Store
+from ledgerd.enclave.replica import Replica
+from ledgerd.enclave.sessions import Sessions
+from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
+
+
+class Attested:
+    """What this enclave's attestation says: the document, PCR0, whether its root is a simulator's; and its certificate by itself."""
+
+    __slots__ = ("document", "pcr0", "self_signed_certificate", "simulated")
+
+    def __init__(self, document: bytes, pcr0: bytes, simulated: bool, self_signed_certificate: str) -> None:
+        self.document = document
+        self.pcr0 = pcr0
+        self.simulated = simulated
+        self.self_signed_certificate = self_signed_certificate
+
+
+class Status:
+    """One node, as the built-ins see it; fulfils `frontend.Node` and `admission.Admitting`.
+
+    Attributes:
+        now: Monotonic seconds of this wake-up.
+        in_network: The node has read the service's first entry.
+        stop_notice: The operator has asked the host to stop.
+        log: Tells the operator; never with a secret or a client's data.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        keys: NodeKeys,
+        service: ServiceKeys,
+        ledger_secret: bytes,
+        attested: Attested,
+        clock: AttestedClock,
+        consensus: Consensus,
+        replica: Replica,
+        dialling: Dialling,
+        sessions: Sessions,
+        log: Callable[[str, str], None],
+        now: float,
+    ) -> None:
+        self.configuration = configuration
+        self.service = service
+        self.attested = attested
+        self.log = log
+        self.now = now
+        self.in_network = False
+        self.stop_notice = False
+        self._keys = keys
+        self._ledger_secret = ledger_secret
+        self._clock = clock
+        self._consensus = consensus
+        self._replica = replica
+        self._dialling = dialling
+        self._sessions = sessions
+
+    @property
+    def node_id(self) -> NodeId:
+        """Name of this node."""
+        return self._keys.id
+
+    @property
+    def state(self) -> str:
+        """CCF's word for where this node is in its life."""
+        return "PartOfNetwork" if self.in_network else "Pending"
+
+    @property
+    def is_primary(self) -> bool:
+        """True if this node is primary, as far as it knows."""
+        return self._consensus.role is Role.PRIMARY
+
+    @property
+    def primary_id(self) -> NodeId | None:
+        """The primary of this view, if known."""
+        return self._consensus.primary_id
+
+    @property
+    def view(self) -> View:
+        """The present view."""
+        return self._consensus.view
+
+    @property
+    def committed(self) -> TransactionId:
+        """The last committed transaction."""
+        return self._consensus.commit_id
+
+    @property
+    def committed_seqno(self) -> Seqno:
+        """Its seqno."""
+        return self._consensus.commit_seqno
+
+    @property
+    def last_signed(self) -> Seqno:
+        """The last signature entry in the log."""
+        return self._replica.history.last_signed
+
+    @property
+    def view_history(self) -> list[TransactionId]:
+        """The first transaction of every view."""
+        return self._consensus.view_history
+
+    @property
+    def isolation(self) -> tuple[str, ...]:
+        """What isolates the enclave from its host, as the launcher said."""
+        return self.configuration.isolation
+
+    @property
+    def simulated(self) -> bool:
+        """True if the attestation's root is a simulator's."""
+        return self.attested.simulated
+
+    @property
+    def self_signed_certificate(self) -> str:
+        """The node's certificate by itself, PEM."""
+        return self.attested.self_signed_certificate
+
+    @property
+    def now_ms(self) -> int:
+        """Attested wall-clock time, milliseconds since 1970."""
+        return self._clock.milliseconds(self.now)
+
+    @property
+    def store(self) -> Store:
+        """The state."""
+        return self._replica.store
+
+    def secrets(self) -> list[tuple[int, bytes]]:
+        """Ledger secrets by the first seqno each of them encrypts; for admission only."""
+        return [(1, self._ledger_secret)]
+
+    def status_of(self, transaction: TransactionId) -> str:
+        """Unknown, Pending, Committed or Invalid; the last two are final."""
+        consensus = self._consensus
+        local = consensus.view_of(transaction.seqno)
+        committed = transaction.seqno <= consensus.commit_seqno
+        if local == transaction.view:
+            return "Committed" if committed else "Pending"
+        if committed or (local is not None and local > transaction.view) or consensus.commit_id.view > transaction.view:
+            return "Invalid"
+        return "Unknown"
+
+    def consensus_details(self) -> dict[str, Any]:
+        """As `GET /node/consensus` shows it."""
+        details = self._consensus.details()
+        for configuration in details["configs"]:
+            for node_id, shown in configuration["nodes"].items():
+                shown["address"] = self._dialling.address_of(node_id)
+        return details
+
+    def active_nodes(self) -> list[NodeId]:
+        """Nodes of the active configurations."""
+        return sorted({node for configuration in self._consensus.configurations for node in configuration.nodes})
+
+    def session_metrics(self) -> dict[str, Any]:
+        """As `GET /node/metrics` shows it."""
+        sessions, limit = self._sessions, self.configuration.sessions_max
+        counters = sessions.counters
+        interface = {
+            "active": sessions.active,
+            "peak": sessions.peak,
+            "soft_cap": limit,
+            "hard_cap": limit + 10,
+            "errors": {
+                "parsing": counters.parsing,
+                "request_payload_too_large": counters.request_payload_too_large,
+                "request_header_too_large": counters.request_header_too_large,
+            },
+        }
+        return {"active": sessions.active, "peak": sessions.peak, "interfaces": {"primary_rpc_interface": interface}}
