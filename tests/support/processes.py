@@ -1,0 +1,302 @@
+"""A real service on this machine: host and enclave processes, sockets, disks.
+
+`Service` starts nodes in a folder, finds their addresses, and ends every process that it started, whatever happened. Nothing here waits
+for a fixed time: what is waited for is a file, a process or an answer, looked at often, until a deadline that only a failure reaches.
+Not here: the process of a node (`support.node_process`), what is captured on wires (`support.wires`), HTTP (`support.https`), nodes in
+one process (`support.cluster`).
+"""
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from ledgerd.node.storage import LedgerReader
+from support.cluster import make_identity
+from support.https import Session
+from support.wires import Proxy
+
+SECONDS_MAX = 15.0  # for anything to happen; met only by what is broken
+POLL_SECONDS = 0.005
+APP = "ledgerd.apps.logging"
+SCRIPT = Path(__file__).with_name("node_process.py")
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = SECONDS_MAX) -> float:
+    """Look until it holds; returns how long that took, in seconds.
+
+    Raises: AssertionError: It did not within `seconds`.
+    """
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, f"not within {seconds} s: {what}"
+        time.sleep(POLL_SECONDS)
+    return time.monotonic() - began
+
+
+class Node:
+    """One node: its host process, and what its directory says of it."""
+
+    def __init__(self, service: "Service", number: int) -> None:
+        self.service = service
+        self.name = f"node{number}"
+        self.directory = service.folder / self.name
+        self.rpc_wire: Proxy | None = None
+        self.peer_wire: Proxy | None = None
+        self._output = (service.folder / f"{self.name}.output").open("wb")
+        # It imports what it needs while its configuration is not yet known, and reads the name of the file from its standard input.
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", str(SCRIPT), str(os.getpid()), *(("--tee",) if service.is_captured else ())],
+            stdin=subprocess.PIPE,
+            stdout=self._output,
+            stderr=self._output,
+        )
+        self._enclave: int | None = None
+
+    def begin(self, section: str) -> None:
+        """Hand over the configuration; `section` is its [start] or [join]."""
+        wires = {"rpc": "", "peer": ""}
+        if self.service.is_captured:
+            self.rpc_wire = Proxy(lambda: self._bound("rpc_address"))
+            self.peer_wire = Proxy(lambda: self._bound("node_address"))
+            wires = {name: f'published = "{wire.address}"' for name, wire in (("rpc", self.rpc_wire), ("peer", self.peer_wire))}
+        file = self.service.folder / f"{self.name}.toml"
+        file.write_text(
+            f'[node]\ndirectory = "{self.name}"\napp = "{APP}"\n'
+            f'[rpc]\nlisten = "127.0.0.1:0"\n{wires["rpc"]}\n[peer]\nlisten = "127.0.0.1:0"\n{wires["peer"]}\n'
+            f'[attestation]\nsimulator = "simulator"\n{section}\n'
+        )
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{file}\n".encode())
+        self.process.stdin.close()
+
+    def wait_file(self, name: str) -> str:
+        """Text of a file of the node's directory, once it is there."""
+        path = self.directory / name
+        wait_for(lambda: path.exists() or self.process.poll() is not None, f"{self.name} writes {name}")
+        assert path.exists(), f"{self.name} ended with status {self.process.returncode}: {self.output()}"
+        return path.read_text().strip()
+
+    def wait_open(self) -> None:
+        """Wait until the node serves an open service."""
+        self.wait_file("open")
+        self._enclave = os.pidfd_open(self.enclave_pid)
+
+    def _bound(self, name: str) -> tuple[str, int]:
+        host, _, port = self.wait_file(name).rpartition(":")
+        return host, int(port)
+
+    @property
+    def rpc(self) -> tuple[str, int]:
+        """Where clients connect: host and port; of the captured wire where there is one."""
+        if self.rpc_wire is not None:
+            return self.rpc_wire.host, self.rpc_wire.port
+        return self._bound("rpc_address")
+
+    @property
+    def url(self) -> str:
+        """The same as a URL."""
+        return "https://{}:{}".format(*self.rpc)
+
+    @property
+    def id(self) -> str:
+        """Its name in the service."""
+        return self.wait_file("node_id")
+
+    @property
+    def enclave_pid(self) -> int:
+        """Process id of its enclave."""
+        return int(self.wait_file("enclave.pid"))
+
+    @property
+    def host_pid(self) -> int:
+        """Process id of its host."""
+        return int(self.wait_file("host.pid"))
+
+    def session(self, user: str | None = None) -> Session:
+        """Connect as a client: as nobody, or as `user0` or `member0`."""
+        folder = self.service.folder
+        identity = None if user is None else (folder / f"{user}_cert.pem", folder / f"{user}_privk.pem")
+        return Session(self.rpc, self.service.certificate, identity)
+
+    def committed(self) -> int:
+        """Seqno up to which the node says that the ledger is committed."""
+        with self.session() as session:
+            answer = session.ask("GET", "/app/commit").json()
+        return int(str(answer["transaction_id"]).partition(".")[2])
+
+    def entries(self, last: int | None = None) -> list[bytes]:
+        """Entries on its disk from the first on."""
+        with LedgerReader(self.directory / "ledger") as reader:
+            found = list(reader.entries(1, last))
+        assert [seqno for seqno, _ in found] == list(range(1, len(found) + 1))
+        return [data for _, data in found]
+
+    def committed_on_disk(self) -> int:
+        """Seqno up to which its disk says that the ledger is committed; may be behind."""
+        with LedgerReader(self.directory / "ledger") as reader:
+            return reader.committed_seqno()
+
+    def log(self) -> str:
+        """What it logged."""
+        path = self.directory / "node.log"
+        return path.read_text() if path.exists() else ""
+
+    def output(self) -> str:
+        """What it printed."""
+        return Path(self._output.name).read_text(errors="replace")
+
+    def kill_host(self) -> None:
+        """SIGKILL to the host process."""
+        self.process.kill()
+
+    def kill_enclave(self) -> None:
+        """SIGKILL to the enclave process."""
+        assert self._enclave is not None
+        signal.pidfd_send_signal(self._enclave, signal.SIGKILL)
+
+    def wait_enclave_ended(self, seconds: float = 5.0) -> bool:
+        """Whether the enclave process ends in time."""
+        return self._enclave is None or bool(select.select([self._enclave], [], [], seconds)[0])
+
+    def close(self) -> bool:
+        """End both processes at once; False if the enclave outlived its host and had to be killed."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)  # works for stopped ones, too
+        self.process.wait()
+        for wire in (self.rpc_wire, self.peer_wire):
+            if wire is not None:
+                wire.close()
+        self._output.close()
+        clean = self.wait_enclave_ended()
+        if self._enclave is not None:
+            if not clean:
+                self.kill_enclave()
+            os.close(self._enclave)
+            self._enclave = None
+        return clean
+
+
+class Service:
+    """A service of real nodes in a folder of its own; a context manager that leaves no process behind.
+
+    Args:
+        folder: Where everything is written.
+        nodes: How many to start.
+        captured: Put a proxy before every published address, and record it as well as the link of every enclave.
+        policy: Who may use the application.
+    """
+
+    running: ClassVar[list["Service"]] = []
+
+    def __init__(self, folder: Path, nodes: int = 3, *, captured: bool = False, policy: str = "open") -> None:
+        self.folder = folder
+        self.is_captured = captured
+        self.nodes: list[Node] = []
+        self._policy = policy
+        self._count = nodes
+
+    def __enter__(self) -> "Service":
+        Service.running.append(self)
+        try:
+            self._start(self._count)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def certificate(self) -> Path:
+        """The service's certificate, PEM."""
+        return self.folder / "service_cert.pem"
+
+    def _start(self, count: int) -> None:
+        for name in ("member0", "user0"):
+            identity = make_identity(name)
+            (self.folder / f"{name}_cert.pem").write_text(identity.pem)
+            key = identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            (self.folder / f"{name}_privk.pem").write_bytes(key)
+        self.nodes = [Node(self, number) for number in range(count)]
+        first = self.nodes[0]
+        first.begin(
+            f'[start]\nadmission = "automatic"\nopen_at_nodes = {count}\napplication_policy = "{self._policy}"\n'
+            '[[start.members]]\ncertificate = "member0_cert.pem"\n[[start.users]]\ncertificate = "user0_cert.pem"'
+        )
+        first.wait_file("service_cert.pem")
+        shutil.copy(first.directory / "service_cert.pem", self.certificate)
+        for node in self.nodes[1:]:
+            node.begin(self._joining())
+        for node in self.nodes:
+            node.wait_open()
+
+    def _joining(self) -> str:
+        host, port = self.nodes[0].rpc
+        return f'[join]\ntarget = "{host}:{port}"\nservice_certificate = "service_cert.pem"'
+
+    def add(self) -> Node:
+        """Let one more node join; returns when it knows the whole genesis and serves."""
+        node = Node(self, len(self.nodes))
+        self.nodes.append(node)
+        node.begin(self._joining())
+        node.wait_open()
+        return node
+
+    def alive(self) -> list[Node]:
+        """Nodes whose host runs."""
+        return [node for node in self.nodes if node.process.poll() is None]
+
+    def primary(self) -> Node:
+        """The node that all that are alive call primary."""
+        ids: set[str | None] = set()
+
+        def agreed() -> bool:
+            ids.clear()
+            for node in self.alive():
+                with node.session() as session:
+                    ids.add(session.ask("GET", "/node/network").json()["primary_id"])
+            return len(ids) == 1 and None not in ids
+
+        wait_for(agreed, "all nodes name the same primary")
+        (wanted,) = ids
+        return next(node for node in self.nodes if node.id == wanted)
+
+    def backups(self) -> list[Node]:
+        """The other nodes that are alive."""
+        primary = self.primary()
+        return [node for node in self.alive() if node is not primary]
+
+    def settle(self, at_least: int = 0) -> int:
+        """Wait until all nodes that are alive have committed the same, beyond `at_least`, and hold nothing else; returns the seqno."""
+        seen: list[int] = []
+
+        def settled() -> bool:
+            seen[:] = [node.committed() for node in self.alive()]
+            return len(set(seen)) == 1 and seen[0] >= at_least and all(len(node.entries()) == seen[0] for node in self.alive())
+
+        wait_for(settled, f"all nodes commit {at_least} and agree")
+        return seen[0]
+
+    def logs(self) -> Iterator[tuple[str, str]]:
+        """What each node said, for a test that failed."""
+        for node in self.nodes:
+            yield node.name, f"{node.output()}\n{node.log()[-6000:]}"
+
+    def close(self) -> None:
+        """End all processes. Raises: AssertionError: An enclave outlived its host."""
+        if self in Service.running:
+            Service.running.remove(self)
+        left = [node.name for node in self.nodes if not node.close()]
+        assert not left, f"enclaves that outlived their hosts: {left}"
