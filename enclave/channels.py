@@ -220,8 +220,8 @@ class Channels:
         tls = channel.tls
         was_established = tls.established
         chunks = tls.feed(data)
-        if not was_established:
-            self._mark(channel)
+        if not was_established or not chunks:
+            self._mark(channel)  # TLS itself may have something to say
             if channel.is_dialled and tls.established:
                 channel.proven = True
         if chunks:

@@ -11,7 +11,6 @@ import msgpack
 
 from ledgerd.enclave.http import HEADER_FIELDS_MAX, METHODS, Counters, Limits, error_response
 from ledgerd.enclave.requests import Request, Response
-from ledgerd.ledger.errors import UsageError
 
 REQUEST_ID_MAX: Final = (1 << 53) - 1  # what a double can hold, for clients in any language
 _ENVELOPE_BYTES: Final = 64  # msgpack's own bytes around the five fields
@@ -116,10 +115,7 @@ class PipelineConnection:
         self.incomplete = self.buffered > 0
 
     def answer(self, call: Call, response: Response) -> None:
-        """Print the answer to one request; it leaves with the next output, whatever came before it.
-
-        Raises: UsageError: The response's headers cannot be printed; nothing was sent, answer again.
-        """
+        """Print the answer to one request; it leaves with the next output, whatever came before it."""
         if self.finished:
             return
         self.output.append(_encode(call.number, response))
@@ -221,7 +217,9 @@ def _encode(number: int | None, response: Response) -> bytes:
     status, headers, body, content_type = response
     fields = dict(headers)
     if len(fields) != len(headers):
-        raise UsageError("a response header occurs twice, which ledgerd/1 cannot say")
+        fields = {}
+        for name, value in headers:
+            fields[name] = f"{fields[name]}, {value}" if name in fields else value
     if content_type:
         fields["content-type"] = content_type
     packed: bytes = msgpack.packb([number, status, fields, body])

@@ -164,7 +164,9 @@ class Sessions:
                 self._account(protocol, before)
         if tls.error is not None:
             self.tls_failed += 1
-        if (protocol.output or protocol.finished or tls.closed) and not session.dirty:
+        # TLS may have answered by itself (a key update, a refused renegotiation); such bytes must not pile up unsent until we speak.
+        silent = not chunks or protocol.incomplete
+        if (silent or protocol.output or protocol.finished or tls.closed) and not session.dirty:
             session.dirty = True
             self._dirty.append(session)
 

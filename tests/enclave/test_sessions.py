@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import msgpack
 import pytest
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL
@@ -242,6 +245,37 @@ def test_bytes_for_unknown_streams_and_a_second_opening_are_ignored() -> None:
     host.send(stream, GET)
     assert len(host.sessions.take_requests()) == 1
     assert host.sessions.active == 1
+
+
+def expand(secret: bytes, label: str, length: int) -> bytes:
+    """HKDF-Expand-Label of RFC 8446 7.1 with an empty context."""
+    name = b"tls13 " + label.encode()
+    info = length.to_bytes(2, "big") + bytes([len(name)]) + name + b"\0"
+    return HKDFExpand(hashes.SHA384(), length, info).derive(secret)
+
+
+def test_key_updates_are_answered_at_once_and_do_not_pile_up() -> None:
+    """Each makes OpenSSL answer by itself; unsent, those answers would grow with whatever a client cares to send."""
+    host = Host()
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_tls13_ciphersuites(b"TLS_AES_256_GCM_SHA384")
+    lines: list[bytes] = []
+    context.set_keylog_callback(lambda _, line: lines.append(line))
+    host.clients[1] = MemoryClient(context=context, version=SSL.TLS1_3_VERSION)
+    host.sessions.opened(1)
+    host.carry()
+    secret = next(bytes.fromhex(line.split()[2].decode()) for line in lines if line.startswith(b"CLIENT_TRAFFIC_SECRET_0"))
+    for number in range(50):
+        header = b"\x17\x03\x03" + (5 + 1 + 16).to_bytes(2, "big")
+        update_requested = b"\x18\x00\x00\x01\x01" + b"\x16"
+        sealed = AESGCM(expand(secret, "key", 32)).encrypt(expand(secret, "iv", 12), update_requested, header)  # record 0 of this key
+        secret = expand(secret, "traffic upd", 48)
+        host.sessions.received(1, header + sealed)
+        output, closes = host.sessions.take_output()
+        assert closes == []
+        assert [len(data) for _, data in output] == ([len(header + sealed)] if number else [])  # OpenSSL answers one behind
+        for _, data in output:
+            host.clients[1].receive(data)
 
 
 # Deadlines
