@@ -13,12 +13,13 @@ import pytest
 
 from ledgerd.ledger import chunks, cose, signature
 from ledgerd.ledger.audit import ENDORSEMENT, PREVIOUS_IDENTITY, PREVIOUS_ROOT, Auditor
-from ledgerd.ledger.entry import read_public
+from ledgerd.ledger.entry import WriteSet, read_public
 from ledgerd.ledger.errors import FormatError, IntegrityError, UsageError
 from ledgerd.ledger.ids import Seqno, TransactionId, View
+from ledgerd.ledger.merkle import serialise_tree
 from ledgerd.ledger.receipt import key_der
 from support.entry_fields import Field, fields_of_chunk, fields_of_entry
-from support.ledgers import NODES_CERTIFICATES, NODES_INFO, SERVICE_INFO, SINGLETON, Node, Service, certify
+from support.ledgers import ISSUED_AT, NODES_CERTIFICATES, NODES_INFO, SERVICE_INFO, SINGLETON, Node, Service, certify
 from support.vectors import vectors
 
 REFUSED = (IntegrityError, FormatError)
@@ -444,6 +445,10 @@ def test_a_tree_that_is_not_the_ledger_s_is_refused() -> None:
     made.leaves[-1] = bytes(32)  # what goes into the serialised tree; the signed root stays right
     with pytest.raises(IntegrityError, match="is not the one of the entries"):
         refused_at_next_signature(made)
+    made = forge(lambda made: None)
+    made.sign(tree=serialise_tree(made.signed, []))
+    with pytest.raises(IntegrityError, match="has 2 leaves, expected 3"):
+        audit(made.entries, made.certificate)
 
 
 def test_a_signature_entry_may_write_nothing_else() -> None:
@@ -505,3 +510,112 @@ def test_a_deferred_signature_that_fails_says_which_and_leaves_no_verdict() -> N
         checks[-1]()
     with pytest.raises(UsageError):
         auditor.result()
+
+
+def test_a_signature_before_there_is_a_service_is_refused() -> None:
+    made = Service()
+    made.sign()
+    with pytest.raises(IntegrityError, match="before there is a service"):
+        audit(made.entries, None)
+
+
+def test_both_signatures_must_name_their_entry() -> None:
+    """Each alone could be an old one over the same root."""
+    made = forge(lambda made: None)
+    cose_of_other = cose.sign_root(made.key, made.frontier.root(), 2, 4, "service.example.com", "ledger.signature", ISSUED_AT)
+    made.sign(cose=cose_of_other)
+    with pytest.raises(IntegrityError, match=r"the COSE signature says that it is 2\.4, the entry is 2\.3"):
+        audit(made.entries, None)
+
+
+def test_a_cose_signature_in_a_ledger_carries_nothing_unsigned() -> None:
+    made = forge(lambda made: None)
+    signed = cose.decode(cose.sign_root(made.key, made.frontier.root(), 2, 3, "issuer", "subject", ISSUED_AT))
+    made.sign(cose=cose.encode(signed._replace(unprotected={396: {}})))
+    with pytest.raises(FormatError, match="unprotected header"):
+        audit(made.entries, None)
+
+
+def test_the_certificate_beside_a_signature_is_the_signer_s() -> None:
+    made = forge(lambda made: None)
+    other = Node(made.key)
+    made.sign(certificate=other.certificate, signature=signature.sign_raw(other.key, made.frontier.root()))
+    with pytest.raises(IntegrityError, match="the certificate beside it is of"):
+        audit(made.entries, None)
+
+
+def test_the_certificate_beside_a_signature_has_the_recorded_key() -> None:
+    made = forge(lambda made: None)
+    made.write({NODES_CERTIFICATES: {made.node.id.encode(): Node(made.key).certificate.encode()}})
+    with pytest.raises(IntegrityError, match="another key than that of its recorded certificate"):
+        refused_at_next_signature(made)
+
+
+def test_a_renewed_certificate_of_the_same_key_is_accepted() -> None:
+    made = forge(lambda made: None)
+    renewed = certify("Test Node", made.node.key.public_key(), "Test Service", made.key, authority=False)
+    made.write({NODES_CERTIFICATES: {made.node.id.encode(): renewed.encode()}})
+    made.sign()  # still beside it: the first one
+    made.node.certificate = renewed
+    made.sign()
+    assert audit(made.entries, made.certificate).result().signatures == 3
+
+
+def test_a_removed_node_cannot_sign() -> None:
+    made = forge(lambda made: None)
+    made.write({NODES_INFO: {made.node.id.encode(): None}, NODES_CERTIFICATES: {made.node.id.encode(): None}})
+    with pytest.raises(IntegrityError, match="whose status is None"):
+        refused_at_next_signature(made)
+
+
+def test_a_changed_entry_is_named_in_a_ledger_of_cose_signatures_only() -> None:
+    made = forge(lambda made: None)
+    made.write({"records": {b"key": b"value"}})
+    seqno = made.sign()
+    writes = read_public(made.entries.pop()).writes
+    del writes[signature.SIGNATURES]
+    made.entries.append(type(made.sealer)(b"\x07" * 32).seal(2, seqno, writes).data)
+    audit(made.entries, made.certificate)
+    made.entries[2] = made.entries[2][:-1] + bytes([made.entries[2][-1] ^ 1])
+    with pytest.raises(IntegrityError, match="the first entry that was changed is 3"):
+        audit(made.entries, made.certificate)
+
+
+@pytest.mark.parametrize(
+    "writes",
+    [
+        {PREVIOUS_ROOT: {SINGLETON: b'"00"'}},
+        {PREVIOUS_IDENTITY: {SINGLETON: b'"PEM"'}},
+        {SERVICE_INFO: {SINGLETON: b"{}"}},
+        {SERVICE_INFO: {SINGLETON: b"[]"}},
+        {SERVICE_INFO: {SINGLETON: b"{"}},
+        {SERVICE_INFO: {SINGLETON: None}},
+        {SERVICE_INFO: {b"other": b"{}"}},
+        {SERVICE_INFO: {SINGLETON: b'{"status": "Opening", "cert": "PEM"}'}},
+        {SERVICE_INFO: {SINGLETON: b'{"status": "Opening", "status": "Open", "cert": ""}'}},
+        {NODES_INFO: {b"node": b'{"status": "Trusted?"}'}},
+        {NODES_INFO: {b"node": b"1"}},
+        {NODES_CERTIFICATES: {b"node": b"\xff"}},
+        {ENDORSEMENT: {SINGLETON: b"{}"}},
+    ],
+)
+def test_built_in_tables_of_another_form_are_refused(writes: WriteSet) -> None:
+    made = forge(lambda made: None)
+    audit(made.entries, None)
+    made.write(writes)
+    with pytest.raises(REFUSED):
+        audit(made.entries, None)
+
+
+def test_a_last_root_without_a_new_identity_is_refused() -> None:
+    made = forge(lambda made: None)
+    made.write({SERVICE_INFO: {SINGLETON: made.info("Opening")}, PREVIOUS_ROOT: {SINGLETON: b'"00"'}})
+    with pytest.raises(IntegrityError, match="identity is the same"):
+        audit(made.entries, None)
+
+
+def test_an_endorsement_before_there_is_a_service_is_refused() -> None:
+    made = Service()
+    endorse(made, b"key", epoch={}, record={})
+    with pytest.raises(IntegrityError, match="before there is a service"):
+        audit(made.entries, None)

@@ -66,6 +66,7 @@ def test_every_cut_and_every_longer_form_is_refused(value: Any) -> None:
         "5f4100ff",
         "bf0000ff",
         "c100",
+        "82c100",
         "c249010000000000000000",
         "d81c80",
         "d81d00",
@@ -119,3 +120,9 @@ def test_arbitrary_bytes_never_do_worse_than_a_refusal(data: bytes) -> None:
 def test_what_has_no_deterministic_form_here_is_refused(value: Any) -> None:
     with pytest.raises(UsageError):
         cbor.encode(value)
+
+
+@pytest.mark.parametrize("depth", [0, 17])
+def test_the_depth_that_may_be_asked_for_is_bounded(depth: int) -> None:
+    with pytest.raises(UsageError):
+        cbor.decode(b"\x00", depth=depth)

@@ -177,3 +177,21 @@ def test_arbitrary_bytes_never_do_worse_than_a_refusal(data: bytes) -> None:
     for item in (data, b"\xd2" + data, b"\xd2\x84" + data):
         with contextlib.suppress(FormatError):
             cose.decode(item)
+
+
+def test_a_signature_has_one_spelling() -> None:
+    """Two numbers of fixed size: a zero before the second is another spelling of the same one."""
+    message = cose.decode(SIGNED)
+    for other in (message.signature[:48] + b"\x00" + message.signature[48:], message.signature[:95], b""):
+        with pytest.raises(IntegrityError):
+            cose.verify(message._replace(signature=other), PUBLIC, ROOT)
+
+
+def test_a_ledger_signature_s_payload_is_detached() -> None:
+    with pytest.raises(FormatError, match="detached"):
+        cose.verify_root(cose.sign(KEY, GOOD, ROOT), PUBLIC, ROOT)
+
+
+def test_only_roots_are_signed() -> None:
+    with pytest.raises(UsageError):
+        cose.sign_root(KEY, b"short", 2, 17, "", "", 0)

@@ -184,6 +184,37 @@ def test_commit_evidence_of_another_secret_is_refused() -> None:
         Sealer(SECRET).open(data[:8] + tag + data[24:44] + bytes(public))
 
 
+@pytest.mark.parametrize("public", [b"\x04", b"\x03" + number(9) + bytes(72), b"\x04" + number(8) + bytes(72)])
+def test_well_encrypted_entries_of_another_form_are_refused(public: bytes) -> None:
+    """Even who holds the secret: too short, of an old type, of another version."""
+    iv = number(9) + struct.pack("<I", 2)
+    tag = AESGCM(SECRET).encrypt(iv, b"", public)
+    body = tag + iv + counted(public)
+    with pytest.raises(FormatError):
+        Sealer(SECRET).open(b"\x01\x00" + struct.pack("<Q", len(body))[:6] + body)
+
+
+def test_a_public_domain_longer_than_its_entry_is_refused() -> None:
+    data = bytearray(Sealer(SECRET).seal(2, 9, {"public:a": {b"k": b"v"}}).data)
+    data[36] += 1
+    with pytest.raises(FormatError, match="public domain of"):
+        read_public(bytes(data))
+
+
+@pytest.mark.parametrize("seqno", [0, 1 << 63])
+def test_seqnos_that_cannot_be_are_refused(seqno: int) -> None:
+    with pytest.raises(FormatError, match="seqnos start at 1"):
+        read_public(rebuilt(domain(b"", version=seqno), seqno=seqno))
+
+
+def test_entries_beyond_the_format_s_limit_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ledgerd.ledger.entry.ENTRY_SIZE_BYTES_MAX", 200)
+    sealer = Sealer(SECRET)
+    with pytest.raises(UsageError, match="the format's limit"):
+        sealer.seal(2, 9, {"records": {b"k": bytes(200)}})
+    sealer.seal(2, 9, {})  # and the number is still free: nothing was given away under its IV
+
+
 def rebuilt(public: bytes, rest: bytes = b"", *, seqno: int = 9) -> bytes:
     body = bytes(16) + number(seqno) + struct.pack("<I", 2) + counted(public) + rest
     return b"\x01\x00" + struct.pack("<Q", len(body))[:6] + body
@@ -224,6 +255,7 @@ HUGE = number((1 << 64) - 1)
         (domain(b"\x00"), "length of a map's name"),
         (domain(a_map() + b"\x00" * 7), "length of a map's name"),
         (domain(a_map()[:-8]), "before its removals"),
+        (domain(a_map(writes=number(1), removals=b"")), "inside its writes"),
     ],
 )
 def test_malformed_public_domains_are_refused(public: bytes, reason: str) -> None:

@@ -7,15 +7,19 @@ from typing import Any
 
 import cbor2
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledgerd.ledger import cbor, cose
-from ledgerd.ledger.entry import read_public
+from ledgerd.ledger.entry import leaf_digest, read_public
 from ledgerd.ledger.errors import FormatError, IntegrityError, LedgerdError
 from ledgerd.ledger.ids import Seqno, TransactionId, View
-from ledgerd.ledger.merkle import parse_tree, path
+from ledgerd.ledger.merkle import Frontier, parse_tree, path
 from ledgerd.ledger.receipt import Leaf, build_cose, build_json, verify_cose, verify_json
 from ledgerd.ledger.signature import Signature, parse
-from support.ledgers import Node, Service, certify
+from support.ledgers import NOT_AFTER, NOT_BEFORE, Node, Service, certify
 
 CLAIMS = b"\xcc" * 32
 
@@ -190,6 +194,8 @@ def test_other_claims_and_other_transactions_are_refused(service: Service) -> No
         verify_cose(cose_receipt(service, 5), key, bytes(32))
     with pytest.raises(IntegrityError, match=r"2\.5, expected 2\.6"):
         verify_cose(cose_receipt(service, 5), key, CLAIMS, expected=TransactionId(View(2), Seqno(6)))
+    with pytest.raises(IntegrityError, match="claims"):
+        verify_json(json_receipt(service, 5), service.certificate, claims_digest=bytes(32))
     with pytest.raises(IntegrityError, match=r"2\.5, expected 2\.6"):
         verify_json(json_receipt(service, 5), service.certificate, expected=TransactionId(View(2), Seqno(6)))
 
@@ -218,6 +224,9 @@ def test_two_proofs_in_one_receipt_are_refused(service: Service) -> None:
         b"",
         cbor2.dumps([]),
         cbor2.dumps({1: [b"", "", b""], 2: []}),
+        cbor2.dumps({1: [bytes(32), 1, bytes(32)], 2: []}),
+        cbor2.dumps({1: [bytes(32), "ce:2.5:" + "0" * 64], 2: []}),
+        cbor2.dumps({1: {}, 2: []}),
         cbor2.dumps({1: [bytes(32), "ce:2.5:" + "0" * 64, bytes(32)], 2: [[1, bytes(32)]]}),
         cbor2.dumps({1: [bytes(32), "ce:2.5:" + "0" * 64, bytes(32)], 2: [[True, bytes(31)]]}),
         cbor2.dumps({1: [bytes(32), "ce:2.5:" + "0" * 63, bytes(32)], 2: []}),
@@ -239,3 +248,50 @@ def test_refusals_are_typed() -> None:
             verify_json(text, "")
     assert issubclass(FormatError, LedgerdError)
     assert cbor.decode(b"\x80") == []
+
+
+def test_a_view_above_that_of_the_signature_is_refused() -> None:
+    """The key could sign anything; the evidence cannot name a view that had not begun."""
+    service = Service()
+    leaf = Leaf(bytes(32), "ce:3.1:" + "0" * 64, bytes(32))
+    tree = Frontier()
+    tree.append(leaf_digest(*leaf))
+    signed = cose.sign_root(service.key, tree.root(), 2, 2, "issuer", "subject", 0)
+    with pytest.raises(IntegrityError, match="views only rise"):
+        verify_cose(build_cose(signed, leaf, [(True, bytes(32))]), service.key.public_key())
+
+
+def test_receipts_beyond_their_limits_are_refused(service: Service) -> None:
+    with pytest.raises(FormatError, match="limit"):
+        verify_cose(cose_receipt(service, 5) + bytes(1 << 16), service.key.public_key())
+    with pytest.raises(FormatError, match="limit"):
+        verify_json(json.dumps(json_receipt(service, 5)) + " " * (1 << 20), service.certificate)
+    endorsed = json_receipt(service, 5) | {"service_endorsements": [service.certificate] * 64}
+    with pytest.raises(IntegrityError, match="chain of 65"):
+        verify_json(endorsed, service.certificate)
+    long = json_receipt(service, 5)
+    long["proof"] += [{"left": "00" * 32}] * 64
+    with pytest.raises(FormatError, match="at most 63"):
+        verify_json(long, service.certificate)
+
+
+@pytest.mark.parametrize("value", ["PEM", [1], {"a": "b"}, None])
+def test_malformed_endorsements_are_refused(service: Service, value: Any) -> None:
+    with pytest.raises(FormatError):
+        verify_json(json_receipt(service, 5) | {"service_endorsements": value}, service.certificate)
+
+
+def make_certificate(key: Any, issuer_key: Any) -> str:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key).serial_number(1)
+    builder = builder.not_valid_before(NOT_BEFORE).not_valid_after(NOT_AFTER)
+    algorithm = None if isinstance(issuer_key, ed25519.Ed25519PrivateKey) else SHA256()
+    return builder.sign(issuer_key, algorithm).public_bytes(Encoding.PEM).decode()
+
+
+def test_keys_and_algorithms_that_no_service_has_are_refused(service: Service) -> None:
+    other = ed25519.Ed25519PrivateKey.generate()
+    with pytest.raises(FormatError, match="no key on P-256"):
+        verify_json(json_receipt(service, 5) | {"cert": make_certificate(other.public_key(), service.key)}, service.certificate)
+    with pytest.raises(IntegrityError, match="SHA-2"):
+        verify_json(json_receipt(service, 5) | {"cert": make_certificate(service.node.key.public_key(), other)}, service.certificate)

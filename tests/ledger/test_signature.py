@@ -130,3 +130,11 @@ def test_more_than_one_value_is_refused() -> None:
         parse({TREE: {SINGLETON_KEY: b""}})
     with pytest.raises(FormatError):
         parse({**WRITES, "public:records": {b"k": b"v"}})
+
+
+def test_a_record_that_names_a_member_twice_is_refused() -> None:
+    """Readers differ in which of both they take."""
+    value = WRITES[SIGNATURES][SINGLETON_KEY]
+    assert value is not None
+    with pytest.raises(FormatError, match="twice"):
+        parse(with_raw(value[:-1] + b',"view":3}'))

@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import ipaddress
 import json
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,6 +18,7 @@ from ledgerd.ledger.merkle import Frontier, Span, serialise_tree
 
 NOT_BEFORE = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 NOT_AFTER = datetime.datetime(2036, 1, 1, tzinfo=datetime.UTC)
+ISSUED_AT = 1_790_000_000
 SINGLETON = bytes(8)
 SERVICE_INFO = "public:ccf.gov.service.info"
 NODES_INFO = "public:ccf.gov.nodes.info"
@@ -123,25 +125,24 @@ class Service:
         """Open the service."""
         self.write({SERVICE_INFO: {SINGLETON: self.info("Open")}})
 
-    def sign(self, *, issued_at: int = 1_790_000_000) -> int:
-        """Append a signature entry and return its seqno."""
+    def sign(self, **changes: Any) -> int:
+        """Append a signature entry and return its seqno; `changes` replace arguments of `signature.build`."""
         seqno = self.seqno + 1
         root = self.frontier.root()
         tree = serialise_tree(self.signed, [bytes(32), *self.leaves][self.signed.size :])
         self.signed = self.frontier.copy()
         self.signatures.append(seqno)
-        return self.write(
-            signature.build(
-                view=self.view,
-                seqno=seqno,
-                root=root,
-                node_id=self.node.id,
-                certificate=self.node.certificate,
-                signature=signature.sign_raw(self.node.key, root),
-                cose=cose.sign_root(self.key, root, self.view, seqno, "service.example.com", "ledger.signature", issued_at),
-                tree=tree,
-            )
-        )
+        arguments: dict[str, Any] = {
+            "view": self.view,
+            "seqno": seqno,
+            "root": root,
+            "node_id": self.node.id,
+            "certificate": self.node.certificate,
+            "signature": signature.sign_raw(self.node.key, root),
+            "cose": cose.sign_root(self.key, root, self.view, seqno, "service.example.com", "ledger.signature", ISSUED_AT),
+            "tree": tree,
+        }
+        return self.write(signature.build(**arguments | changes))
 
     def span(self, size: int) -> Span:
         """Return all nodes of the tree of the first `size` leaves."""
