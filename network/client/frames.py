@@ -1,7 +1,7 @@
 """`ledgerd/1` as bytes, without a socket: frames out, frames in. The format is `docs/formats/ledgerd-1.md`.
 
 A frame is a 4-byte big-endian length and a msgpack array: `[id, method, path_with_query, headers, body]` to the node,
-`[id, status, headers, body]` back, in any order. Not here: connections (`client.pipeline`).
+`[id, status, headers, body]` back, in any order; an id of nil says why the node ends the session. Not here: connections (`client.pipeline`).
 """
 
 from typing import Final, NamedTuple
@@ -62,6 +62,9 @@ def _parse(packed: bytes) -> Frame:
         number, status, headers, body = msgpack.unpackb(packed, max_ext_len=0)
     except (ValueError, TypeError, msgpack.UnpackException):
         raise FormatError(f"a frame of {len(packed)} bytes is not [id, status, headers, body]") from None
+    if number is None:
+        why = body[:200].decode("utf-8", "replace") if type(body) is bytes else ""
+        raise FormatError(f"the node ends the session: {status} {why}")
     if type(number) is not int or type(status) is not int or type(headers) is not dict or type(body) is not bytes:
         raise FormatError("a frame's fields do not have the types of [id, status, headers, body]")
     for name, value in headers.items():

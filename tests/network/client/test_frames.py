@@ -50,6 +50,11 @@ def test_what_is_no_answer_is_refused(bad: bytes) -> None:
         Decoder().feed(bad)
 
 
+def test_the_reason_for_which_a_node_ends_the_session_is_kept() -> None:
+    with pytest.raises(FormatError, match="SessionCapExhausted"):
+        Decoder().feed(frame(None, 503, {}, b'{"error": {"code": "SessionCapExhausted"}}'))
+
+
 def test_a_request_is_length_and_array() -> None:
     data = encode(7, "PUT", "/app/records/1?x=y", {"content-type": "text/plain"}, b"v")
     assert int.from_bytes(data[:4], "big") == len(data) - 4

@@ -1,0 +1,71 @@
+"""The output layer: a value from outside never looks like two, JSON has a versioned schema, terminals get tables."""
+
+import json
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from ledgerd.ledger.errors import ConfigurationError, IntegrityError, LedgerdError
+from ledgerd.node.cli.output import Output, command
+
+ROWS: list[dict[str, object]] = [{"name": "a", "count": 1, "hidden": "x"}, {"name": "two\nlines\tand \\ tab", "count": None}]
+
+
+@command("show")
+def show(output: Output) -> None:
+    output.record("thing", {"some_text": "one\ntwo", "yes": True, "list": ["a", "b"], "none": None, "deep": {"a": 1}})
+
+
+@command("rows")
+def rows(output: Output) -> None:
+    output.rows("things", ("name", "count"), ROWS, total=2)
+
+
+def run(target: click.Command, *arguments: str) -> str:
+    return CliRunner().invoke(target, arguments).stdout
+
+
+def test_a_record_in_a_pipe_is_one_line_for_each_field() -> None:
+    assert run(show).splitlines() == ["some_text\tone\\ntwo", "yes\tyes", "list\ta, b", "none\t-", 'deep\t{"a": 1}']
+
+
+def test_rows_in_a_pipe_are_one_line_each_under_their_names() -> None:
+    assert run(rows).splitlines() == ["name\tcount", "a\t1", "two\\nlines\\tand \\\\ tab\t-"]
+
+
+def test_json_is_one_document_with_every_field() -> None:
+    assert json.loads(run(show, "-o", "json")) == {
+        "schema": "ledgerd.thing.v1",
+        "some_text": "one\ntwo",
+        "yes": True,
+        "list": ["a", "b"],
+        "none": None,
+        "deep": {"a": 1},
+    }
+    assert json.loads(run(rows, "-o", "json")) == {"schema": "ledgerd.things.v1", "total": 2, "items": ROWS}
+
+
+def test_a_terminal_gets_aligned_columns_and_no_markup_of_the_data(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    output = Output("table")
+    output.rows("things", ("name",), [{"name": "[bold]x"}])
+    output.record("thing", {"a": 1, "longer_name": 2})
+    lines = click.unstyle(capsys.readouterr().out).splitlines()
+    assert lines[1].strip() == "[bold]x"
+    assert lines[2].index("1") == lines[3].index("2")
+
+
+@pytest.mark.parametrize(("error", "status"), [(ConfigurationError, 2), (IntegrityError, 1), (LedgerdError, 1)])
+def test_errors_become_statuses(error: type[LedgerdError], status: int) -> None:
+    @command("failing")
+    def failing(output: Output) -> None:
+        raise error("what happened\nand more")
+
+    result = CliRunner().invoke(failing, [])
+    assert (result.exit_code, result.stdout, result.stderr) == (status, "", "ledgerd: what happened\n         and more\n")
+    result = CliRunner().invoke(failing, ["-o", "json"])
+    assert result.exit_code == status
+    assert json.loads(result.stdout)["error"] == {"code": error.code, "message": "what happened\nand more"}

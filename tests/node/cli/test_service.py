@@ -1,0 +1,241 @@
+"""Commands that talk to a service: fake nodes, real receipts, simulated attestation."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from ledgerd.enclave.nsm import attestation
+from ledgerd.ledger import cbor, entry, signature
+from ledgerd.ledger.receipt import Leaf, build_cose, build_json
+from ledgerd.node.simulator.nsm import SimulatedNsm
+from ledgerd.node.simulator.pki import SimulatedRoot, make_root
+from support.command_line import Ledgerd
+from support.fake_service import FakeAnswer, FakeRequest, FakeService, error
+from support.ledgers import Service
+from support.vectors import vectors
+
+PCRS = {index: bytes([index + 1]) * 48 for index in range(3)}
+
+
+@pytest.fixture(scope="module")
+def ledger() -> Service:
+    ledger = Service()
+    ledger.genesis()
+    ledger.write({"records": {b"1": b"value"}})
+    ledger.sign()
+    return ledger
+
+
+@pytest.fixture
+def service(tmp_path: Path, ledger: Service) -> Iterator[FakeService]:
+    with FakeService(tmp_path, nodes=2, ledger=ledger) as service:
+        yield service
+
+
+@pytest.fixture
+def options(service: FakeService) -> list[object]:
+    return ["--url", service.urls[0], "--service-cert", service.certificate_file, "--timeout", 2]
+
+
+def receipts(ledger: Service, seqno: int) -> tuple[bytes, bytes]:
+    signed = ledger.signatures[-1]
+    record = signature.parse(entry.read_public(ledger.entries[signed - 1]).writes)
+    assert record is not None
+    assert record.raw is not None
+    assert record.cose is not None
+    data = ledger.entries[seqno - 1]
+    leaf = Leaf(hashlib.sha256(data).digest(), ledger.sealer.commit_evidence(ledger.view, seqno), bytes(32))
+    path = ledger.span(signed).path(seqno)
+    return build_cose(record.cose, leaf, path), json.dumps(build_json(record.raw, leaf, path)).encode()
+
+
+def test_submit_says_what_became_of_it(ledgerd: Ledgerd, service: FakeService, options: list[object]) -> None:
+    ran = ledgerd("tx", "submit", "put", "/app/records/1", "--data", "hello", *options)
+    assert ran.status == 0
+    assert ran.fields == {"transaction_id": "2.3", "status": "Committed", "http_status": "204"}
+    request = service.nodes[0].requests[-1]
+    assert (request.method, request.body, request.headers["content-type"]) == ("PUT", b"hello", "text/plain")
+
+
+def test_submit_takes_a_body_from_a_file_and_guesses_json(
+    ledgerd: Ledgerd, service: FakeService, options: list[object], tmp_path: Path
+) -> None:
+    body = tmp_path / "body"
+    body.write_bytes(b'{"a": 1}')
+    assert ledgerd("tx", "submit", "POST", "/app/x", "--data-file", body, "--no-wait", *options).fields["status"] == "Pending"
+    request = service.nodes[0].requests[-1]
+    assert (request.body, request.headers["content-type"]) == (b'{"a": 1}', "application/json")
+    assert "prefer" not in request.headers
+    assert ledgerd("tx", "submit", "POST", "/app/x", "--data-file", body, "--data", "x", *options).status == 2
+
+
+def test_a_refusal_is_a_failure_with_the_services_words(ledgerd: Ledgerd, service: FakeService, options: list[object]) -> None:
+    service.nodes[0].behaviour = lambda request: error(403, "Forbidden", "not for you") if request.method == "PUT" else None
+    ran = ledgerd("tx", "submit", "PUT", "/app/records/1", *options)
+    assert (ran.status, ran.out) == (1, "")
+    assert "not for you" in ran.err
+
+
+def test_the_environment_of_dev_names_the_service(ledgerd: Ledgerd, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = service.certificate_file.parent
+    (folder / "common").mkdir()
+    (folder / "common" / "service_cert.pem").write_text(service.ledger.certificate)
+    monkeypatch.setenv("LEDGERD_URLS", ",".join(service.urls))
+    monkeypatch.setenv("LEDGERD_DIR", str(folder))
+    assert ledgerd("tx", "status", "2.2").fields == {"transaction_id": "2.2", "status": "Committed"}
+
+
+def test_an_invalid_transaction_is_a_failure(ledgerd: Ledgerd, service: FakeService, options: list[object]) -> None:
+    answer = FakeAnswer(200, {}, b'{"transaction_id": "2.9", "status": "Invalid"}')
+    service.nodes[0].behaviour = lambda request: answer
+    assert ledgerd("tx", "status", "2.9", *options).status == 1
+    assert ledgerd("tx", "status", "2.9", "--wait", *options).status == 1
+
+
+@pytest.mark.parametrize("form", ["cose", "json"])
+def test_a_receipt_is_fetched_and_verifies_offline_and_each_change_fails(
+    ledgerd: Ledgerd, service: FakeService, options: list[object], ledger: Service, tmp_path: Path, form: str
+) -> None:
+    data = receipts(ledger, 3)[form == "json"]
+    service.nodes[0].behaviour = lambda request: FakeAnswer(200, {}, data)
+    file = tmp_path / "receipt"
+    assert ledgerd("receipt", "get", "2.3", "--form", form, "--out", file, *options).fields["verified"] == "yes"
+    verify = ["receipt", "verify", file, "--service-cert", service.certificate_file]
+    ran = ledgerd(*verify, "-o", "json")
+    assert (ran.status, ran.json["verified"], ran.json["transaction_id"], ran.json["form"]) == (0, True, "2.3", form)
+    assert ledgerd(*verify, "--transaction-id", "2.3").status == 0
+    assert ledgerd(*verify, "--transaction-id", "2.4").status == 1
+    assert ledgerd(*verify, "--claims", file).status == 1
+    assert ledgerd(*verify, "--claims-digest", "00" * 32).status == 0
+    assert ledgerd(*verify, "--claims-digest", "00").status == 2
+    changed = bytearray(data)
+    changed[len(data) // 2] ^= 1
+    file.write_bytes(changed)
+    assert ledgerd(*verify).status == 1
+
+
+def test_a_receipt_of_another_service_fails(ledgerd: Ledgerd, ledger: Service, tmp_path: Path) -> None:
+    (tmp_path / "receipt").write_bytes(receipts(ledger, 3)[0])
+    (tmp_path / "other.pem").write_text(Service().certificate)
+    ran = ledgerd("receipt", "verify", tmp_path / "receipt", "--service-cert", tmp_path / "other.pem", "-o", "json")
+    assert (ran.status, ran.json["schema"]) == (1, "ledgerd.error.v1")
+
+
+class Attesting:
+    def __init__(self, service: FakeService, root: SimulatedRoot, pcrs: dict[int, bytes]) -> None:
+        self.nsm = SimulatedNsm(root, pcrs)
+        self.ledger = service.ledger
+        service.nodes[0].behaviour = self.answer
+
+    def answer(self, request: FakeRequest) -> FakeAnswer | None:
+        path, _, nonce = request.path.partition("?nonce=")
+        if path != "/node/attestations/self":
+            return None
+        keys = [
+            key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            for key in (self.ledger.key, self.ledger.node.key)
+        ]
+        bound = hashlib.sha384(cbor.encode({"service_key": keys[0], "genesis": bytes(32)})).digest()
+        document = attestation(self.nsm, user_data=bound, nonce=bytes.fromhex(nonce), public_key=keys[1])
+        body = {
+            "raw": base64.b64encode(document).decode(),
+            "service_certificate": self.ledger.certificate,
+            "genesis_digest": "00" * 32,
+        }
+        return FakeAnswer(200, {}, json.dumps(body).encode())
+
+
+def test_attestation_is_verified_for_our_nonce_and_its_certificate_kept(ledgerd: Ledgerd, service: FakeService, tmp_path: Path) -> None:
+    root = make_root()
+    Attesting(service, root, PCRS)
+    (tmp_path / "root.pem").write_text(root.certificate_pem)
+    measurements = tmp_path / "measurements.json"
+    measurements.write_text(json.dumps({"Measurements": {f"PCR{i}": value.hex() for i, value in PCRS.items()} | {"HashAlgorithm": "x"}}))
+    verify = ["attestation", "verify", "--url", service.urls[0], "--root", tmp_path / "root.pem", "--measurements", measurements]
+    ran = ledgerd(*verify, "--save", tmp_path / "kept.pem", "-o", "json")
+    assert (ran.status, ran.json["verified"], ran.json["simulated"]) == (0, True, True)
+    assert "SIMULATED" in ran.err
+    assert (tmp_path / "kept.pem").read_text() == service.ledger.certificate
+    assert ledgerd(*verify, "--genesis", "00" * 32).status == 0
+    assert ledgerd(*verify, "--genesis", "11" * 32).status == 1
+    aws = ledgerd("attestation", "verify", "--url", service.urls[0], "--measurements", measurements, "-o", "json")
+    assert (aws.status, aws.json["verified"], aws.json["rule"]) == (1, False, "root")
+    measurements.write_text(json.dumps([{"pcr0": "aa" * 48, "pcr1": "aa" * 48, "pcr2": "aa" * 48}]))
+    ran = ledgerd(*verify, "--save", tmp_path / "not_kept.pem")
+    assert (ran.status, ran.fields["rule"]) == (1, "measurement")
+    assert not (tmp_path / "not_kept.pem").exists()
+
+
+@pytest.mark.parametrize(
+    "encode", [lambda data: data, base64.encodebytes, lambda data: json.dumps({"raw": base64.b64encode(data).decode()}).encode()]
+)
+def test_a_stored_document_is_shown_and_judged(ledgerd: Ledgerd, tmp_path: Path, encode: object) -> None:
+    root = make_root()
+    (tmp_path / "root.pem").write_text(root.certificate_pem)
+    document = attestation(SimulatedNsm(root, PCRS), user_data=b"user data", nonce=None, public_key=None)
+    file = tmp_path / "document"
+    file.write_bytes(encode(document))  # type: ignore[operator]
+    shown = ledgerd("attestation", "show", file, "-o", "json").json
+    assert (shown["verified"], shown["user_data"], shown["pcr1"]) == (False, b"user data".hex(), PCRS[1].hex())
+    pcrs = [part for i, value in PCRS.items() for part in (f"--pcr{i}", value.hex())]
+    assert ledgerd("attestation", "verify", file, "--root", tmp_path / "root.pem", *pcrs).status == 0
+    assert ledgerd("attestation", "verify", file, *pcrs).status == 1
+    assert ledgerd("attestation", "verify", file, "--root", tmp_path / "root.pem", *pcrs[:4]).status == 2
+    assert ledgerd("attestation", "verify", file, "--root", tmp_path / "root.pem", *pcrs, "--save", tmp_path / "x").status == 2
+
+
+def test_documents_of_aws_are_shown(ledgerd: Ledgerd) -> None:
+    manifest = json.loads(vectors("nitro", "manifest.json").read_text())
+    assert manifest
+    files = sorted(vectors("nitro").glob("genuine-*.bin"))
+    assert files
+    for file in files:
+        assert ledgerd("attestation", "show", file).fields["module_id"].startswith("i-")
+
+
+def test_what_is_no_document_is_a_failure(ledgerd: Ledgerd, tmp_path: Path) -> None:
+    (tmp_path / "junk").write_bytes(b"junk!")
+    assert ledgerd("attestation", "show", tmp_path / "junk").status == 1
+
+
+def status_answers(service: FakeService, number: int, service_status: str) -> None:
+    def behaviour(request: FakeRequest) -> FakeAnswer | None:
+        documents: dict[str, object] = {
+            "/node/state": {"node_id": f"{number}" * 64, "state": "PartOfNetwork", "last_signed_seqno": 2},
+            "/node/network": {"service_status": service_status, "current_view": 2, "primary_id": "0" * 64},
+            "/node/network/nodes": {
+                "nodes": [
+                    {"status": "Trusted", "rpc_interfaces": {"rpc": {"published_address": f"127.0.0.1:{node.port}"}}}
+                    for node in service.nodes
+                ]
+            },
+        }
+        document = documents.get(request.path)
+        return None if document is None else FakeAnswer(200, {}, json.dumps(document).encode())
+
+    service.nodes[number].behaviour = behaviour
+
+
+def test_status_asks_every_node_it_hears_of(ledgerd: Ledgerd, service: FakeService, options: list[object]) -> None:
+    for number in range(2):
+        status_answers(service, number, "Open")
+    ran = ledgerd("status", *options, "-o", "json")
+    assert (ran.status, ran.json["service_status"]) == (0, "Open")
+    assert [(item["role"], item["committed"]) for item in ran.json["items"]] == [("primary", "2.2"), ("backup", "2.2")]
+
+
+def test_status_of_a_service_that_is_not_open_or_not_there_is_a_failure(
+    ledgerd: Ledgerd, service: FakeService, options: list[object]
+) -> None:
+    status_answers(service, 0, "Opening")
+    assert ledgerd("status", *options).status == 1
+    for node in service.nodes:
+        node.stop()
+    ran = ledgerd("status", *options, "--timeout", 0.2)
+    assert ran.status == 1
+    assert "no node answers" in ran.err

@@ -1,0 +1,147 @@
+"""`ledgerd dev`: what is refused before anything starts, and that nothing is left, whatever ends it. Nodes are real."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.node import config
+from ledgerd.node.dev import DevOptions, run_dev
+
+LEDGERD = [sys.executable, "-m", "ledgerd.node.cli.main"]
+OPTIONS = DevOptions(nodes=1, directory=None, port=0, app="ledgerd.apps.logging", anybody=False, command=None)
+
+
+def refused(**changes: object) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        run_dev(OPTIONS._replace(**changes), lambda service: None, lambda text: None)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_port_in_use_is_named_before_anything_is_made(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port {port} is in use" in refused(port=port, directory=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_used_directory_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    assert "was used before" in refused(directory=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert "cannot use" in refused(directory=tmp_path / "mine" / "below")
+
+
+def test_an_application_that_is_not_there_is_refused() -> None:
+    assert "nonsense" in refused(app="nonsense")
+
+
+def test_ports_beyond_the_last_are_refused() -> None:
+    assert "65536" in refused(port=65535, nodes=2)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Processes that mention the folder on their command line, or whose parent does."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and str(folder).encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 10
+    while any(is_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, [pid for pid in pids if is_alive(pid)]
+        time.sleep(0.02)
+
+
+def pids_of(folder: Path) -> list[int]:
+    return [int(path.read_text()) for path in folder.glob("node*/*.pid")]
+
+
+def test_a_command_finds_an_open_service_and_its_status_is_ours(tmp_path: Path) -> None:
+    folder = tmp_path / "dev"
+    asks = 'test "$LEDGERD_URL" = "$LEDGERD_URLS" && ledgerd status -o json > "$0/status"'
+    script = f'cp "$LEDGERD_DIR"/node0/*.pid "$0"; {asks}; sleep 60 & exit 7'
+    command = f"sh -c '{script}' {tmp_path}"
+    done = subprocess.run(
+        [*LEDGERD, "dev", "--nodes", "1", "--port", "0", "--dir", folder, "--exec", command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 7, done.stderr
+    assert "SIMULATED" in done.stderr
+    assert json.loads((tmp_path / "status").read_text())["service_status"] == "Open"
+    wait_until_gone([int(path.read_text()) for path in tmp_path.glob("*.pid")])
+    assert processes_of(folder) == []
+    assert sorted(path.name for path in (folder / "common").iterdir() if "user" in path.name or "member" in path.name) == [
+        "member0_cert.pem",
+        "member0_privk.pem",
+        "user0_cert.pem",
+        "user0_privk.pem",
+        "user1_cert.pem",
+        "user1_privk.pem",
+    ]
+    assert not list(folder.glob("node*/*.pid"))
+    assert config.load(folder / "node0" / "node.toml").start is not None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_it_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    folder = tmp_path / "dev"
+    process = subprocess.Popen(
+        [*LEDGERD, "dev", "--nodes", "2", "--port", "0", "--dir", folder, "-o", "json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not lines or lines[-1] != "}\n":
+        line = process.stdout.readline()
+        assert line, process.communicate()
+        lines.append(line)
+    service = json.loads("".join(lines))
+    assert service["simulated"]
+    assert len(service["urls"]) == 2
+    pids = pids_of(folder)
+    assert len(pids) == 4
+    assert all(is_alive(pid) for pid in pids)
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode == (-number if number == signal.SIGKILL else 0)
+    wait_until_gone(pids)
+    assert processes_of(folder) == []
+
+
+def test_a_service_that_does_not_come_up_says_which_node_and_why(tmp_path: Path) -> None:
+    broken = tmp_path / "broken_application.py"
+    broken.write_text("raise RuntimeError('broken on purpose')\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [*LEDGERD, "dev", "--nodes", "1", "--port", "0", "--dir", str(tmp_path / "dev"), "--app", "broken_application"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "node0" in done.stderr
+    assert done.stdout == ""
+    assert processes_of(tmp_path / "dev") == []
