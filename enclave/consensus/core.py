@@ -112,9 +112,9 @@ class Removal(Enum):
     COMMITTED = "that signature entry is committed"
     RECORDED = "the entry that records `retired_committed` is committed"
     ROLLED_BACK = "the configuration is truncated"
-    UNSIGNED = "the signature entry is truncated, the configuration is not"
 
 
+# Its first signature entry cannot be truncated without the configuration: a primary that lacks the one has discarded the other when it won.
 # From COMPLETED on there is no way back: what is committed stays. Until RETIRED_COMMITTED the node goes on storing and voting, since peers
 # that do not know yet of its removal may need it for their quorums.
 RETIREMENT_TRANSITIONS: Final = {
@@ -123,7 +123,6 @@ RETIREMENT_TRANSITIONS: Final = {
     (Retirement.ORDERED, Removal.ROLLED_BACK): Retirement.NONE,
     (Retirement.SIGNED, Removal.COMMITTED): Retirement.COMPLETED,
     (Retirement.SIGNED, Removal.ROLLED_BACK): Retirement.NONE,
-    (Retirement.SIGNED, Removal.UNSIGNED): Retirement.ORDERED,
     (Retirement.COMPLETED, Removal.RECORDED): Retirement.RETIRED_COMMITTED,
 }
 
@@ -228,6 +227,14 @@ class ConsensusReady:
         self.failed: str | None = None
 
 
+_HANDLERS: Final[dict[type[Any], str]] = {
+    AppendEntries: "_receive_append",
+    AppendAccepted: "_receive_accepted",
+    AppendRefused: "_receive_refused",
+    RequestVote: "_receive_request_vote",
+    Vote: "_receive_vote",
+    ProposeVote: "_receive_propose_vote",
+}
 _NEVER: Final = float("inf")
 _NO_VIEW: Final = View(0)
 # A primary that was heard this recently, in election timeouts, is alive: no PreVote against it. Heartbeats come every tenth, and a peer
@@ -418,7 +425,7 @@ class Consensus:
         handler = _HANDLERS.get(type(message))
         if handler is None or sender == self.node_id:
             raise PeerError(f"a {type(message).__name__} from {sender[:16]}... means nothing to consensus")
-        handler(self, sender, message)
+        getattr(self, handler)(sender, message)
 
     def tick(self, now: float) -> None:
         """It is `now`; never earlier than before."""
@@ -570,8 +577,15 @@ class Consensus:
         """Start the election timer anew: 0.5 to 1 times the timeout, so that peers seldom stand together."""
         self._election_at = self._now + self._settings.election_timeout * (0.5 + 0.5 * self._jitter())
 
-    def _is_electable(self) -> bool:
+    def _is_member(self) -> bool:
         return any(self.node_id in configuration.nodes for configuration in self._configurations)
+
+    def _is_electable(self) -> bool:
+        """Members, and those whose removal is not on record yet: such a one may be the only node with the latest signed entries, and the
+        others, who do not know yet that its removal is final, need its vote. If it could not stand, it would refuse theirs and nobody would
+        ever lead again.
+        """
+        return self._is_member() or self.retirement in (Retirement.ORDERED, Retirement.SIGNED, Retirement.COMPLETED)
 
     def _follow(self, cause: Cause, view: View, primary: NodeId | None) -> None:
         """Be a backup in `view`."""
@@ -861,6 +875,8 @@ class Consensus:
             peer.acked_seqno = message.seqno
             peer.acked_digest = message.digest
             self._advance_commit()
+            if log.base < self.commit_seqno <= message.seqno:
+                self._release()  # perhaps this was the last one that needed them from memory
 
     def _receive_refused(self, sender: NodeId, message: AppendRefused) -> None:
         peer = self._heard(sender, message.view, message.round)
@@ -995,7 +1011,7 @@ class Consensus:
         """A configuration is active as soon as it is appended (a node cannot know whether others have committed it already), beside all
         earlier ones.
         """
-        known = self._is_electable()
+        known = self._is_member()
         self._configurations.append(configuration)
         member = self.node_id in configuration.nodes
         if known and not member and self.retirement is Retirement.NONE:
@@ -1030,8 +1046,6 @@ class Consensus:
             del self._removals[-1]
         if self.retirement in (Retirement.ORDERED, Retirement.SIGNED) and self._retirement_seqno > to:
             self._retire(Removal.ROLLED_BACK)
-        elif self.retirement is Retirement.SIGNED and self._retirement_signed > to:
-            self._retire(Removal.UNSIGNED)
         if self._handed > to:
             # The host has been given some of it. From here on, what it reports of the old generation is of entries that are no more.
             self._handed = to
@@ -1078,13 +1092,3 @@ class Consensus:
         to = min(limit, max(to, log.excess(self._settings.window_entries, self._settings.window_bytes, limit)))
         if to > log.base:
             log.drop(to)
-
-
-_HANDLERS: Final[dict[type[Any], Callable[[Consensus, NodeId, Any], None]]] = {
-    AppendEntries: Consensus._receive_append,
-    AppendAccepted: Consensus._receive_accepted,
-    AppendRefused: Consensus._receive_refused,
-    RequestVote: Consensus._receive_request_vote,
-    Vote: Consensus._receive_vote,
-    ProposeVote: Consensus._receive_propose_vote,
-}

@@ -1,0 +1,193 @@
+"""Bugs of the literature, planted by subclassing: a simulation that does not find them proves nothing.
+
+Each class changes one decision of the core and is otherwise the core.
+"""
+
+from typing import Any
+
+from ledgerd.enclave.consensus.core import Consensus
+from ledgerd.enclave.consensus.messages import AppendAccepted, AppendEntries, AppendRefused, RequestVote
+from ledgerd.enclave.consensus.quorum import majority, quorum_seqno
+from ledgerd.ledger.ids import NodeId, Seqno, View
+
+
+class QuorumOfTheUnion(Consensus):
+    """A majority of all nodes of all configurations, instead of one of each (CCF #3837, #3948, #4018)."""
+
+    def _count_votes(self) -> None:
+        active = self._configurations
+        union = frozenset[NodeId]().union(*(c.nodes for c in active))
+        if active and len(self._votes & union) >= majority(len(union)):
+            self._configurations = []
+            self._configurations = [active[0]._replace(nodes=frozenset(self._votes))]
+            try:
+                super()._count_votes()
+            finally:
+                self._configurations = active
+
+
+class NewestConfigurationOnly(Consensus):
+    """Commit needs a majority of the newest configuration only."""
+
+    def _advance_commit(self) -> None:
+        stored = {node: peer.match for node, peer in self._peers.items()}
+        stored[self.node_id] = self.stored_seqno
+        for seqno in reversed(self._log.committables):
+            if seqno >= self._view_start and quorum_seqno(self._configurations[-1].nodes, stored) >= seqno:
+                self._commit(seqno)
+                return
+
+
+class CommitsEarlierViews(Consensus):
+    """Counts signature entries of earlier views (Raft paper, figure 8; CCF #3828, #3950, #3971, #5674)."""
+
+    def _advance_commit(self) -> None:
+        start, self._view_start = self._view_start, Seqno(0)
+        super()._advance_commit()
+        self._view_start = start
+
+
+class CommitsUnsigned(Consensus):
+    """Commits what a majority has, signed or not."""
+
+    def _advance_commit(self) -> None:
+        stored = {node: peer.match for node, peer in self._peers.items()}
+        stored[self.node_id] = self.stored_seqno
+        if self._configurations:
+            reached = min(quorum_seqno(c.nodes, stored) for c in self._configurations)
+            if reached > self.commit_seqno and reached >= self._view_start:
+                self._commit(reached)
+
+
+class CommitsOnRefusal(Consensus):
+    """Takes the guess in a refusal for an acknowledgement (CCF #5324, #5325)."""
+
+    def _receive_refused(self, sender: NodeId, message: AppendRefused) -> None:
+        super()._receive_refused(sender, message)
+        peer = self._peers.get(sender)
+        if peer is not None and message.view == self.view:
+            peer.match = min(message.seqno, self._log.last_seqno)
+            self._advance_commit()
+
+
+class AcknowledgesItsWholeLog(Consensus):
+    """Acknowledges entries beyond those that it shares with the primary (CCF #6001, #6016)."""
+
+    def _acknowledge(self) -> None:
+        matched, self._matched = self._matched, self._log.last_seqno
+        super()._acknowledge()
+        self._matched = matched
+
+
+class AcknowledgesMemory(Consensus):
+    """Acknowledges before the disk has it (etcd #14370)."""
+
+    def _acknowledge(self) -> None:
+        stored, self.stored_seqno = self.stored_seqno, self._log.last_seqno
+        super()._acknowledge()
+        self.stored_seqno = stored
+
+
+class CountsItsOwnMemory(Consensus):
+    """As the primary, counts itself before its own disk has it."""
+
+    def _advance_commit(self) -> None:
+        stored, self.stored_seqno = self.stored_seqno, self._log.last_seqno
+        super()._advance_commit()
+        self.stored_seqno = stored
+
+
+class BelievesOldGenerations(Consensus):
+    """Takes a sync that began before a truncation for one that covers what came after."""
+
+    def stored(self, generation: int, view: View, seqno: Seqno) -> None:
+        if generation < self._generation and seqno <= self._handed:
+            generation, view = self._generation, self._log.view_of(seqno)
+        super().stored(generation, view, seqno)
+
+
+class TruncatesToTheMessage(Consensus):
+    """Gives up what lies beyond a message, conflict or not, as if nothing had come since (CCF #5927, #5991, #6016)."""
+
+    def _receive_append(self, sender: NodeId, message: AppendEntries) -> None:
+        super()._receive_append(sender, message)
+        covered = Seqno(message.prev_seqno + len(message.entries))
+        if message.view == self.view and self.failed is None and self.commit_seqno <= covered < self._log.last_seqno:
+            self._rollback(covered)
+
+
+class CommitsItsOwnSuffix(Consensus):
+    """As a backup, commits up to the primary's commit without asking whether that part of its log is the primary's."""
+
+    def _receive_append(self, sender: NodeId, message: AppendEntries) -> None:
+        super()._receive_append(sender, message)
+        if message.view == self.view and self.failed is None:
+            self._commit_up_to(min(message.committed, self._log.last_seqno))
+
+
+class VotesForAnyone(Consensus):
+    """Does not compare logs."""
+
+    def _would_vote(self, sender: NodeId, message: RequestVote) -> bool:
+        return super()._would_vote(sender, message._replace(last_view=View(1 << 40)))
+
+
+class VotesTwice(Consensus):
+    """Forgets its vote."""
+
+    def _would_vote(self, sender: NodeId, message: RequestVote) -> bool:
+        self._voted_for = None
+        return super()._would_vote(sender, message)
+
+
+class AnswersByLease(Consensus):
+    """Answers reads because it was primary a moment ago (etcd #20418)."""
+
+    def _answer_questions(self) -> None:
+        if self.commit_seqno >= self._view_start:
+            self._confirmed += self._asked
+            self._asked = []
+
+
+class KeepsLostConfigurations(Consensus):
+    """Goes on with a configuration whose entry was rolled back (openraft #1808)."""
+
+    def _rollback(self, to: Seqno) -> None:
+        kept = list(self._configurations)
+        super()._rollback(to)
+        self._configurations = kept
+
+
+class RemovedNodesNeverStand(Consensus):
+    """Nobody can lead when a removed node has the latest signed entries (premature retirement, CCF #5919, #5973)."""
+
+    def _is_electable(self) -> bool:
+        return self._is_member()
+
+
+class IgnoresAcknowledgedHashes(Consensus):
+    """Not found by this simulation, whose hosts do not set memory back; here for the tests that do."""
+
+    def _receive_accepted(self, sender: NodeId, message: AppendAccepted) -> None:
+        digest: Any = self._log.digest(message.seqno) if message.seqno <= self._log.last_seqno else None
+        super()._receive_accepted(sender, message._replace(digest=digest or message.digest))
+
+
+PLANTED: tuple[type[Consensus], ...] = (
+    QuorumOfTheUnion,
+    NewestConfigurationOnly,
+    CommitsEarlierViews,
+    CommitsUnsigned,
+    CommitsOnRefusal,
+    AcknowledgesItsWholeLog,
+    AcknowledgesMemory,
+    CountsItsOwnMemory,
+    BelievesOldGenerations,
+    TruncatesToTheMessage,
+    CommitsItsOwnSuffix,
+    VotesForAnyone,
+    VotesTwice,
+    AnswersByLease,
+    KeepsLostConfigurations,
+    RemovedNodesNeverStand,
+)
