@@ -9,10 +9,11 @@ from support.processes import Service
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add the logs of all services that run, while they still do."""
+    """Add what the nodes said: those that still run, and those that the error has ended."""
     report = yield
     if report.failed:
+        report.sections.extend(Service.last_words)
         for service in Service.running:
-            for name, text in service.logs():
-                report.sections.append((f"{service.folder.name}/{name}", text))
+            report.sections.extend(service.logs())
+    Service.last_words.clear()
     return report

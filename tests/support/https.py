@@ -87,6 +87,11 @@ class Session:
             answers.extend(self._read(request.method == "HEAD") for request in batch)
         return answers
 
+    def send_raw(self, data: bytes) -> Answer:
+        """Send bytes as they are, and read one answer. Raises: as `ask`."""
+        self._socket.sendall(data)
+        return self._read(without_body=False)
+
     def _read(self, without_body: bool) -> Answer:
         status = self._line()
         headers: dict[str, str] = {}

@@ -198,6 +198,7 @@ class Service:
     """
 
     running: ClassVar[list["Service"]] = []
+    last_words: ClassVar[list[tuple[str, str]]] = []  # of services that an error ended, for whoever reports it
 
     def __init__(self, folder: Path, nodes: int = 3, *, captured: bool = False, policy: str = "open") -> None:
         self.folder = folder
@@ -210,12 +211,14 @@ class Service:
         Service.running.append(self)
         try:
             self._start(self._count)
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self.__exit__(error)
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
+        if error[0] is not None:
+            Service.last_words.extend(self.logs())
         self.close()
 
     @property
@@ -259,19 +262,20 @@ class Service:
         return [node for node in self.nodes if node.process.poll() is None]
 
     def primary(self) -> Node:
-        """The node that all that are alive call primary."""
-        ids: set[str | None] = set()
+        """The one node, itself alive, that all that are alive call primary."""
+        found: list[Node] = []
 
         def agreed() -> bool:
-            ids.clear()
-            for node in self.alive():
+            alive = self.alive()
+            ids = set()
+            for node in alive:
                 with node.session() as session:
                     ids.add(session.ask("GET", "/node/network").json()["primary_id"])
-            return len(ids) == 1 and None not in ids
+            found[:] = [node for node in alive if {node.id} == ids]
+            return bool(found)
 
-        wait_for(agreed, "all nodes name the same primary")
-        (wanted,) = ids
-        return next(node for node in self.nodes if node.id == wanted)
+        wait_for(agreed, "all nodes name the same living primary")
+        return found[0]
 
     def backups(self) -> list[Node]:
         """The other nodes that are alive."""
@@ -292,7 +296,7 @@ class Service:
     def logs(self) -> Iterator[tuple[str, str]]:
         """What each node said, for a test that failed."""
         for node in self.nodes:
-            yield node.name, f"{node.output()}\n{node.log()[-6000:]}"
+            yield f"{self.folder.name}/{node.name}", f"{node.output()}\n{node.log()[-6000:]}"
 
     def close(self) -> None:
         """End all processes. Raises: AssertionError: An enclave outlived its host."""
