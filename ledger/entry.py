@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from ledgerd.ledger.errors import FormatError, IntegrityError, UsageError
 from ledgerd.ledger.ids import Seqno, View
@@ -93,7 +95,7 @@ class Sealer:
     Make it once per epoch: constructing the cipher costs more than using it. One thread at a time.
     """
 
-    __slots__ = ("_cipher", "_commit_secret", "_last", "_names")
+    __slots__ = ("_cipher", "_commit_mac", "_last", "_names")
 
     def __init__(self, ledger_secret: bytes) -> None:
         """Args: ledger_secret: 32 bytes. Raises: UsageError: It has another length."""
@@ -101,7 +103,8 @@ class Sealer:
             raise UsageError(f"a ledger secret has 32 bytes, not {len(ledger_secret)}")
         self._cipher = AESGCM(ledger_secret)
         # CCF hashes the first 8 bytes of "Commit Secret Label", the size of a pointer; every ledger in the world depends on it now
-        self._commit_secret = hmac_digest(ledger_secret, b"Commit S", "sha256")
+        commit_secret = hmac_digest(ledger_secret, b"Commit S", "sha256")
+        self._commit_mac = HMAC(commit_secret, SHA256())  # copied for each entry: a third of the cost of setting the key up again
         self._names: dict[str, bytes] = {}
         self._last = (0, 0)
 
@@ -114,7 +117,9 @@ class Sealer:
     def commit_evidence(self, view: int, seqno: int) -> str:
         """Return `ce:VIEW.SEQNO:HEX`, which a receipt reveals once the entry is committed; before that it is a secret."""
         name = f"{view}.{seqno}"
-        return f"ce:{name}:{hmac_digest(self._commit_secret, name.encode(), 'sha256').hex()}"
+        mac = self._commit_mac.copy()
+        mac.update(name.encode())
+        return f"ce:{name}:{mac.finalize().hex()}"
 
     def seal(self, view: int, seqno: int, writes: WriteSet, claims_digest: bytes = ZERO_DIGEST, flags: int = 0) -> Sealed:
         """Serialise and encrypt one entry.
@@ -128,9 +133,7 @@ class Sealer:
             raise UsageError(f"{view}.{seqno} cannot be sealed after {self._last[0]}.{self._last[1]}: the same IV would be used twice")
         if len(claims_digest) != DIGEST_SIZE_BYTES or flags & ~3:
             raise UsageError("a claims digest has 32 bytes, and flags are 0 to 3")
-        name = f"{view}.{seqno}"
-        evidence = f"ce:{name}:{hmac_digest(self._commit_secret, name.encode(), 'sha256').hex()}"
-        evidence_digest = sha256(evidence.encode()).digest()
+        evidence_digest = sha256(self.commit_evidence(view, seqno).encode()).digest()
         public = [_DOMAIN_4.pack(TYPE_EVIDENCE_AND_CLAIMS, seqno, claims_digest, evidence_digest, 0)]
         private: list[bytes] = []
         for map_name in sorted(writes) if len(writes) > 1 else writes:
@@ -141,7 +144,7 @@ class Sealer:
         sealed = self._cipher.encrypt(iv, b"".join(private), domain)
         size = GCM_HEADER_SIZE_BYTES + 8 + len(domain) + len(sealed) - 16
         if size > ENTRY_SIZE_BYTES_MAX:
-            raise UsageError(f"entry {name} would have {size} bytes; the format's limit is {ENTRY_SIZE_BYTES_MAX}")
+            raise UsageError(f"entry {view}.{seqno} would have {size} bytes; the format's limit is {ENTRY_SIZE_BYTES_MAX}")
         data = b"".join(
             (_HEAD.pack(VERSION | flags << 8 | size << 16), sealed[-16:], iv, _U64.pack(len(domain)), domain, sealed[:-16]),
         )
@@ -170,10 +173,8 @@ class Sealer:
         entry_type, version, claims_digest, evidence_digest, _ = _DOMAIN_4.unpack_from(domain)
         if entry_type != TYPE_EVIDENCE_AND_CLAIMS or version != seqno:
             raise FormatError(f"entry {view}.{seqno}: type {entry_type} version {version}, expected type 4 version {seqno}")
-        name = f"{view}.{seqno}"
-        evidence = f"ce:{name}:{hmac_digest(self._commit_secret, name.encode(), 'sha256').hex()}"
-        if sha256(evidence.encode()).digest() != evidence_digest:
-            raise IntegrityError(f"entry {name}: its commit evidence is not the one that this ledger secret gives")
+        if sha256(self.commit_evidence(view, seqno).encode()).digest() != evidence_digest:
+            raise IntegrityError(f"entry {view}.{seqno}: its commit evidence is not the one that this ledger secret gives")
         writes: WriteSet = {}
         if len(domain) > _DOMAIN_SIZE:
             _read_maps(domain, _DOMAIN_SIZE, True, writes)
