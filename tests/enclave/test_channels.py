@@ -403,6 +403,22 @@ def test_an_older_channel_delivered_after_a_newer_one_is_refused() -> None:
     assert b.take_messages() == [(A.node_id, b"newer")]
 
 
+def test_what_is_in_flight_on_an_older_channel_is_lost_once_a_newer_one_has_begun() -> None:
+    wire = joined()
+    wire.a.send(B.node_id, b"old")
+    (withheld,), _ = wire.a.take_output()
+    wire.dial()
+    wire.a.send(B.node_id, b"new")
+    for source, sink in ((wire.a, wire.b), (wire.b, wire.a), (wire.a, wire.b)):
+        for stream, data in source.take_output()[0]:  # the host closes nothing
+            if abs(stream) == wire.dials:
+                sink.received(-stream, data)
+    assert wire.b.take_messages() == [(A.node_id, b"new")]
+    assert wire.b.take_output()[1] == [1]
+    wire.b.received(1, withheld[1])
+    assert wire.b.take_messages() == []
+
+
 def test_a_full_queue_cuts_the_channel() -> None:
     channels = A.channels(ChannelLimits(queued_bytes=1000))
     channels.connect(B.node_id, -1)

@@ -174,11 +174,13 @@ def test_what_is_no_frame_ends_the_session_with_an_error_without_id(name: str, s
 
 
 def test_the_error_that_ends_a_session_lets_earlier_requests_be_answered() -> None:
-    side = Side().feed(PUT + prefixed(b"\xc1") + PUT)
-    assert len(side.requests) == 1
-    assert side.connection.ended and not side.connection.finished
-    side.answer(0, Response(204))
-    assert [item[:2] for item in side.answers()] == [[None, 400], [7, 204]]
+    side = Side().feed(PUT + frame(8, "GET", "/", {}, b"") + prefixed(b"\xc1") + PUT)
+    assert len(side.requests) == 2
+    assert side.connection.ended
+    for index in (1, 0):
+        assert not side.connection.finished
+        side.answer(index, Response(204))
+    assert [item[:2] for item in side.answers()] == [[None, 400], [8, 204], [7, 204]]
     assert side.connection.finished
 
 

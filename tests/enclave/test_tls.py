@@ -203,6 +203,28 @@ def test_records_fed_one_by_one_and_byte_by_byte_are_read_at_once() -> None:
         assert b"".join(server.feed(record[-1:])) == b"b" * size
 
 
+def test_the_rest_of_a_record_that_looks_like_a_whole_one_is_read_to_its_end() -> None:
+    """`feed` saves a read when a piece is exactly one record by its header; the middle of a record may look like that too."""
+    server = SHARED_CONTEXT.connection()
+    client = MemoryClient()
+    shake(server, client)
+    while True:
+        client.send(b"first" * 3000)
+        first = client.take_output()
+        cuts = [cut for cut in range(6, 5000) if len(first) - cut + 50 < (first[cut + 3] << 8 | first[cut + 4]) < 15000]
+        if cuts:
+            break
+        assert b"".join(server.feed(first)) == b"first" * 3000
+    cut = cuts[0]
+    missing = 5 + (first[cut + 3] << 8 | first[cut + 4]) - (len(first) - cut)
+    second = b"x" * (missing - 22)  # 22: header, content type and tag of a TLS 1.3 record
+    client.send(second)
+    piece = first[cut:] + client.take_output()
+    assert len(piece) == 5 + (piece[3] << 8 | piece[4])
+    assert server.feed(first[:cut]) == []
+    assert b"".join(server.feed(piece)) == b"first" * 3000 + second
+
+
 def test_the_servers_answer_of_many_records_is_taken_in_one_piece() -> None:
     server = SHARED_CONTEXT.connection()
     client = MemoryClient()
