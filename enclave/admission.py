@@ -1,9 +1,10 @@
 """Who may join: the primary's side. A nonce, a document made for it, every rule checked, then and only then the secrets.
 
-A joiner asks for a nonce, sends its document, and is recorded as Pending. It polls, each time with a fresh nonce and document. Once that record is
-committed (so that nobody ever gets the secrets without a trace in the ledger) it is trusted: at once where the genesis says so, otherwise when
-governance does it. A poll that finds it trusted is answered with the secrets, in a box that only the attested enclave can open. That answer does not
-wait for the commit of the trust itself: from that entry on commits need the new node, which can do nothing without the secrets.
+A joiner asks for a nonce, sends its document, and is recorded as Pending. It polls, each time with a fresh nonce and document. Once that
+record is committed (so that nobody ever gets the secrets without a trace in the ledger) it is trusted: at once where the genesis says so,
+otherwise when governance does it. A poll that finds it trusted is answered with the secrets, in a box that only the attested enclave can
+open. That answer does not wait for the commit of the trust itself: from that entry on commits need the new node, which can do nothing
+without the secrets.
 Not here: the joiner's side (`enclave.joining`), what a document proves (`ledger.attestation`).
 """
 

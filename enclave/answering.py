@@ -1,7 +1,8 @@
 """Requests to answers: executed here or passed to the primary, and held until what the client asked for has happened.
 
-Everything a client can be told is said from here. An answer leaves at once, or when its transaction is committed (`prefer: committed`), or, for a
-read, when the primary has been confirmed by a majority after the read arrived; a rollback, a lost primary and a time limit answer too.
+Everything a client can be told is said from here. An answer leaves at once, or when its transaction is committed (`prefer: committed`),
+or, for a read, when the primary has been confirmed by a majority after the read arrived; a rollback, a lost primary and a time limit
+answer too.
 Not here: what a request does (`enclave.execution`), making entries of writes (`enclave.replica`), whom to dial (`enclave.dialling`).
 """
 

@@ -1,7 +1,8 @@
 """The enclave, sans-IO: the host's events in, `Ready` out; from configuration to a node that serves.
 
-A node's life: configured; attested (its own document gives it the time); then either the first node of a new service, or a joiner until it is
-admitted; then serving, until it ends. There is no way back in: an enclave that ends takes its keys with it, and what starts again is another node.
+A node's life: configured; attested (its own document gives it the time); then either the first node of a new service, or a joiner until
+it is admitted; then serving, until it ends. There is no way back in: an enclave that ends takes its keys with it, and what starts again
+is another node.
 Not here: what serving means (`enclave.serving`), joining (`enclave.joining`), the loop, clock and threads (`enclave.runtime`).
 """
 

@@ -1,9 +1,10 @@
 """When the primary signs, and with what: one signature entry at a time, as soon as something is unsigned.
 
 So an idle service commits one transaction at once and a busy one signs everything that came in while the last signature was on its way to
-a majority. A commit sends many clients their answers, and their next requests trickle in: to sign at the first of them would make every other round a
-round of one. So a round waits until half as many have come as the last one had, for at most half as long as that one took, and 2 ms. While the two signatures are being computed (in worker threads, about 0.3 ms) nothing is executed: the signature entry signs
-the root over all entries before it, so the next seqno is its own.
+a majority. A commit sends many clients their answers, and their next requests trickle in: to sign at the first of them would make every
+other round a round of one. So a round waits until half as many have come as the last one had, for at most half as long as that one took,
+and 2 ms. While the two signatures are being computed (in worker threads, about 0.3 ms) nothing is executed: the signature entry signs the
+root over all entries before it, so the next seqno is its own.
 Not here: threads (`enclave.runtime`), what a signature entry holds (`ledger.signature`).
 """
 

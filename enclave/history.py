@@ -1,7 +1,7 @@
 """The Merkle tree beside the log: what the next signature covers, what a rollback undoes, and the ranges that receipts come from.
 
-Leaves are kept since the last committed signature, so the tree can go back to any uncommitted point; the last few committed ranges are kept for
-receipts. Everything older is on the host's disk only and comes back through `check_range`.
+Leaves are kept since the last committed signature, so the tree can go back to any uncommitted point; the last few committed ranges are
+kept for receipts. Everything older is on the host's disk only and comes back through `check_range`.
 Not here: signing (`enclave.group_commit`), the tree itself (`ledger.merkle`), receipts (`ledger.receipt`).
 """
 

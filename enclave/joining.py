@@ -1,7 +1,8 @@
 """Asking to be admitted: the joiner's side, from the first byte to the service's secrets.
 
-The joiner believes nobody: it pins the service certificate that its operator gave it, has the other node attest itself for a nonce of its own, and
-only then shows its own document. It polls with a fresh nonce and document each time until it is trusted, and opens the box that only it can open.
+The joiner believes nobody: it pins the service certificate that its operator gave it, has the other node attest itself for a nonce of its
+own, and only then shows its own document. It polls with a fresh nonce and document each time until it is trusted, and opens the box that
+only it can open.
 Not here: the primary's side (`enclave.admission`), what happens once it is in (`enclave.serving`).
 """
 

@@ -1,7 +1,8 @@
 """Receipts: from the signed ranges in memory, or from entries that the host gives back.
 
-A receipt needs the entry (for its digests), the path to a signed root, and the signature. Right after commit all three are in memory; later the
-entry and the signature entry after it are fetched from the host and recognised (`enclave.ranges`) before anything is made of them.
+A receipt needs the entry (for its digests), the path to a signed root, and the signature. Right after commit all three are in memory;
+later the entry and the signature entry after it are fetched from the host and recognised (`enclave.ranges`) before anything is made of
+them.
 Not here: the formats (`ledger.receipt`), which transactions are committed (`enclave.frontend`).
 """
 

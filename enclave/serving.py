@@ -340,8 +340,8 @@ class Serving:
     def _verify(self) -> None:
         """Verify the newest signature that a primary sent, off the path, at most every 50 ms.
 
-        Its root was compared with this node's own before it was acknowledged, so the state is right whatever the ECDSA says. What is at stake is
-        whether receipts will verify; and a signature covers all that earlier ones covered, so the newest one stands for them.
+        Its root was compared with this node's own before it was acknowledged, so the state is right whatever the ECDSA says. What is at
+        stake is whether receipts will verify; and a signature covers all that earlier ones covered, so the newest one stands for them.
         """
         unverified = self._replica.unverified
         if not unverified or self._verifying or self._now < self._verified_at + VERIFY_SECONDS:
