@@ -69,7 +69,7 @@ class Cause(Enum):
     LATER_VIEW = "a message of a later view"
     PRIMARY_HEARD = "AppendEntries of this view"
     QUORUM_LOST = "a configuration without answers from a majority for an election timeout (CheckQuorum)"
-    RETIRED = "our own removal is complete"
+    RETIRED = "our own removal is on record"
 
 
 # Every way a role changes is a row here; anything else is a UsageError.
@@ -496,7 +496,9 @@ class Consensus:
                 self._send_fetched(peer, data)
 
     def cut(self, node_id: NodeId) -> None:
-        """The channel to `node_id` broke: what was on the way may be lost. (Without this call the next heartbeat finds out.)"""
+        """The channel to `node_id` broke: what was on the way may be lost; or it is there anew, and may be probed at once. (Without this
+        call the next heartbeat finds out.)
+        """
         peer = self._peers.get(node_id)
         if peer is not None:
             peer.move(Reply.CUT)

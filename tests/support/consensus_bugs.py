@@ -3,10 +3,8 @@
 Each class changes one decision of the core and is otherwise the core.
 """
 
-from typing import Any
-
 from ledgerd.enclave.consensus.core import Consensus
-from ledgerd.enclave.consensus.messages import AppendAccepted, AppendEntries, AppendRefused, RequestVote
+from ledgerd.enclave.consensus.messages import AppendEntries, AppendRefused, RequestVote
 from ledgerd.enclave.consensus.quorum import majority, quorum_seqno
 from ledgerd.ledger.ids import NodeId, Seqno, View
 
@@ -163,14 +161,6 @@ class RemovedNodesNeverStand(Consensus):
 
     def _is_electable(self) -> bool:
         return self._is_member()
-
-
-class IgnoresAcknowledgedHashes(Consensus):
-    """Not found by this simulation, whose hosts do not set memory back; here for the tests that do."""
-
-    def _receive_accepted(self, sender: NodeId, message: AppendAccepted) -> None:
-        digest: Any = self._log.digest(message.seqno) if message.seqno <= self._log.last_seqno else None
-        super()._receive_accepted(sender, message._replace(digest=digest or message.digest))
 
 
 PLANTED: tuple[type[Consensus], ...] = (
