@@ -53,6 +53,7 @@ _COUNTS = struct.Struct("<QQQ")  # read version, read count, write count
 _FIXED_SIZE: Final = _FIXED.size
 _DOMAIN_SIZE: Final = _DOMAIN_4.size
 _SIZE_MIN: Final = GCM_HEADER_SIZE_BYTES + 8
+_SEQNO_MAX: Final = (1 << 63) - 1
 _NAMES_MAX: Final = 1024  # an application has tens of maps; the cache of their encoded names must not grow with what clients ask for
 
 
@@ -139,15 +140,13 @@ class Sealer:
         for map_name in sorted(writes) if len(writes) > 1 else writes:
             if keys := writes[map_name]:
                 _write_map(public if map_name.startswith(PUBLIC_PREFIX) else private, self._encode_name(map_name), keys)
-        domain = b"".join(public)
+        domain = b"".join(public) if len(public) > 1 else public[0]
         iv = _IV.pack(seqno, view)
         sealed = self._cipher.encrypt(iv, b"".join(private), domain)
         size = GCM_HEADER_SIZE_BYTES + 8 + len(domain) + len(sealed) - 16
         if size > ENTRY_SIZE_BYTES_MAX:
             raise UsageError(f"entry {view}.{seqno} would have {size} bytes; the format's limit is {ENTRY_SIZE_BYTES_MAX}")
-        data = b"".join(
-            (_HEAD.pack(VERSION | flags << 8 | size << 16), sealed[-16:], iv, _U64.pack(len(domain)), domain, sealed[:-16]),
-        )
+        data = _FIXED.pack(VERSION | flags << 8 | size << 16, sealed[-16:], seqno, view, len(domain)) + domain + sealed[:-16]
         self._last = (view, seqno)
         return Sealed(data, sha256(sha256(data).digest() + evidence_digest + claims_digest).digest())
 
@@ -162,7 +161,7 @@ class Sealer:
         """
         view, seqno, flags, end = _read_fixed(data)
         domain = data[_FIXED_SIZE:end]
-        if len(domain) < _DOMAIN_SIZE:
+        if end < _FIXED_SIZE + _DOMAIN_SIZE:
             raise FormatError(f"entry {view}.{seqno}: public domain of {len(domain)} bytes, expected at least {_DOMAIN_SIZE}")
         try:
             private = self._cipher.decrypt(data[24:36], data[end:] + data[8:24], domain)
@@ -176,7 +175,7 @@ class Sealer:
         if sha256(self.commit_evidence(view, seqno).encode()).digest() != evidence_digest:
             raise IntegrityError(f"entry {view}.{seqno}: its commit evidence is not the one that this ledger secret gives")
         writes: WriteSet = {}
-        if len(domain) > _DOMAIN_SIZE:
+        if end > _FIXED_SIZE + _DOMAIN_SIZE:
             _read_maps(domain, _DOMAIN_SIZE, True, writes)
         if private:
             _read_maps(private, 0, False, writes)
@@ -258,21 +257,22 @@ def entry_size(data: bytes, at: int = 0) -> int:
 
 def _read_fixed(data: bytes) -> tuple[View, Seqno, int, int]:
     """Return view, seqno, flags and where the public domain ends."""
-    if len(data) < _FIXED_SIZE:
-        raise FormatError(f"{len(data)} bytes are too few for an entry")
+    length = len(data)
+    if length < _FIXED_SIZE:
+        raise FormatError(f"{length} bytes are too few for an entry")
     head, _, seqno, view, public_size = _FIXED.unpack_from(data)
     size = head >> 16
-    if head & 0xFF != VERSION or head & 0xFC00:
+    if head & 0xFCFF != VERSION:
         raise FormatError(f"entry header {data[:8].hex()}: expected version 1 and flags 0 to 3")
-    if size != len(data) - HEADER_SIZE_BYTES or size > ENTRY_SIZE_BYTES_MAX:
-        raise FormatError(f"entry header says {size} bytes, there are {len(data) - HEADER_SIZE_BYTES}")
+    if size != length - HEADER_SIZE_BYTES or size > ENTRY_SIZE_BYTES_MAX:
+        raise FormatError(f"entry header says {size} bytes, there are {length - HEADER_SIZE_BYTES}")
     if view > VIEW_MAX:
         raise FormatError("this is a snapshot, not an entry: the top bit of its IV is set")
-    if seqno < 1 or seqno >> 63:
+    if not 1 <= seqno <= _SEQNO_MAX:
         raise FormatError(f"entry {view}.{seqno}: seqnos start at 1 and have 63 bits")
     if public_size > size - _SIZE_MIN:
         raise FormatError(f"entry {view}.{seqno}: public domain of {public_size} bytes in an entry of {size}")
-    return View(view), Seqno(seqno), (head >> 8) & 0xFF, _FIXED_SIZE + public_size
+    return view, seqno, (head >> 8) & 0xFF, _FIXED_SIZE + public_size
 
 
 def _write_map(out: list[bytes], name: bytes, keys: dict[bytes, bytes | None]) -> None:
@@ -323,20 +323,20 @@ def _read_maps(data: bytes, at: int, public: bool, maps: WriteSet) -> None:
         left = count
         while left:
             left -= 1
-            if end - at < 8:
+            if end - at < 16:
                 raise FormatError(f"map {name[:64]!r} ends inside its writes")
             (size,) = unpack(data, at)
             at += 8
             if size > end - at - 8:
                 raise FormatError(f"map {name[:64]!r}: a key of {size} bytes, {end - at} are left")
-            key = data[at : at + size]
-            at += size
-            (size,) = unpack(data, at)
-            at += 8
-            if size > end - at:
-                raise FormatError(f"map {name[:64]!r}: a value of {size} bytes, {end - at} are left")
-            keys[key] = data[at : at + size]
-            at += size
+            after = at + size
+            (value_size,) = unpack(data, after)
+            value_at = after + 8
+            if value_size > end - value_at:
+                raise FormatError(f"map {name[:64]!r}: a value of {value_size} bytes, {end - value_at} are left")
+            key = data[at:after]
+            at = value_at + value_size
+            keys[key] = data[value_at:at]
         if end - at < 8:
             raise FormatError(f"map {name[:64]!r} ends before its removals")
         (removals,) = unpack(data, at)
