@@ -394,7 +394,7 @@ class Consensus:
         """Begin a service: primary without election. The first entry replicated must carry the first configuration."""
         self._move(Cause.GENESIS)
         self.view = view
-        self.primary_id = self.node_id
+        self.primary_id = self._voted_for = self.node_id
         self._view_start = Seqno(self._log.last_seqno + 1)
         self._became_primary = view
 
