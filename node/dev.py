@@ -118,7 +118,7 @@ class _Node:
     def words(self) -> str:
         """What it said last, for people who wonder why it ended."""
         lines: list[str] = []
-        for name in ("output.log", "node.log"):
+        for name in ("node.log", "output.log"):  # the last line is the one that says why
             try:
                 lines += (self.directory / name).read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
             except OSError:

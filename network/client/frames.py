@@ -1,7 +1,8 @@
 """`ledgerd/1` as bytes, without a socket: frames out, frames in. The format is `docs/formats/ledgerd-1.md`.
 
 A frame is a 4-byte big-endian length and a msgpack array: `[id, method, path_with_query, headers, body]` to the node,
-`[id, status, headers, body]` back, in any order; an id of nil says why the node ends the session. Not here: connections (`client.pipeline`).
+`[id, status, headers, body]` back, in any order; an id of nil says why the node ends the session.
+Not here: connections (`client.pipeline`).
 """
 
 from typing import Final, NamedTuple

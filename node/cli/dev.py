@@ -87,7 +87,8 @@ def _welcome(service: "Opened", line: str, *, temporary: bool) -> str:
     return "\n".join(
         [
             f"A service of {len(service.urls)} nodes is open after {service.seconds:.1f} s.",
-            "Attestation is SIMULATED: the enclaves are processes, for development only. Kept apart by: " + service.isolation,
+            "Attestation is SIMULATED: the enclaves are processes of this machine, for development only. Kept apart by:",
+            "  " + service.isolation,
             "",
             *(f"  {url}{'  (primary)' if url == service.primary else ''}" for url in service.urls),
             "",
