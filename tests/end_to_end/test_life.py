@@ -73,6 +73,27 @@ def test_a_backup_that_stands_still_stops_no_commit_and_catches_up(service: Serv
         assert client.ask("GET", "/app/records/still-49").body == b"49"
 
 
+def test_a_primary_alone_commits_nothing(tmp_path: Path) -> None:
+    with Service(tmp_path) as service:
+        primary, backups = service.primary(), service.backups()
+        with primary.session() as client:
+            for node in backups:
+                stop(node)
+            written = client.ask("PUT", "/app/records/alone", b"x").transaction_id
+            seqno = int(written.partition(".")[2])
+            wait_for(lambda: client.ask("GET", "/node/state").json()["last_signed_seqno"] > seqno, "the write is signed")
+            wait_for(lambda: len(primary.entries()) > seqno, "write and signature are on the primary's disk")
+            for _ in range(20):
+                assert client.ask("GET", f"/app/tx?transaction_id={written}").json()["status"] == "Pending"
+                assert client.ask("GET", f"/app/receipt?transaction_id={written}").status == 404
+            stop(backups[0], signal.SIGCONT)
+            # With the second of three it goes on, be it under this primary or the next: what was signed is never lost.
+            with backups[0].session() as other:
+                wait_for(
+                    lambda: other.ask("GET", f"/app/tx?transaction_id={written}").json()["status"] == "Committed", "a majority commits"
+                )
+
+
 def test_a_primary_that_stood_still_gives_way_and_what_was_not_signed_is_gone(tmp_path: Path) -> None:
     """Its clock, sockets and disk go on later as if nothing had happened; yet it must acknowledge nothing that the others do not have."""
     with Service(tmp_path) as service:
