@@ -40,8 +40,8 @@ def test_the_commands_shown_work_as_printed(tmp_path: Path) -> None:
             command = "ID=$(sed -n 's/^x-ms-ccf-transaction-id: \\([0-9.]*\\).*/\\1/p' answer)"
         script.append(command)
     (tmp_path / "commands").write_text("\n".join(script))
-    command = [str(Path(sys.executable).with_name("ledgerd")), "dev", "--dir", "service", "--port", "0", "--exec", "sh ./commands"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=90)
+    whole = [str(Path(sys.executable).with_name("ledgerd")), "dev", "--dir", "service", "--port", "0", "--exec", "sh ./commands"]
+    done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=90)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "204 No Content" in done.stdout
 
