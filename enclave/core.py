@@ -34,6 +34,7 @@ from ledgerd.enclave.boundary import (
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.configuration import Configuration
 from ledgerd.enclave.genesis import genesis_writes, node_record
+from ledgerd.enclave.group_commit import RunTogether
 from ledgerd.enclave.http import Limits
 from ledgerd.enclave.joining import Admitted, Joining
 from ledgerd.enclave.keys import NodeKeys, ServiceKeys, at_milliseconds, create_ledger_secret, create_service_keys
@@ -60,7 +61,11 @@ class Job(NamedTuple):
 
 
 class Enclave:
-    """One node's enclave."""
+    """One node's enclave.
+
+    Attributes:
+        run_together: Runs short computations at once and returns all their results; one after the other unless the runtime has threads.
+    """
 
     def __init__(self, app: App, now: float) -> None:
         """Args: app: the application in the image. now: monotonic seconds."""
@@ -84,6 +89,7 @@ class Enclave:
         self._ready = Ready()
         self._closing: list[int] = []
         self._next_sweep = now
+        self.run_together: RunTogether = lambda works: [work() for work in works]
 
     # What the runtime calls.
 
@@ -169,24 +175,6 @@ class Enclave:
         self._next_job += 1
         self._jobs.append(Job(self._next_job, work))
         self._done[self._next_job] = done
-
-    def submit_together(self, works: list[Callable[[Nsm], object]], done: Callable[[Any], None]) -> None:
-        """Run several in several threads and give the list of their results, or the first exception, to `done`, once."""
-        results: list[Any] = [None] * len(works)
-        left = [len(works)]
-
-        def part(index: int) -> Callable[[Any], None]:
-            def finished(result: Any) -> None:
-                results[index] = result
-                left[0] -= 1
-                if not left[0]:
-                    failed = [item for item in results if isinstance(item, Exception)]
-                    done(failed[0] if failed else results)
-
-            return finished
-
-        for index, work in enumerate(works):
-            self.submit(work, part(index))
 
     def next_stream(self) -> int:
         """A number for a stream that this enclave asks for."""

@@ -58,11 +58,15 @@ class Replica:
         """Seqno of the last entry applied."""
         return self.history.last
 
-    def propose(self, view: View, writes: WriteSet, claims_digest: bytes = ZERO_DIGEST) -> LogEntry:
-        """Seal the next entry, on a primary, whose writes `execution` has already applied. The caller hands it to consensus."""
+    def propose(
+        self, view: View, writes: WriteSet, claims_digest: bytes = ZERO_DIGEST, record: signature.Signature | None = None
+    ) -> LogEntry:
+        """Seal the next entry, on a primary, whose writes are already in the store. The caller hands it to consensus.
+
+        Args: record: what it says, if it is a signature entry.
+        """
         seqno = Seqno(self.history.last + 1)
         sealed = self.sealer.seal(view, seqno, writes, claims_digest)
-        record = signature.parse(writes) if signature.TREE in writes else None
         configuration = self._note(seqno, writes, sealed.leaf, record, sealed.data)
         return LogEntry(view, seqno, sealed.data, sealed.leaf, record is not None, configuration)
 

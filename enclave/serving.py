@@ -27,7 +27,7 @@ from ledgerd.enclave.endpoints import Deferred, Registry
 from ledgerd.enclave.entropy import jitter
 from ledgerd.enclave.execution import Executor
 from ledgerd.enclave.frontend import ATTESTATION, RECEIPT, Frontend, attestation_object
-from ledgerd.enclave.group_commit import GroupCommit
+from ledgerd.enclave.group_commit import GroupCommit, RunTogether
 from ledgerd.enclave.idempotency import MAP as IDEMPOTENCY_MAP
 from ledgerd.enclave.idempotency import WINDOW_ENTRIES
 from ledgerd.enclave.keys import NodeKeys, ServiceKeys
@@ -41,9 +41,11 @@ from ledgerd.governance import tables
 from ledgerd.ledger.entry import ZERO_DIGEST, Sealer, WriteSet
 from ledgerd.ledger.errors import HostError, PeerError
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
+from ledgerd.ledger.signature import Signature
 
 TICK_SECONDS: Final = 0.02  # deadlines are looked at so often while somebody waits, in one sweep
 IDLE_TICK_SECONDS: Final = 0.2
+UNSIGNED_ENTRIES: Final = 2_000  # more than a round holds, but for the largest loads: then replication overlaps with execution
 VERIFY_SECONDS: Final = 0.05  # between verifications of the newest signature; see `_verify`
 
 _CONSENSUS: Final = b"\x00"  # first byte of a message on a channel; the others are `answering.REQUEST` and `REPLY`
@@ -60,8 +62,9 @@ class Services(Protocol):
     def submit(self, work: Callable[[Nsm], object], done: Done) -> None:
         """Run `work` in a thread; `done` gets its result, or the exception that it raised, in a later wake-up."""
 
-    def submit_together(self, works: list[Callable[[Nsm], object]], done: Done) -> None:
-        """Run several in several threads; `done` gets the list of their results once all are there."""
+    @property
+    def run_together(self) -> RunTogether:
+        """Runs short computations at once and returns all their results."""
 
 
 class Serving:
@@ -107,7 +110,6 @@ class Serving:
         self._app = app
         self._app_open = False
         self._keys = keys
-        self._certificate = certificate.public_bytes(Encoding.PEM).decode()
         self._sessions = sessions
         self._services = services
         self._logs: list[tuple[str, str]] = []
@@ -118,9 +120,13 @@ class Serving:
 
         store = Store(windows={IDEMPOTENCY_MAP: WINDOW_ENTRIES})
         self._replica = Replica(store, Sealer(ledger_secret), self._governance_changed, self._rolled_back)
-        settings = Settings(heartbeat=configuration.heartbeat_seconds, election_timeout=configuration.election_timeout_seconds)
+        settings = Settings(
+            heartbeat=configuration.heartbeat_seconds,
+            election_timeout=configuration.election_timeout_seconds,
+            unsigned_entries=UNSIGNED_ENTRIES,
+        )
         self._consensus = Consensus(keys.id, self._replica, settings, jitter, now)
-        self._group_commit = GroupCommit(keys.id, keys.identity, service.identity)
+        self._group_commit = GroupCommit(keys.id, keys.identity, certificate.public_bytes(Encoding.PEM).decode(), service.identity)
         self._dialling = Dialling(keys, certificate, service.certificate, services.next_stream, now)
         self._archive = Archive(self._consensus, self._replica, self._reject)
         self.status = Status(
@@ -219,9 +225,7 @@ class Serving:
     def next_wakeup(self) -> float:
         """When `tick` is due if nothing happens before."""
         busy = self._answering.is_waiting or len(self._archive) > 0
-        return min(
-            self._consensus.next_deadline(), self._group_commit.begin_at, self._now + (TICK_SECONDS if busy else IDLE_TICK_SECONDS)
-        )
+        return min(self._consensus.next_deadline(), self._group_commit.begin_at, self._now + (TICK_SECONDS if busy else IDLE_TICK_SECONDS))
 
     # One wake-up.
 
@@ -236,11 +240,9 @@ class Serving:
         requests = self._sessions.take_requests()
         if requests:
             answering.add(requests)
-        if not self._group_commit.is_signing:  # while a signature is made, the next seqno is its own
-            answering.execute()
+        answering.execute()
         self._sign()
         self._ask_consensus(ready)
-        self._sign()
         self._verify()
         self._dialling.dial(self._consensus.peers or self._joined_peers, self._now, ready)
         ready.peer_bytes, closing = channels.take_output()
@@ -307,35 +309,21 @@ class Serving:
 
     # Entries and signatures.
 
-    def _propose(self, writes: WriteSet, claims_digest: bytes = ZERO_DIGEST) -> LogEntry:
-        entry = self._replica.propose(self._consensus.view, writes, claims_digest)
+    def _propose(self, writes: WriteSet, claims_digest: bytes = ZERO_DIGEST, record: Signature | None = None) -> LogEntry:
+        entry = self._replica.propose(self._consensus.view, writes, claims_digest, record)
         self._consensus.replicate(entry)
         return entry
 
-    def _apply_and_propose(self, writes: WriteSet) -> None:
+    def _apply_and_propose(self, writes: WriteSet, record: Signature | None = None) -> None:
         self._replica.store.apply(self._replica.last + 1, writes)
-        self._propose(writes)
+        self._propose(writes, record=record)
 
     def _sign(self) -> None:
-        consensus = self._consensus
-        if consensus.role is not Role.PRIMARY:
-            return
-        works = self._group_commit.begin(
-            consensus.view, self._replica.history, consensus.commit_seqno, self._now, self.status.now_ms // 1000
-        )
-        if works is not None:
-            raw, cose = works
-            generation = self._group_commit.generation
-            self._services.submit_together([lambda _: raw(), lambda _: cose()], lambda results: self._signed(generation, results))
-
-    def _signed(self, generation: int, results: Any) -> None:
-        if isinstance(results, Exception):
-            self.failed = f"signing failed: {type(results).__name__}"
-        elif self._consensus.role is Role.PRIMARY:
-            raw, cose = results
-            writes = self._group_commit.finished(generation, raw, cose, self._certificate)
-            if writes is not None:
-                self._apply_and_propose(writes)
+        consensus, history = self._consensus, self._replica.history
+        if consensus.role is Role.PRIMARY and self._group_commit.is_due(history, consensus.commit_seqno, self._now):
+            now_seconds = self.status.now_ms // 1000
+            writes, record = self._group_commit.sign(consensus.view, history, self._now, now_seconds, self._services.run_together)
+            self._apply_and_propose(writes, record)
 
     def _verify(self) -> None:
         """Verify the newest signature that a primary sent, off the path, at most every 50 ms.

@@ -145,19 +145,29 @@ def key_id(key: ec.EllipticCurvePublicKey) -> bytes:
     return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest().encode()
 
 
-def sign_root(key: ec.EllipticCurvePrivateKey, root: bytes, view: int, seqno: int, issuer: str, subject: str, issued_at: int) -> bytes:
+def sign_root(
+    key: ec.EllipticCurvePrivateKey,
+    root: bytes,
+    view: int,
+    seqno: int,
+    issuer: str,
+    subject: str,
+    issued_at: int,
+    own_key_id: bytes | None = None,
+) -> bytes:
     """Sign a Merkle root with the service key for the signature entry `view.seqno`.
 
     Args:
         root: 32 bytes, over leaves 0 to seqno - 1.
         issuer, subject: CWT claims; CCF's defaults are `service.example.com` and `ledger.signature`.
         issued_at: Seconds since 1970.
+        own_key_id: `key_id` of the key, for who signs often; computed if not given.
     Returns: The encoded COSE_Sign1 with detached payload, 210 to 300 bytes.
     """
     if len(root) != 32:
         raise UsageError(f"a root has 32 bytes, not {len(root)}")
     protected = {
-        HEADER_KEY_ID: key_id(key.public_key()),
+        HEADER_KEY_ID: own_key_id or key_id(key.public_key()),
         HEADER_VDS: VDS_CCF_LEDGER_SHA256,
         HEADER_CWT_CLAIMS: {CWT_ISSUER: issuer, CWT_SUBJECT: subject, CWT_ISSUED_AT: issued_at},
         HEADER_CCF: {"txid": f"{view}.{seqno}"},

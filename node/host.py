@@ -44,6 +44,10 @@ PEER_UNSENT_BYTES_MAX: Final = 64 << 20  # a peer that catches up
 PEERS_MAX: Final = 256
 OUTPUT_LOGGED_BYTES_MAX: Final = 1 << 20  # of what the enclave prints; it prints only when it fails
 _SLEEP_SECONDS: Final = 1.0
+# While many streams are busy, their bytes trickle in one by one; each frame costs a wake-up here and one in the enclave. So a busy host
+# lets some come together first. A lone client never waits: its frames carry one stream.
+GATHER_STREAMS_MIN: Final = 4
+GATHER_SECONDS: Final = 0.0002
 
 log = logging.getLogger("ledgerd.node")
 
@@ -104,6 +108,7 @@ class Host:
         self._status: int | None = None
         self._stop_deadline: float | None = None
         self._stop_asked = 0
+        self._busy = False  # the last frame carried bytes of several streams
 
     def run(self, configuration: bytes, catch_signals: bool = True) -> int:
         """Serve until the enclave says stop, the operator insists, or something is broken.
@@ -130,7 +135,11 @@ class Host:
         self._flush()
         try:
             while self._status is None:
-                for descriptor in streams.poll(_SLEEP_SECONDS):
+                woken = streams.poll(_SLEEP_SECONDS)
+                if self._busy and not woken and streams.received:
+                    time.sleep(GATHER_SECONDS)
+                    woken = streams.poll(0.0)
+                for descriptor in woken:
                     if descriptor == link:
                         self._receive()
                     elif descriptor == storage:
@@ -139,6 +148,7 @@ class Host:
                         self._log_output()
                     elif signals is not None and signals.count():
                         self.stop()
+                self._busy = len(streams.received) >= GATHER_STREAMS_MIN
                 if streams.received or streams.opened or streams.closed or self._others:
                     self._frames.append(encode_streams(streams.opened, streams.received, streams.closed, self._others))
                     streams.opened.clear()

@@ -138,6 +138,8 @@ class Settings(NamedTuple):
         batch_entries, batch_bytes: Limits of one AppendEntries (CCF's are 20 and 20,000).
         flight_bytes, flight_messages: What may be on the way to one peer without acknowledgement.
         window_entries, window_bytes: Committed entries kept in memory for peers that lag; the host is asked for older ones.
+        unsigned_entries: A primary keeps back what no signature entry covers yet, up to so many entries; 0 to send everything at once,
+            as CCF does.
         pre_vote: Ask before standing.
     """
 
@@ -150,6 +152,7 @@ class Settings(NamedTuple):
     flight_messages: int = 256
     window_entries: int = 5_000
     window_bytes: int = 2 << 20
+    unsigned_entries: int = 0
     pre_vote: bool = True
 
 
@@ -542,11 +545,12 @@ class Consensus:
             self._answer_questions()
         log = self._log
         ready.truncate_after, self._truncate_after = self._truncate_after, None
-        if self._handed < log.last_seqno:
+        last = self._releasable()
+        if self._handed < last:
             ready.first_seqno = Seqno(self._handed + 1)
-            ready.entries = log.data(ready.first_seqno, log.last_seqno)
-            ready.view = log.last_view
-            self._handed = log.last_seqno
+            ready.entries = log.data(ready.first_seqno, last)
+            ready.view = log.view_of(last)
+            self._handed = last
         if self._told_commit < self.commit_seqno:
             ready.commit = self._told_commit = self.commit_seqno
         if self._messages:
@@ -933,6 +937,19 @@ class Consensus:
 
     # Sending.
 
+    def _releasable(self) -> Seqno:
+        """Up to where entries go to the disk and to peers now.
+
+        A primary keeps back what stands after its last signature entry: it could not be committed before the next one anyway, and a
+        round of commits then costs every node one sync and one message. Unless so much has come that sending it ahead is worth more.
+        """
+        log = self._log
+        settings = self._settings
+        signed = log.last_committable
+        if self.role is not Role.PRIMARY or log.last_seqno - signed > settings.unsigned_entries or not settings.unsigned_entries:
+            return log.last_seqno
+        return max(signed, self._handed)
+
     def _tell(self, peer: Progress) -> None:
         """Send what there is to send, or a heartbeat."""
         told = len(self._messages)
@@ -960,7 +977,8 @@ class Consensus:
             batch = self._batches.get(first)
             if batch is None:
                 # Peers mostly stand at the same place: cut the batch once.
-                batch = self._batches[first] = self._log.batch(first, settings.batch_entries, settings.batch_bytes)
+                batch = self._log.batch(first, min(settings.batch_entries, last - first + 1), settings.batch_bytes)
+                self._batches[first] = batch
             self._append_to(peer, batch, Seqno(peer.sent + len(batch)))
 
     def _send_fetched(self, peer: Progress, data: list[bytes]) -> None:

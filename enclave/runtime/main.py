@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ledgerd.enclave.runtime.link import Link, LinkClosedError
-from ledgerd.enclave.runtime.loop import Core, run
+from ledgerd.enclave.runtime.loop import run
 from ledgerd.enclave.runtime.nsm import DeviceNsm, NsmTransport, SocketNsm
 from ledgerd.enclave.runtime.workers import Workers
 from ledgerd.ledger.errors import LedgerdError
@@ -34,7 +34,7 @@ _PR_SET_DUMPABLE: Final = 4
 _GC_THRESHOLDS: Final = (50_000, 50, 1_000)
 
 
-def main(arguments: list[str], make_core: Callable[[Any, float], Core] | None = None) -> int:
+def main(arguments: list[str], make_core: Callable[[Any, float], Any] | None = None) -> int:
     """Run an enclave until its host is gone or its core stops; return the exit status.
 
     Args:
@@ -55,6 +55,7 @@ def main(arguments: list[str], make_core: Callable[[Any, float], Core] | None = 
     app = importlib.import_module(options["--app"]).app
     core = make_core(app, time.monotonic())
     workers = Workers(_open_nsm(options["--nsm"]))
+    core.run_together = workers.run_together
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)

@@ -9,9 +9,19 @@ import os
 import queue
 import threading
 from collections import deque
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
-THREADS: Final = 2  # both signatures of a signature entry are made at once; more would only wait for the cores of the loop
+# For requests to the NSM, and for the second of two signatures (the first is made in the loop's own thread).
+THREADS: Final = 2
+
+
+class _Together(NamedTuple):
+    """One part of `run_together`."""
+
+    number: int
+    together: Callable[[], Any]
+    results: "queue.SimpleQueue[tuple[int, Any]]"
 
 
 class Workers:
@@ -38,12 +48,31 @@ class Workers:
             job = self._jobs.get()
             result: Any
             try:
-                result = job.work(self._nsm)
+                result = job.together() if type(job) is _Together else job.work(self._nsm)
             except Exception as error:  # whatever it is, who asked must learn of it
                 result = error
+            if type(job) is _Together:
+                job.results.put((job.number, result))
+                continue
             self._results.append((job.number, result))
             del job, result
             os.eventfd_write(self.wake, 1)
+
+    def run_together(self, works: list[Callable[[], Any]]) -> list[Any]:
+        """Run all at once, the first in this thread, and return their results in order once all are there.
+
+        For work of some hundred microseconds that the loop has to wait for anyway: two signatures cost the time of one, and no wake-up.
+        Raises: Whatever one of them raises.
+        """
+        results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        for index, work in enumerate(works[1:], 1):
+            self._jobs.put(_Together(index, work, results))
+        first = works[0]()
+        others = sorted((results.get() for _ in works[1:]), key=lambda item: item[0])
+        for _, result in others:
+            if isinstance(result, Exception):
+                raise result
+        return [first, *(result for _, result in others)]
 
     def collect(self) -> list[tuple[int, Any]]:
         """Take the results that are there, each with its job's number; an exception is a result too. Call when `wake` is readable."""

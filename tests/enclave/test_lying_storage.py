@@ -40,7 +40,7 @@ def test_every_flipped_bit_of_the_entry_and_of_its_signature_is_refused(service:
     own = host.entries[seqno - 1]
     for target in (seqno, seqno + 1):
         for at in range(0, len(host.entries[target - 1]), 7):
-            host.read_back = lambda n, data, at=at, target=target: flip(data, at) if n == target else data  # type: ignore[misc]
+            host.read_back = lambda n, data, at=at, target=target: flip(data, at) if n == target else data
             status, code = ask_receipt(cluster, host, transaction)
             # The eight bytes before a *last* signature entry's tag are under no tree yet; its flags say nothing that a receipt repeats.
             if status == 200:
