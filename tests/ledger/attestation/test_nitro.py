@@ -436,7 +436,9 @@ def test_a_remembered_link_is_still_judged_by_time() -> None:
 # Rule signature.
 
 
-@pytest.mark.parametrize("signature", [bytes(96), b"\xff" * 96, CORRECT.document[-48:] + CORRECT.document[-96:-48]])
+@pytest.mark.parametrize(
+    "signature", [bytes(96), b"\xff" * 96, CORRECT.document[-48:] + CORRECT.document[-96:-48]], ids=["zeros", "ones", "s and r"]
+)
 def test_other_signatures_are_refused(signature: bytes) -> None:
     assert refused(CORRECT, CORRECT.document[:-96] + signature).rule == "signature"
 
