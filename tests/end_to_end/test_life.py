@@ -16,6 +16,7 @@ from support.https import Answer, Request
 from support.processes import Node, Service, wait_for
 
 MANY = 3000
+BEYOND_MEMORY = 8000
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +67,14 @@ def test_a_backup_that_stands_still_stops_no_commit_and_catches_up(service: Serv
         with primary.session() as client:
             for number in range(50):
                 assert client.ask_all([put(f"still-{number}", str(number), prefer="committed")])[0].status == 204
+            # More than anybody keeps in memory for it, so that it is fed from the primary's disk.
+            assert {answer.status for answer in client.ask_all([put(f"many-{number}", "x" * 500) for number in range(BEYOND_MEMORY)])} == {
+                204
+            }
     finally:
         stop(still, signal.SIGCONT)
-    service.settle()
+    assert service.settle(primary.committed()) > BEYOND_MEMORY
+    assert len({tuple(node.entries()) for node in service.nodes}) == 1
     with still.session() as client:
         assert client.ask("GET", "/app/records/still-49").body == b"49"
 
