@@ -9,6 +9,7 @@ Not here: what a request does (`enclave.execution`), making entries of writes (`
 import base64
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
+from http import HTTPStatus
 from typing import Final
 
 from ledgerd.enclave import forwarding, refusals
@@ -29,12 +30,16 @@ from ledgerd.ledger.ids import NodeId, Seqno, TransactionId
 UNCOMMITTED_MAX: Final = 10_000  # CCF's `max_uncommitted_tx_count`: beyond it requests are refused, not queued
 FORWARDED_SECONDS_MAX: Final = 30.0  # for the primary's answer, beyond what the client allowed for the commit itself
 
+APPLIED: Final = ("preference-applied", "committed")  # RFC 7240: so that a client need not guess whether the node knows what it asked for
+_NEVER: Final = float("inf")
+
 # First byte of every message on a channel.
 REQUEST: Final = b"\x01"
 REPLY: Final = b"\x02"
 
 Propose = Callable[[WriteSet, bytes], LogEntry]
 Defer = Callable[[object, Deferred], None]
+FindReceipt = Callable[[TransactionId, Callable[[Response], None]], None]
 
 
 class Answering:
@@ -43,6 +48,7 @@ class Answering:
     Args:
         propose: Makes the next entry of writes that are already in the state.
         defer: Finds an answer that takes longer, and gives it to `answer`.
+        find_receipt: Makes the COSE receipt of a committed transaction from what is on the disk, and hands it over when it is there.
         log: Tells the operator.
     """
 
@@ -55,6 +61,7 @@ class Answering:
         channels: Channels,
         propose: Propose,
         defer: Defer,
+        find_receipt: FindReceipt,
         log: Callable[[str, str], None],
     ) -> None:
         self._executor = executor
@@ -64,6 +71,7 @@ class Answering:
         self._channels = channels
         self._propose = propose
         self._defer = defer
+        self._find_receipt = find_receipt
         self._log = log
         self._now = 0.0
         self._requests: deque[Request] = deque()
@@ -155,11 +163,12 @@ class Answering:
     def _hold(self, request: Request, prefer: Prefer, outcome: Outcome, response: Response, entry: LogEntry | None) -> None:
         transaction = outcome.transaction_id
         assert transaction is not None, "the caller has seen it"
-        if outcome.replayed and transaction.seqno <= self._consensus.commit_seqno:
-            self.answer(request.reply_to, response)
-            return
-        deadline = float("inf") if prefer.wait_seconds is None else self._now + prefer.wait_seconds
+        response = response._replace(headers=(*response.headers, APPLIED))
+        deadline = _NEVER if prefer.wait_seconds is None else self._now + prefer.wait_seconds
         held = Held(transaction, request.reply_to, response, prefer.receipt, deadline)
+        if outcome.replayed and transaction.seqno <= self._consensus.commit_seqno:
+            self._release(held)
+            return
         if entry is not None:
             if prefer.receipt:
                 self._receipt_data[entry.seqno] = (entry.data, outcome.claims_digest)
@@ -177,7 +186,7 @@ class Answering:
         elif primary is None or len(self._forwarded) >= OUTSTANDING_MAX or not channels.connected(primary):
             self.answer(request.reply_to, refusals.NO_PRIMARY)
         else:
-            patience = float("inf") if prefer.committed and prefer.wait_seconds is None else float(prefer.wait_seconds or 0)
+            patience = _NEVER if prefer.committed and prefer.wait_seconds is None else float(prefer.wait_seconds or 0)
             number = self._forwarded.add(primary, request.reply_to, self._now + patience + FORWARDED_SECONDS_MAX)
             channels.send(primary, REQUEST + forwarding.encode_request(number, request))
 
@@ -195,7 +204,10 @@ class Answering:
         commit = self._consensus.commit_seqno
         answer = self.answer
         for held in self._writes.take_committed(commit):
-            answer(held.reply_to, self._with_receipt(held) if held.wants_receipt else held.response)
+            if held.wants_receipt:
+                self._release(held)
+            else:
+                answer(held.reply_to, held.response)
         for held in self._reads.take_committed(commit):
             answer(held.reply_to, held.response)
 
@@ -234,12 +246,22 @@ class Answering:
             for held in self._confirming.pop(token, ()):
                 self.answer(held.reply_to, refusals.NOT_PRIMARY)
 
-    def _with_receipt(self, held: Held) -> Response:
+    def _release(self, held: Held) -> None:
+        """Answer what is committed, with its receipt if that was asked for."""
+        if not held.wants_receipt:
+            self.answer(held.reply_to, held.response)
+            return
         data = self._receipt_data.pop(held.id.seqno, None)
         signed = self._replica.history.committed_range(held.id.seqno)
-        if data is None or signed is None:  # a repeated request, whose entry is not at hand: the receipt can be had from /receipt
-            return held.response
-        leaf = leaf_of(self._replica.sealer, held.id, *data)
-        receipt = make(signed.signature, leaf, signed.path(held.id.seqno), COSE).body
-        response = held.response
-        return response._replace(headers=(*response.headers, ("x-ledgerd-receipt", base64.b64encode(receipt).decode())))
+        if data is not None and signed is not None:
+            leaf = leaf_of(self._replica.sealer, held.id, *data)
+            self.answer(held.reply_to, _with_receipt(held.response, make(signed.signature, leaf, signed.path(held.id.seqno), COSE)))
+        else:  # a repeated request: its entry is on the disk only
+            self._find_receipt(held.id, lambda found: self.answer(held.reply_to, _with_receipt(held.response, found)))
+
+
+def _with_receipt(response: Response, found: Response) -> Response:
+    """Add a receipt; if the host does not give the entry back, the answer goes without, and GET /receipt says why."""
+    if found.status != HTTPStatus.OK:
+        return response
+    return response._replace(headers=(*response.headers, ("x-ledgerd-receipt", base64.b64encode(found.body).decode())))

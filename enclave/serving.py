@@ -34,7 +34,7 @@ from ledgerd.enclave.keys import NodeKeys, ServiceKeys
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.nsm import Nsm, attestation
 from ledgerd.enclave.replica import Replica, Unverified, verify_signatures
-from ledgerd.enclave.requests import JSON, Response
+from ledgerd.enclave.requests import COSE, JSON, Response
 from ledgerd.enclave.sessions import Sessions
 from ledgerd.enclave.status import Attested, Status
 from ledgerd.governance import tables
@@ -157,7 +157,15 @@ class Serving:
             view_of=lambda seqno: self._consensus.view_of(seqno) or View(0),
         )
         self._answering = Answering(
-            executor, self._consensus, self._replica, sessions, self._dialling.channels, self._propose, self._defer, self._log
+            executor,
+            self._consensus,
+            self._replica,
+            sessions,
+            self._dialling.channels,
+            self._propose,
+            self._defer,
+            lambda transaction, done: self._archive.receipt(transaction, COSE, self._now, done),
+            self._log,
         )
 
     # Beginning.
@@ -411,8 +419,9 @@ class Serving:
             self._notices.append(("state", "PartOfNetwork"))
 
     def _reject(self, reason: str, error: HostError) -> None:
-        self.host_rejects[reason] = self.host_rejects.get(reason, 0) + 1
-        self._log("error", f"host refused: {error}")
+        count = self.host_rejects[reason] = self.host_rejects.get(reason, 0) + 1
+        if count.bit_count() == 1:  # the first, second, fourth, ... of a kind: a host that lies all the time must not fill its own log
+            self._log("error", f"host refused ({reason}, {count} so far): {error}")
 
     def _log(self, level: str, text: str) -> None:
         self._logs.append((level, text))

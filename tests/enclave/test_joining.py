@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from support.cluster import PCRS, Cluster, Host
 
 from ledgerd.apps.logging import app
 from ledgerd.enclave import boundary
@@ -12,6 +11,7 @@ from ledgerd.enclave.core import Enclave
 from ledgerd.governance import tables
 from ledgerd.ledger.entry import read_public
 from ledgerd.node.simulator.pki import make_root
+from support.cluster import PCRS, Cluster, Host
 
 
 def refusal(cluster: Cluster, joiner: Host) -> str:

@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable
 
 import pytest
-from support.cluster import Cluster, Host
 
 from ledgerd.apps.logging import app
 from ledgerd.ledger import receipt
+from support.cluster import Cluster, Host
 
 ID = "x-ms-ccf-transaction-id"
 Lie = Callable[[int, bytes], bytes | None]

@@ -4,11 +4,11 @@ import base64
 import json
 
 import pytest
-from support.cluster import Client, Cluster, Host
 
 from ledgerd.apps.logging import app
 from ledgerd.ledger import receipt
 from ledgerd.ledger.ids import parse_transaction_id
+from support.cluster import Client, Cluster, Host
 
 ID = "x-ms-ccf-transaction-id"
 
@@ -163,6 +163,24 @@ def test_receipts_of_old_and_new_transactions_verify_offline(cluster: Cluster, n
         cose = client.ask("GET", f"/node/receipt/cose?transaction_id={transaction}")
         assert cose.headers["content-type"] == "application/cose"
         assert str(receipt.verify_cose(cose.body, receipt.public_key(receipt.load_certificate(service))).transaction_id) == transaction
+
+
+@pytest.mark.parametrize("node", ["n0", "n1"])
+def test_a_repeated_request_gets_its_receipt_too(cluster: Cluster, node: str) -> None:
+    client = cluster.client(cluster.hosts[node])
+    key = "anew"
+    first = client.ask("PUT", "/app/records/k", b"v", prefer="committed, receipt", idempotency_key=key)
+    cluster.run(0.2)
+    again = client.ask("PUT", "/app/records/k", b"v", prefer="committed, receipt", idempotency_key=key)
+    assert first.headers["preference-applied"] == again.headers["preference-applied"] == "committed"
+    service = receipt.public_key(receipt.load_certificate(cluster.hosts["n0"].notices["service_certificate"]))
+    for answer in (first, again):
+        verified = receipt.verify_cose(base64.b64decode(answer.headers["x-ledgerd-receipt"]), service)
+        assert str(verified.transaction_id) == first.headers[ID]
+
+
+def test_an_answer_that_did_not_wait_does_not_say_that_it_did(cluster: Cluster) -> None:
+    assert "preference-applied" not in cluster.client(primary(cluster)).ask("PUT", "/app/records/k", b"v").headers
 
 
 def test_there_is_no_receipt_for_what_is_not_committed(cluster: Cluster) -> None:

@@ -300,7 +300,7 @@ class Cluster:
         for fetch in ready.fetches:
             host.inbox.append(boundary.Fetched(fetch.request, self._read(host, fetch)))
         host.logs.extend((level, text) for level, text in ready.logs)
-        host.notices.update({name: text for name, text in ready.notices})
+        host.notices.update(dict(ready.notices))
         if ready.stop is not None:
             host.stopped = ready.stop
             self.kill(host)

@@ -25,12 +25,15 @@ GENESIS: WriteSet = {
 }
 
 
+DEFAULTS = Settings()
+
+
 class Node:
     """An executor with its store, at seqno 1 (the genesis above) in view 2."""
 
     def __init__(
-        self, endpoints: Iterable[Endpoint] = (), *, app: App | None = None, policy: str = "user_cert", settings: Settings = Settings()
-    ) -> None:  # noqa: B008
+        self, endpoints: Iterable[Endpoint] = (), *, app: App | None = None, policy: str = "user_cert", settings: Settings = DEFAULTS
+    ) -> None:
         self.store = Store({idempotency.MAP: settings.idempotency_window})
         self.app = Registry("app")
         self.node = Registry("node")
