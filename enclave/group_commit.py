@@ -3,7 +3,7 @@
 So an idle service commits one transaction at once and a busy one signs everything that came in while the last signature was on its way
 to a majority. A commit sends many clients their answers, and their next requests trickle in: to sign at the first of them would make
 every other round a round of one, and rounds cost: each is two signatures, a sync and some wake-ups on every node. So a round waits
-until most of the clients that were just answered are back, for at most half as long as the last round took, and 4 ms.
+until the clients that were just answered are back, for at most half as long as the last round took, and 4 ms.
 Both signatures are computed at once, in two threads, while the loop waits for them: 0.15 ms. To let it go on meanwhile would cost two
 more wake-ups, and nothing could be executed anyway, since the signature entry signs the root over all entries before it.
 Not here: threads (`enclave.runtime`), what a signature entry holds (`ledger.signature`).
@@ -22,7 +22,6 @@ from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 ISSUER: Final = "ledgerd"
 SUBJECT: Final = "ledger.signature"
 PATIENCE_SECONDS_MAX: Final = 0.004
-ENOUGH: Final = 0.9  # of the clients that are expected back
 _NEVER: Final = float("inf")
 
 RunTogether = Callable[[list[Callable[[], Any]]], list[Any]]
@@ -53,7 +52,7 @@ class GroupCommit:
         self._last_size = 0
         self._signed_at: float | None = None
         self._patience = 0.0
-        self._expected = 0.0
+        self._expected = 0
 
     def became_primary(self) -> None:
         """A new view has begun on this node: sign at its start, whatever was outstanding before."""
@@ -80,7 +79,7 @@ class GroupCommit:
         unsigned = history.unsigned
         if self._signed_at is not None:  # the last round has just been committed
             self._patience = min(PATIENCE_SECONDS_MAX, (now - self._signed_at) / 2)
-            self._expected = ENOUGH * (unsigned + self._last_size)
+            self._expected = unsigned + self._last_size
             self._signed_at = None
         if self._must_sign:
             return True
