@@ -77,6 +77,7 @@ class Answering:
         self._requests: deque[Request] = deque()
         self._writes = HeldAnswers()
         self._reads = HeldAnswers()
+        self._undone: list[Held] = []  # writes rolled back here, while another node's log may still bring them back
         self._unconfirmed: list[Held] = []  # reads since the last round of confirmation began
         self._confirming: dict[Hashable, list[Held]] = {}
         self._next_token = 0
@@ -86,7 +87,7 @@ class Answering:
     @property
     def is_waiting(self) -> bool:
         """True while somebody waits for an answer."""
-        return bool(self._requests) or len(self._writes) > 0 or len(self._reads) > 0 or len(self._forwarded) > 0
+        return bool(self._requests or self._undone) or len(self._writes) > 0 or len(self._reads) > 0 or len(self._forwarded) > 0
 
     # In.
 
@@ -113,7 +114,10 @@ class Answering:
     def tick(self, now: float) -> None:
         """Answer what has waited for too long."""
         self._now = now
-        for held in (*self._writes.take_expired(now), *self._reads.take_expired(now)):
+        late = [held for held in self._undone if held.deadline <= now]
+        if late:
+            self._undone = [held for held in self._undone if held.deadline > now]
+        for held in (*self._writes.take_expired(now), *self._reads.take_expired(now), *late):
             self._receipt_data.pop(held.id.seqno, None)
             self.answer(held.reply_to, refusals.still_pending(held.id))
         for reply_to in self._forwarded.take_expired(now):
@@ -210,17 +214,38 @@ class Answering:
                 answer(held.reply_to, held.response)
         for held in self._reads.take_committed(commit):
             answer(held.reply_to, held.response)
+        if self._undone:
+            self._settle_undone()
+
+    def _settle_undone(self) -> None:
+        """Answer the writes that were rolled back here and whose fate is now final, one way or the other."""
+        consensus = self._consensus
+        undone, self._undone = self._undone, []
+        for held in undone:
+            if held.id.seqno <= consensus.commit_seqno and consensus.view_of(held.id.seqno) == held.id.view:
+                self._release(held)
+            elif held.id.seqno <= consensus.commit_seqno or held.id.view < consensus.commit_id.view:
+                self.answer(held.reply_to, refusals.rolled_back(held.id))
+            else:
+                self._undone.append(held)
 
     def rolled_back(self, to: Seqno) -> None:
-        """Everything above `to` was undone: writes there never were, and reads may have seen what never was."""
-        gone = [*self._writes.take_rolled_back(to), *self._reads.take_rolled_back(to)]
+        """Everything above `to` was undone here: reads may have seen what never was.
+
+        Writes are not answered yet. The primary that replaced them may be lost before anything of its view is final, and a node that still
+        has them may lead after it; only a commit of a later view decides.
+        """
+        undone = self._writes.take_rolled_back(to)
+        for held in undone:
+            self._receipt_data.pop(held.id.seqno, None)  # the seqno may be used again; the disk has what commits
+        self._undone += undone
+        gone = self._reads.take_rolled_back(to)
         gone += [held for held in self._unconfirmed if held.id.seqno > to]
         self._unconfirmed = [held for held in self._unconfirmed if held.id.seqno <= to]
         for token, waiting in self._confirming.items():
             gone += [held for held in waiting if held.id.seqno > to]
             self._confirming[token] = [held for held in waiting if held.id.seqno <= to]
         for held in gone:
-            self._receipt_data.pop(held.id.seqno, None)
             self.answer(held.reply_to, refusals.rolled_back(held.id))
 
     def begin_confirmation(self) -> None:

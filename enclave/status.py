@@ -150,7 +150,8 @@ class Status:
         committed = transaction.seqno <= consensus.commit_seqno
         if local == transaction.view:
             return "Committed" if committed else "Pending"
-        if committed or (local is not None and local > transaction.view) or consensus.commit_id.view > transaction.view:
+        # An entry of a later view in its place proves nothing before it is final: whoever leads next may still have this one.
+        if committed or consensus.commit_id.view > transaction.view:
             return "Invalid"
         return "Unknown"
 
