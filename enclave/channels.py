@@ -127,6 +127,7 @@ class Channels:
         "_highest",
         "_is_retired",
         "_limits",
+        "_lost",
         "_messages",
         "_node_id",
         "_now",
@@ -173,6 +174,7 @@ class Channels:
         self._dirty: list[_Channel] = []
         self._closing: list[int] = []
         self._cuts: list[NodeId] = []
+        self._lost: list[NodeId] = []
         self._failures: list[str] = []
 
     def use(self, chain: Sequence[x509.Certificate], key: EllipticCurvePrivateKey, service: x509.Certificate) -> None:
@@ -312,6 +314,12 @@ class Channels:
         self._cuts = []
         return cuts
 
+    def take_lost(self) -> list[NodeId]:
+        """Nodes whose channel to us was lost since the last call: what they had said last may be lost with it."""
+        lost = self._lost
+        self._lost = []
+        return lost
+
     def take_failures(self) -> list[str]:
         """Why channels ended, for the log."""
         failures = self._failures
@@ -375,6 +383,7 @@ class Channels:
         older = self._accepted.get(peer)
         self._accepted[peer] = channel
         if older is not None:
+            self._lost.append(peer)
             self._drop(older)
         channel.proven = True
         return True
@@ -431,3 +440,4 @@ class Channels:
                 self._cuts.append(peer)
         elif self._accepted.get(peer) is channel:
             del self._accepted[peer]
+            self._lost.append(peer)

@@ -245,6 +245,8 @@ class Serving:
         for node_id in channels.take_cuts():
             self._consensus.cut(node_id)
             answering.cut(node_id)
+        for node_id in channels.take_lost():  # its answers to what we forwarded may have been lost
+            answering.cut(node_id)
         requests = self._sessions.take_requests()
         if requests:
             answering.add(requests)

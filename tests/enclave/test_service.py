@@ -6,6 +6,7 @@ import json
 import pytest
 
 from ledgerd.apps.logging import app
+from ledgerd.enclave import boundary
 from ledgerd.ledger import receipt
 from ledgerd.ledger.ids import parse_transaction_id
 from support.cluster import Client, Cluster, Host
@@ -126,6 +127,22 @@ def test_a_forwarded_request_whose_channel_is_cut_answers_504_outcome_unknown(cl
     cluster.kill(primary(cluster))
     cluster.until(lambda: len(client.answers) == 1)
     assert client.answers[0].status == 504
+    assert json.loads(client.answers[0].body)["error"]["code"] == "OutcomeUnknown"
+
+
+def test_a_forwarded_request_whose_answer_is_lost_answers_504_too(cluster: Cluster) -> None:
+    backup, first = cluster.hosts["n1"], primary(cluster)
+    client = cluster.client(backup)
+    for host in cluster.hosts.values():
+        host.stores = False
+    client.start("PUT", "/app/records/k", b"v", prefer="committed")
+    cluster.run(0.05)
+    theirs = [stream for stream, (end, far) in backup.streams.items() if end is first and stream > 0]
+    assert theirs, "the primary has dialled the backup"
+    for stream in theirs:
+        cluster.close_stream(backup, stream)
+        backup.inbox.append(boundary.Closed(stream))
+    cluster.until(lambda: len(client.answers) == 1)
     assert json.loads(client.answers[0].body)["error"]["code"] == "OutcomeUnknown"
 
 
