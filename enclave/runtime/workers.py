@@ -1,5 +1,6 @@
-"""A few threads for what takes long and releases the GIL: signatures, and requests to the NSM.
+"""Two threads for what takes long and releases the GIL: one for requests to the NSM and verification, one for signing.
 
+The loop waits for the second of two signatures, so that never stands behind anything: anybody may ask for documents.
 Law: no Python computation here: a thread that holds the GIL turns a 4 us step of the loop into 2 ms. Results are collected by
 the loop, woken once however many there are.
 Not here: JavaScript workers, which are processes.
@@ -10,10 +11,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
-
-# For requests to the NSM, and for the second of two signatures (the first is made in the loop's own thread).
-THREADS: Final = 2
+from typing import Any, NamedTuple
 
 
 class _Together(NamedTuple):
@@ -35,9 +33,10 @@ class Workers:
         self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._nsm = nsm
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._together: queue.SimpleQueue[_Together] = queue.SimpleQueue()
         self._results: deque[tuple[int, Any]] = deque()
-        for number in range(THREADS):
-            threading.Thread(target=self._run, name=f"worker-{number}", daemon=True).start()
+        threading.Thread(target=self._run, name="worker-jobs", daemon=True).start()
+        threading.Thread(target=self._run_together, name="worker-together", daemon=True).start()
 
     def submit(self, job: Any) -> None:
         """Queue a job: has `number` and `work`."""
@@ -48,15 +47,21 @@ class Workers:
             job = self._jobs.get()
             result: Any
             try:
-                result = job.together() if type(job) is _Together else job.work(self._nsm)
+                result = job.work(self._nsm)
             except Exception as error:  # whatever it is, who asked must learn of it
                 result = error
-            if type(job) is _Together:
-                job.results.put((job.number, result))
-                continue
             self._results.append((job.number, result))
             del job, result
             os.eventfd_write(self.wake, 1)
+
+    def _run_together(self) -> None:
+        while True:
+            number, together, results = self._together.get()
+            try:
+                results.put((number, together()))
+            except Exception as error:
+                results.put((number, error))
+            del together, results
 
     def run_together(self, works: list[Callable[[], Any]]) -> list[Any]:
         """Run all at once, the first in this thread, and return their results in order once all are there.
@@ -66,7 +71,7 @@ class Workers:
         """
         results: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         for index, work in enumerate(works[1:], 1):
-            self._jobs.put(_Together(index, work, results))
+            self._together.put(_Together(index, work, results))
         first = works[0]()
         others = sorted((results.get() for _ in works[1:]), key=lambda item: item[0])
         for _, result in others:
