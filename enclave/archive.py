@@ -10,7 +10,7 @@ from ledgerd.enclave.boundary import Fetch
 from ledgerd.enclave.consensus.core import Consensus, LogEntry
 from ledgerd.enclave.ranges import CheckedEntry, check_range
 from ledgerd.enclave.receipts import from_range
-from ledgerd.enclave.refusals import refusal
+from ledgerd.enclave.refusals import BUSY, refusal
 from ledgerd.enclave.replica import Replica
 from ledgerd.enclave.requests import Response
 from ledgerd.ledger.errors import HostError
@@ -18,6 +18,7 @@ from ledgerd.ledger.ids import Seqno, TransactionId
 
 ANSWER_SECONDS: Final = 5.0  # how long the host may take; then it has not got the entries, as far as we care
 RANGE_SIZE_BYTES_MAX: Final = 8 << 20  # what one answer of the host may hold; one signed range of a busy service fits
+RECEIPTS_MAX: Final = 256  # made from the disk at one time; each may be a range of megabytes to open, and anybody may ask
 CATCH_UP_ENTRIES: Final = 2_000  # read at once for a peer that lags
 
 
@@ -59,6 +60,10 @@ class Archive:
             kind: `JSON` or `COSE`, the content type.
             now: Monotonic seconds.
         """
+
+        if len(self._waiting) >= RECEIPTS_MAX:
+            answer(BUSY)
+            return
 
         def done(entries: list[bytes]) -> None:
             if not entries:

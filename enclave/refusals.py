@@ -23,6 +23,7 @@ FORWARDED_TWICE: Final = refusal(
 TOO_MANY: Final = refusal(
     503, "TooManyPendingTransactions", "Too many transactions wait for their commit; nothing was done. Ask again later."
 )
+BUSY: Final = refusal(503, "TooManyRequests", "Too many others wait for documents or receipts here. Ask again later, or another node.")
 OUTCOME_UNKNOWN: Final = refusal(
     504,
     "OutcomeUnknown",

@@ -46,6 +46,7 @@ from ledgerd.ledger.signature import Signature
 TICK_SECONDS: Final = 0.02  # deadlines are looked at so often while somebody waits, in one sweep
 IDLE_TICK_SECONDS: Final = 0.2
 UNSIGNED_ENTRIES: Final = 2_000  # more than a round holds, but for the largest loads: then replication overlaps with execution
+DOCUMENTS_MAX: Final = 64  # asked of the security module at one time, some milliseconds each; anybody may ask
 VERIFY_SECONDS: Final = 0.05  # between verifications of the newest signature; see `_verify`
 
 _CONSENSUS: Final = b"\x00"  # first byte of a message on a channel; the others are `answering.REQUEST` and `REPLY`
@@ -117,6 +118,7 @@ class Serving:
         self._joined_peers: frozenset[NodeId] = frozenset()  # whom to answer before our own ledger names anybody
         self._verifying = False
         self._verified_at = now
+        self._documents = 0  # that clients wait for
 
         store = Store(windows={IDEMPOTENCY_MAP: WINDOW_ENTRIES})
         self._replica = Replica(store, Sealer(ledger_secret), self._governance_changed, self._rolled_back)
@@ -376,10 +378,15 @@ class Serving:
         if nonce is None or genesis is None:
             self._answer_attestation(reply_to, self.status.attested.document)
             return
+        if self._documents >= DOCUMENTS_MAX:
+            self._answering.answer(reply_to, refusals.BUSY)
+            return
+        self._documents += 1
         user_data = service_digest(self.status.service.public, genesis)
         public_key = self._keys.public
 
         def done(result: Any) -> None:
+            self._documents -= 1
             if isinstance(result, Exception):
                 self._log("error", f"the security module gave no document: {result}")
                 self._answering.answer(reply_to, refusals.NO_DOCUMENT)

@@ -3,7 +3,15 @@
 import json
 from collections.abc import Callable
 
+import msgpack
+import pytest
+
 from ledgerd.apps.logging import app
+from ledgerd.enclave import boundary
+from ledgerd.enclave.archive import RECEIPTS_MAX
+from ledgerd.enclave.boundary import CLIENT
+from ledgerd.enclave.serving import DOCUMENTS_MAX
+from ledgerd.enclave.tls import PIPELINE_PROTOCOL, TlsContext
 from support.cluster import Client, Cluster, Host
 
 ID = "x-ms-ccf-transaction-id"
@@ -98,3 +106,79 @@ def test_a_client_is_not_told_that_a_write_was_undone_while_another_node_may_sti
     cluster.until(lambda: client.answers != [])
     assert client.answers[0].status == 204
     assert status(cluster.client(cluster.hosts["n1"]), client.answers[0].headers[ID]) == "Committed"
+
+
+# What many can ask for at little cost.
+
+
+class Pipeline(Client):
+    """A client that sends many requests in one stream of bytes, as `ledgerd/1` allows."""
+
+    def __init__(self, cluster: Cluster, host: Host) -> None:
+        self.got: list[tuple[int, bytes]] = []
+        self.is_closed = False
+        self._host = host
+        self._buffer = bytearray()
+        self._tls = TlsContext.for_dialled(protocols=[PIPELINE_PROTOCOL]).connection(lambda chain: None)
+        self._stream = cluster.open_stream(self, 0, host, CLIENT)
+        self._flush()
+        cluster.until(lambda: self._tls.established)
+
+    def send(self, *requests: tuple[str, str, dict[str, str], bytes]) -> None:
+        """Hand over method, target, headers and body of each in one go."""
+        frames = [msgpack.packb([number, *request]) for number, request in enumerate(requests)]
+        self._tls.write(b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames))
+        self._flush()
+
+    def received(self, data: bytes) -> None:
+        for chunk in self._tls.feed(data):
+            self._buffer += chunk
+        while len(self._buffer) >= 4 and len(self._buffer) >= (size := 4 + int.from_bytes(self._buffer[:4], "big")):
+            _, status, _, body = msgpack.unpackb(bytes(self._buffer[4:size]))
+            self.got.append((status, body))
+            del self._buffer[:size]
+        self._flush()
+
+    def _flush(self) -> None:
+        data = self._tls.take_output()
+        if data:
+            self._host.inbox.append(boundary.Received(self._stream, data))
+
+
+@pytest.fixture
+def single() -> tuple[Cluster, Host]:
+    """A service of one node."""
+    cluster = Cluster(app)
+    return cluster, cluster.start(1)[0]
+
+
+def test_documents_for_anybody_are_bounded_and_the_rest_hear_that_the_node_is_busy(single: tuple[Cluster, Host]) -> None:
+    cluster, host = single
+    client = Pipeline(cluster, host)
+    asked = DOCUMENTS_MAX + 36
+    client.send(*[("GET", f"/node/attestations/self?nonce={'00' * 32}", {}, b"")] * asked)
+    cluster.until(lambda: len(client.got) == asked)
+    statuses = [status for status, _ in client.got]
+    assert statuses.count(200) == DOCUMENTS_MAX
+    assert statuses.count(503) == 36
+    client.send(("GET", f"/node/attestations/self?nonce={'00' * 32}", {}, b""))
+    cluster.until(lambda: len(client.got) == asked + 1)
+    assert client.got[-1][0] == 200, "and it is not busy for ever"
+
+
+def test_receipts_from_the_disk_are_bounded_while_the_host_does_not_answer(single: tuple[Cluster, Host]) -> None:
+    cluster, host = single
+    transaction = cluster.client(host).ask("PUT", "/app/records/k", b"v", prefer="committed").headers[ID]
+    silence = cluster._read
+    cluster._read = lambda host, fetch: []  # type: ignore[method-assign]
+    client = Pipeline(cluster, host)
+    asked = RECEIPTS_MAX + 44
+    client.send(*[("GET", f"/app/receipt?transaction_id={transaction}", {}, b"")] * asked)
+    cluster.until(lambda: len(client.got) == asked)
+    statuses = [status for status, _ in client.got]
+    assert statuses.count(404) == RECEIPTS_MAX
+    assert statuses.count(503) == 44
+    cluster._read = silence  # type: ignore[method-assign]
+    client.send(("GET", f"/app/receipt?transaction_id={transaction}", {}, b""))
+    cluster.until(lambda: len(client.got) == asked + 1)
+    assert client.got[-1][0] == 200
