@@ -6,6 +6,7 @@ digested into the attestation document's `user_data`, so a peer sees exactly wha
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +15,12 @@ from ledgerd.ledger.errors import ConfigurationError
 
 PROTOCOL_VERSION: Final = 1
 DOCUMENT_SIZE_BYTES_MAX: Final = 4 << 20  # a constitution and a few hundred certificates
+NAMES_MAX: Final = 32  # alternative names in a node's certificate
+DATA_SIZE_BYTES_MAX: Final = 16 << 10  # what an operator says of a node, a member or a user; it stands in the ledger for ever
+DATA_DEPTH_MAX: Final = 16  # every node reads it again, so it must not be deeper than any of them can follow
+
+_HOST: Final = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
+_NAME: Final = re.compile(r"[A-Za-z0-9.*:_-]{1,253}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +113,25 @@ def service_digest(service_public_key: bytes, genesis_digest: bytes) -> bytes:
     return hashlib.sha384(cbor.encode({"service_key": service_public_key, "genesis": genesis_digest})).digest()
 
 
+def is_host(text: str) -> bool:
+    """Whether a text has the form of a host name or address. Others put it into headers, URLs and logs."""
+    return _HOST.fullmatch(text) is not None
+
+
+def is_data(value: Any) -> bool:
+    """Whether a JSON value is fit to stand in the ledger as somebody's data: encodable, not too large, not too deep."""
+    try:
+        return _depth(value, DATA_DEPTH_MAX) and len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode()) <= DATA_SIZE_BYTES_MAX
+    except ValueError:
+        return False
+
+
+def _depth(value: Any, most: int) -> bool:
+    if type(value) is dict:
+        value = list(value.values())
+    return type(value) is not list or (most > 0 and all(_depth(item, most - 1) for item in value))
+
+
 def parse(document: bytes) -> Configuration:
     """Read the configuration document (JSON).
 
@@ -115,6 +141,7 @@ def parse(document: bytes) -> Configuration:
         raise ConfigurationError(f"configuration has {len(document)} bytes; at most {DOCUMENT_SIZE_BYTES_MAX} are read")
     try:
         root = json.loads(document)
+        json.dumps(root, ensure_ascii=False, allow_nan=False).encode()  # no half characters, no NaN: nothing could write them again
     except (ValueError, RecursionError):
         raise ConfigurationError("configuration is not JSON; the host and the enclave are not of one version") from None
     node = _get(root, "node", dict)
@@ -131,9 +158,9 @@ def parse(document: bytes) -> Configuration:
     return Configuration(
         rpc=_address(node, "rpc"),
         peer=_address(node, "peer"),
-        names=_strings(node, "names"),
+        names=_names(node),
         isolation=_strings(node, "isolation"),
-        node_data=node.get("data"),
+        node_data=_data(node),
         sessions_max=_number(limits, "sessions", 1, 1_000_000),
         body_size_bytes_max=_number(limits, "body_bytes", 1024, 64 << 20),
         heartbeat_seconds=heartbeat,
@@ -195,14 +222,32 @@ def _strings(section: dict[str, Any], key: str) -> tuple[str, ...]:
 def _address(section: dict[str, Any], key: str) -> Address:
     value = _get(section, key, dict)
     host = _get(value, "host", str)
-    if not 0 < len(host) <= 255:
-        raise ConfigurationError(f"configuration key {key!r}: host has {len(host)} characters")
+    if not is_host(host):
+        raise ConfigurationError(f"configuration key {key!r}: {host[:255]!r} is not a host name or address")
     return Address(host, _number(value, "port", 1, 65535))
+
+
+def _names(node: dict[str, Any]) -> tuple[str, ...]:
+    names = _strings(node, "names")
+    if len(names) > NAMES_MAX or not all(map(_NAME.fullmatch, names)):
+        raise ConfigurationError(f"configuration key 'names' must be a list of at most {NAMES_MAX} DNS names or addresses")
+    return names
+
+
+def _data(section: dict[str, Any]) -> Any:
+    value = section.get("data")
+    if not is_data(value):
+        raise ConfigurationError(f"configuration key 'data' has more than {DATA_SIZE_BYTES_MAX} bytes or {DATA_DEPTH_MAX} levels")
+    return value
 
 
 def _parties(section: dict[str, Any], key: str) -> tuple[Party, ...]:
     return tuple(
-        Party(certificate=_get(item, "certificate", str), data=item.get("data"), encryption_key=item.get("encryption_key"))
+        Party(
+            certificate=_get(item, "certificate", str),
+            data=_data(item),
+            encryption_key=None if item.get("encryption_key") is None else _get(item, "encryption_key", str),
+        )
         for item in _get(section, key, list)
     )
 

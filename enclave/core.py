@@ -46,9 +46,9 @@ from ledgerd.enclave.status import Attested
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.governance import tables
 from ledgerd.ledger.attestation.nitro import verify
-from ledgerd.ledger.attestation.policy import check_debug
+from ledgerd.ledger.attestation.policy import check_debug, check_public_key
 from ledgerd.ledger.attestation.roots import parse_roots
-from ledgerd.ledger.errors import HostError, LedgerdError
+from ledgerd.ledger.errors import FormatError, HostError, LedgerdError
 
 SWEEP_SECONDS: Final = 0.5  # between looks at clients' deadlines
 
@@ -155,6 +155,8 @@ class Enclave:
             ready.closes.extend(closing)
         ready.closes.extend(self._closing)
         self._closing.clear()
+        if ready.logs:
+            ready.logs = [(level, _one_line(text)) for level, text in ready.logs]
         return ready
 
     def jobs(self) -> list[Job]:
@@ -267,15 +269,21 @@ class Enclave:
         try:
             own = verify(result, parse_roots(configuration.roots), at_ms=None)
             check_debug(own)
+            check_public_key(own, self._keys.public)
+            if not {0, 1, 2} <= own.pcrs.keys():
+                raise FormatError("it has no PCR0, PCR1 and PCR2")
+            at = at_milliseconds(own.timestamp_ms)
+            certificate = self._keys.self_signed_certificate(configuration.names, at)
         except LedgerdError as error:
             self._give_up(f"this node's own attestation would be refused by every other: {error}")
+            return
+        except (ValueError, OverflowError):
+            self._give_up("no certificate can be made of the names in the configuration and the attested time; are the names DNS names?")
             return
         self._clock.set(own.timestamp_ms, self._now)
         self._own_document = result
         self._measurement = (own.pcrs[0], own.pcrs[1], own.pcrs[2])
         self._simulated = own.simulated
-        at = at_milliseconds(own.timestamp_ms)
-        certificate = self._keys.self_signed_certificate(configuration.names, at)
         self._self_signed = certificate.public_bytes(Encoding.PEM).decode()
         limits = SessionLimits(sessions=configuration.sessions_max, request=Limits(body_bytes=configuration.body_size_bytes_max))
         self._sessions = Sessions(TlsContext.for_clients([certificate], self._keys.identity), limits, self._now)
@@ -325,7 +333,9 @@ class Enclave:
 
     def admitted(self, admitted: Admitted) -> None:
         """The joiner is trusted and has the service's secrets."""
-        self._joining = None
+        if self._joining is not None:
+            self._joining.carry_out(self._ready)  # the stream to the node that admitted us is needed no more
+            self._joining = None
         serving = self._serve(admitted.service, admitted.ledger_secrets[-1][1], admitted.certificate)
         serving.join(admitted.peers, admitted.genesis_digest)
         self.log("info", f"node {self._keys.id[:16]}... is trusted and catches up")
@@ -374,3 +384,8 @@ class Enclave:
         self._ready.notices.append(("refused", reason))
         self.log("error", reason)
         self._ready.stop = 1
+
+
+def _one_line(text: str) -> str:
+    """As it is, but for what could pass for another line or move a terminal's cursor: names in certificates are their makers' choice."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)

@@ -71,6 +71,7 @@ _is_header_name: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,256}").fullmatch
 _is_header_value: Final = re.compile(r"[\t\x20-\x7e\xa0-\xff]{0,8192}").fullmatch
 _OWN_HEADERS: Final = frozenset({TRANSACTION_ID_HEADER, "connection", "content-length", "content-type", "transfer-encoding"})
 _NO_CONTENT: Final = Response(204)
+_LENGTHS_BYTES: Final = 16  # what the entry holds besides, for each key
 
 
 class Executor:
@@ -171,11 +172,16 @@ class Executor:
             if error.status == 405 and request.method == "OPTIONS":
                 response = Response(204, error.headers)
             else:
-                response = error_response(error)
+                try:
+                    response = error_response(error)
+                    _check_response(response)
+                except (UsageError, TypeError, ValueError) as fault:
+                    failure = _place(fault)
+                    response = _FAILED
         except Exception as error:  # an application's fault must not stop the node
             transaction.discard()
             failure = _place(error)
-            response = error_response(RequestError(500, "InternalError", "The request failed inside the service; it changed nothing."))
+            response = _FAILED
         else:
             if writes:
                 store.apply(next_id.seqno, writes)  # not inside `try`: a wrong seqno is our own fault, and must stop the node
@@ -188,7 +194,7 @@ class Executor:
         size = 0
         for changes in writes.values():
             for key, value in changes.items():
-                size += len(key) if value is None else len(key) + len(value)
+                size += _LENGTHS_BYTES + len(key) + (0 if value is None else len(value))
         if size > self._writes_size_max:
             raise RequestError(413, "TransactionTooLarge", f"The transaction writes {size} bytes; the limit is {self._writes_size_max}.")
 
@@ -245,6 +251,9 @@ def error_response(error: RequestError) -> Response:
     if error.details:
         body["details"] = list(error.details)
     return Response(error.status, error.headers, _encode_json({"error": body}).encode(errors="replace"), JSON)
+
+
+_FAILED: Final = error_response(RequestError(500, "InternalError", "The request failed inside the service; it changed nothing."))
 
 
 def _place(error: Exception) -> str:

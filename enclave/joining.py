@@ -23,7 +23,7 @@ from ledgerd.enclave.boundary import Connect, Ready
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.configuration import Configuration, JoinConfiguration, binding_digest, service_digest
 from ledgerd.enclave.entropy import random_bytes
-from ledgerd.enclave.keys import NodeKeys, ServiceKeys, parse_certificate, receive_service_keys
+from ledgerd.enclave.keys import LEDGER_SECRET_SIZE_BYTES, NodeKeys, ServiceKeys, parse_certificate, receive_service_keys
 from ledgerd.enclave.nsm import Nsm, attestation
 from ledgerd.enclave.outbound import Answer, HttpClient
 from ledgerd.enclave.tls import TlsContext
@@ -186,13 +186,15 @@ class Joining:
             certificate = x509.load_der_x509_certificate(chain[0])
             certificate.verify_directly_issued_by(self._service)
             self._server_public = spki_of(certificate)
-        except (ValueError, TypeError, InvalidSignature):
+        except Exception:  # of a stranger's bytes; the library's list of what it raises is long and grows
             raise IntegrityError(
                 "the node's certificate is not endorsed by the service certificate in this node's configuration; is it of another service?"
             ) from None
 
     def _ask(self, method: str, path: str, body: bytes, then: Callable[[Answer], None]) -> None:
-        assert self._client is not None, "asked after the stream is open"
+        if self._client is None or not self._client.reusable:
+            self._retry(f"{self._target[0]}:{self._target[1]} ended the connection")
+            return
         self._deadline = self._now + ANSWER_SECONDS_MAX
         self._expecting = then
         self._client.request(method, path, {"content-type": "application/json"} if body else None, body)
@@ -270,7 +272,7 @@ class Joining:
             return
         try:
             admitted = self._open(body["network_info"])
-        except (KeyError, ValueError, TypeError, CryptoError, FormatError, binascii.Error):
+        except (KeyError, IndexError, AttributeError, ValueError, TypeError, CryptoError, InvalidSignature, FormatError):
             raise PeerError("the box with the service's secrets cannot be opened or read") from None
         if self._stream is not None:
             self._closes.append(self._stream)
@@ -286,9 +288,14 @@ class Joining:
         service = receive_service_keys(secrets["service_key"], self._service)
         certificate = parse_certificate(info["endorsed_certificate"])
         certificate.verify_directly_issued_by(self._service)
+        if spki_of(certificate) != self._keys.public:
+            raise PeerError("the certificate that came with the service's secrets is for another node's key")
+        ledger_secrets = [(version, secret) for version, secret in secrets["ledger_secrets"]]
+        if len(ledger_secrets[-1][1]) != LEDGER_SECRET_SIZE_BYTES:
+            raise PeerError("the box with the service's secrets holds none that could be the ledger's")
         return Admitted(
             service,
-            [(version, secret) for version, secret in secrets["ledger_secrets"]],
+            ledger_secrets,
             certificate,
             {NodeId(node_id): str(address) for node_id, address in info["peers"].items()},
             self._genesis_digest,
@@ -311,10 +318,14 @@ class Joining:
         location = answer.location
         if location is None:
             return False
-        parts = urlsplit(location)
-        if parts.scheme != "https" or not parts.hostname or not parts.port:
+        try:
+            parts = urlsplit(location)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, None
+        if not host or not port or parts.scheme != "https":
             raise PeerError("it points to a place that is not https://HOST:PORT")
-        self._target = (parts.hostname, parts.port)
+        self._target = (host, port)
         self._drop()
         self._later(self._dial)
         return True

@@ -165,7 +165,7 @@ def parse_certificate(pem: str) -> x509.Certificate:
     """
     try:
         return x509.load_pem_x509_certificate(pem.encode())
-    except ValueError:
+    except Exception:  # the library's list of what it raises for strange bytes is long
         raise FormatError("not a PEM certificate") from None
 
 

@@ -284,10 +284,10 @@ def test_who_has_written_cannot_promise() -> None:
 
 def test_a_transaction_has_a_size_that_nodes_can_exchange() -> None:
     service = node(writes_size_bytes_max=100)
-    assert service.answer("PUT", "/app/m/k", "v" * 99).status == 204
-    response = service.answer("PUT", "/app/m/k", "v" * 100)
+    assert service.answer("PUT", "/app/m/k", "v" * 83).status == 204
+    response = service.answer("PUT", "/app/m/k", "v" * 84)
     assert (response.status, error_of(response)["code"]) == (413, "TransactionTooLarge")
-    assert service.store.get("m", b"k") == b"v" * 99
+    assert service.store.get("m", b"k") == b"v" * 83
 
 
 def test_an_entry_that_does_not_follow_the_state_is_our_own_fault_and_not_the_clients() -> None:

@@ -2,16 +2,22 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import msgpack
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledgerd.apps.logging import app
-from ledgerd.enclave import boundary
+from ledgerd.enclave import boundary, joining
+from ledgerd.enclave.admission import Nonces
+from ledgerd.enclave.app import App, Context, RequestError
 from ledgerd.enclave.archive import RECEIPTS_MAX
 from ledgerd.enclave.boundary import CLIENT
 from ledgerd.enclave.serving import DOCUMENTS_MAX
 from ledgerd.enclave.tls import PIPELINE_PROTOCOL, TlsContext
+from ledgerd.ledger.errors import IntegrityError
 from support.cluster import Client, Cluster, Host
 
 ID = "x-ms-ccf-transaction-id"
@@ -182,3 +188,175 @@ def test_receipts_from_the_disk_are_bounded_while_the_host_does_not_answer(singl
     client.send(("GET", f"/app/receipt?transaction_id={transaction}", {}, b""))
     cluster.until(lambda: len(client.got) == asked + 1)
     assert client.got[-1][0] == 200
+
+
+# What an operator may write into its own node's configuration, and a stranger into a request to join.
+
+
+def started(change: Callable[[dict[str, Any]], None]) -> Host:
+    """A node of a new service with a changed configuration, run until it is refused or open."""
+    cluster = Cluster(app)
+    start = {
+        "members": [{"certificate": cluster.member.pem, "data": None}],
+        "users": [],
+        "measurements": [],
+        "constitution": "",
+        "admission": "automatic",
+        "open_at_nodes": 1,
+        "application_policy": "open",
+    }
+    document = json.loads(cluster.configuration("n0", "start", start=start))
+    change(document)
+    host = cluster.add("n0", json.dumps(document).encode())
+    cluster.until(lambda: bool(host.notices.get("refused") or host.notices.get("open")), 5)
+    return host
+
+
+def nested(levels: int) -> Any:
+    value: Any = 0
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda d: d["node"]["rpc"].update(host="a\r\nset-cookie: b"), id="an address that breaks out of a header"),
+        pytest.param(lambda d: d["node"]["rpc"].update(host="b\u00fccher"), id="an address that no header can carry"),
+        pytest.param(lambda d: d["node"]["peer"].update(host="a b"), id="an address with a space"),
+        pytest.param(lambda d: d["node"].update(names=["b\u00fccher"]), id="a name that no certificate can carry"),
+        pytest.param(lambda d: d["node"].update(names=["a"] * 33), id="more names than a joiner may have"),
+        pytest.param(lambda d: d["node"].update(data=nested(800)), id="data deeper than others can read"),
+        pytest.param(lambda d: d["node"].update(data="x" * 20_000), id="data without end"),
+        pytest.param(lambda d: d["node"].update(data=float("nan")), id="data that is no JSON"),
+        pytest.param(lambda d: d["node"].update(data="\ud800"), id="data with half a character"),
+        pytest.param(lambda d: d["start"].update(constitution="\ud800"), id="a constitution with half a character"),
+        pytest.param(lambda d: d["start"]["members"][0].update(encryption_key=7), id="an encryption key that is a number"),
+        pytest.param(lambda d: d["start"]["members"][0].update(certificate="-----BEGIN"), id="a certificate that is none"),
+    ],
+)
+def test_a_configuration_that_others_could_not_bear_is_refused_with_its_key(change: Callable[[dict[str, Any]], None]) -> None:
+    host = started(change)
+    assert host.stopped == 1
+    assert host.notices["refused"]
+
+
+def test_the_configuration_that_those_change_is_taken() -> None:
+    assert started(lambda d: None).stopped is None
+
+
+@pytest.fixture
+def join_request(monkeypatch: pytest.MonkeyPatch) -> tuple[Cluster, dict[str, Any]]:
+    """A service of one node, and the request with which a second asked to join."""
+    bodies: list[bytes] = []
+    ask = joining.Joining._ask
+
+    def recording(this: joining.Joining, method: str, path: str, body: bytes, then: Any) -> None:
+        if path == "/node/join":
+            bodies.append(body)
+        ask(this, method, path, body, then)
+
+    monkeypatch.setattr(joining.Joining, "_ask", recording)
+    cluster = Cluster(app)
+    cluster.start(2)
+    return cluster, json.loads(bodies[0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda d: d["node_info_network"].update(rpc="a\r\nb:1"), id="an address that breaks out of a header"),
+        pytest.param(lambda d: d["node_info_network"].update(peer="\u00fc:1"), id="an address that no header can carry"),
+        pytest.param(lambda d: d["node_info_network"].update(peer="[:/:1"), id="an address that no URL can carry"),
+        pytest.param(lambda d: d.update(node_data=nested(900)), id="data deeper than others can read"),
+        pytest.param(lambda d: d.update(node_data=[float("nan")]), id="data that is no JSON"),
+        pytest.param(lambda d: d.update(node_data="\ud800"), id="data with half a character"),
+        pytest.param(lambda d: d["configuration"].update(x=0.5), id="a configuration with a fraction"),
+        pytest.param(lambda d: d["configuration"].update(x=nested(100)), id="a configuration without end"),
+        pytest.param(lambda d: d.update(public_encryption_key="AAAA"), id="a short key"),
+        pytest.param(lambda d: d.update(certificate_signing_request="-----BEGIN"), id="a certificate request that is none"),
+    ],
+)
+def test_a_request_to_join_that_others_could_not_bear_is_a_400(
+    join_request: tuple[Cluster, dict[str, Any]], change: Callable[[dict[str, Any]], None]
+) -> None:
+    cluster, body = join_request
+    change(body)
+    host = cluster.hosts["n0"]
+    lines = len(host.entries)
+    answer = cluster.client(host).ask("POST", "/node/join", json.dumps(body).encode())
+    assert answer.status == 400
+    assert json.loads(answer.body)["error"]["code"] == "InvalidInput"
+    assert len(host.entries) == lines
+
+
+def test_nonces_given_to_others_do_not_use_up_those_of_a_joiner() -> None:
+    nonces = Nonces()
+    mine = nonces.give(0.0)
+    for _ in range(10_000):
+        nonces.give(1.0)
+    nonces.redeem(mine, 2.0)
+    nonces.give(100.0)
+    assert len(nonces._given) == 1, "those that have expired are forgotten"
+
+
+def test_a_joiner_refuses_a_server_certificate_that_no_library_reads_and_tries_again() -> None:
+    cluster = Cluster(app)
+    first = cluster.start(1)[0]
+    joiner = cluster.join("n1")
+    cluster.until(lambda: joiner.enclave._joining is not None)
+    connection = joiner.enclave._joining
+    assert connection is not None
+    genuine = x509.load_pem_x509_certificate(first.notices["service_certificate"].encode()).public_bytes(Encoding.DER)
+    strange = genuine.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020107"), 1)  # X.509 version 8
+    assert strange != genuine
+    for chain in ([strange], [b""], [genuine[:-9]], []):
+        with pytest.raises(IntegrityError):
+            connection._check_server(chain)
+
+
+def test_a_joiner_whose_server_ends_the_connection_between_two_steps_tries_again() -> None:
+    cluster = Cluster(app)
+    first = cluster.start(1)[0]
+    first.stores = False  # so that the joiner stays Pending, and polls
+    joiner = cluster.join("n1")
+    cluster.until(lambda: any("asks to join" in text for _, text in first.logs))
+    cluster.run(0.1)
+    connection = joiner.enclave._joining
+    assert connection is not None and connection._client is not None
+    connection._client.reusable = False  # as after the server's closing alert, when the host keeps back that the stream is closed
+    cluster.run(0.5)
+    host = cluster.hosts["n0"]
+    first.stores = True
+    host.inbox.append(boundary.Stored(0, 2, len(host.entries)))
+    cluster.until(lambda: joiner.notices.get("open") == "yes")
+
+
+def test_an_admitted_joiner_gives_its_session_at_the_other_node_back() -> None:
+    cluster = Cluster(app)
+    first = cluster.start(2)[0]
+    cluster.run(0.1)
+    assert first.enclave._sessions is not None
+    assert first.enclave._sessions.active == 0
+
+
+def test_an_application_s_error_with_a_header_that_cannot_be_printed_ends_the_request_only() -> None:
+    broken = App("broken")
+
+    @broken.get("/redirect", policies=["no_auth"])
+    def redirect(ctx: Context) -> str:
+        raise RequestError(400, "InvalidInput", "no", (("location", "a\r\nset-cookie: b"),))
+
+    cluster = Cluster(broken)
+    client = cluster.client(cluster.start(1)[0])
+    assert client.ask("GET", "/app/redirect").status == 500
+    assert client.ask("GET", "/app/commit").status == 200
+
+
+def test_what_others_choose_to_be_logged_stays_on_its_line() -> None:
+    cluster = Cluster(app)
+    host = cluster.start(1)[0]
+    host.enclave.log("warning", "from a certificate: \x1b[2J\nerror: all is well")
+    cluster.run(0.3)
+    assert host.logs[-1] == ("warning", "from a certificate: ?[2J?error: all is well")
