@@ -14,7 +14,7 @@ from typing import Final
 
 from ledgerd.enclave import forwarding, refusals
 from ledgerd.enclave.answers import Held, HeldAnswers
-from ledgerd.enclave.channels import Channels
+from ledgerd.enclave.channels import MESSAGE_SIZE_BYTES_MAX, Channels
 from ledgerd.enclave.consensus.core import Consensus, LogEntry, Role
 from ledgerd.enclave.endpoints import Deferred
 from ledgerd.enclave.execution import ANSWER, FORWARD, Executor, Outcome
@@ -28,6 +28,12 @@ from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId
 
 UNCOMMITTED_MAX: Final = 10_000  # CCF's `max_uncommitted_tx_count`: beyond it requests are refused, not queued
+UNCOMMITTED_BYTES_MAX: Final = 256 << 20  # of entries in memory; the same for large ones
+EXECUTED_MAX: Final = 1_000  # requests in one wake-up: tens of milliseconds, well under a heartbeat; the rest waits for the next one
+ANSWERED_BYTES_MAX: Final = 8 << 20  # of answers in one wake-up: forty bytes can ask for a megabyte, and first the host takes what is there
+QUEUED_MAX: Final = 10_000  # requests that wait to be executed
+QUEUED_BYTES_MAX: Final = 64 << 20
+HELD_BYTES_MAX: Final = 24 << 20  # of answers to reads that wait for confirmation; less than a channel to a backup takes at one time
 FORWARDED_SECONDS_MAX: Final = 30.0  # for the primary's answer, beyond what the client allowed for the commit itself
 
 APPLIED: Final = ("preference-applied", "committed")  # RFC 7240: so that a client need not guess whether the node knows what it asked for
@@ -75,6 +81,10 @@ class Answering:
         self._log = log
         self._now = 0.0
         self._requests: deque[Request] = deque()
+        self._queued_bytes = 0
+        self._answered_bytes = 0  # in this wake-up
+        self._held_bytes = 0  # of reads
+        self._primary: NodeId | None = None  # when `tick` last looked
         self._writes = HeldAnswers()
         self._reads = HeldAnswers()
         self._undone: list[Held] = []  # writes rolled back here, while another node's log may still bring them back
@@ -89,15 +99,26 @@ class Answering:
         """True while somebody waits for an answer."""
         return bool(self._requests or self._undone) or len(self._writes) > 0 or len(self._reads) > 0 or len(self._forwarded) > 0
 
+    @property
+    def has_backlog(self) -> bool:
+        """True if requests are left for the next wake-up, which should come at once."""
+        return bool(self._requests)
+
     # In.
 
     def add(self, requests: Iterable[Request]) -> None:
-        """Queue requests that clients sent here."""
-        self._requests.extend(requests)
+        """Queue requests that clients or backups sent here; refuse them where too many wait already."""
+        queue = self._requests
+        for request in requests:
+            if len(queue) >= QUEUED_MAX or self._queued_bytes > QUEUED_BYTES_MAX:
+                self.answer(request.reply_to, refusals.TOO_MANY)
+            else:
+                queue.append(request)
+                self._queued_bytes += len(request.body)
 
     def forwarded_here(self, node: NodeId, data: bytes) -> None:
         """Queue a request that a backup passed on. Raises: PeerError: It is malformed."""
-        self._requests.append(forwarding.decode_request(node, data))
+        self.add((forwarding.decode_request(node, data),))
 
     def answered_there(self, node: NodeId, data: bytes) -> None:
         """Pass the primary's answer on. Raises: PeerError: It is malformed."""
@@ -117,21 +138,31 @@ class Answering:
         late = [held for held in self._undone if held.deadline <= now]
         if late:
             self._undone = [held for held in self._undone if held.deadline > now]
-        for held in (*self._writes.take_expired(now), *self._reads.take_expired(now), *late):
+        for held in (*self._writes.take_expired(now), *late):
             self._receipt_data.pop(held.id.seqno, None)
             self.answer(held.reply_to, refusals.still_pending(held.id))
+        for held in self._reads.take_expired(now):
+            self._answer_read(held, refusals.still_pending(held.id))
+        primary = self._consensus.primary_id
+        if primary is not None and primary != self._primary:
+            self._primary = primary
+            self._forwarded.hurry(primary, now + FORWARDED_SECONDS_MAX)
         for reply_to in self._forwarded.take_expired(now):
             self.answer(reply_to, refusals.OUTCOME_UNKNOWN)
 
     # Executing.
 
     def execute(self) -> None:
-        """Execute what is queued."""
+        """Execute what is queued, as much as one wake-up bears."""
         requests = self._requests
         consensus = self._consensus
-        while requests:
+        self._answered_bytes = 0
+        left = EXECUTED_MAX
+        while requests and left and self._answered_bytes < ANSWERED_BYTES_MAX:
+            left -= 1
             request = requests.popleft()
-            if consensus.uncommitted > UNCOMMITTED_MAX:
+            self._queued_bytes -= len(request.body)
+            if consensus.uncommitted > UNCOMMITTED_MAX or consensus.memory_bytes > UNCOMMITTED_BYTES_MAX:
                 self.answer(request.reply_to, refusals.TOO_MANY)
             else:
                 self._execute(request)
@@ -179,7 +210,10 @@ class Answering:
             self._writes.hold(held)
         elif outcome.replayed:
             self._writes.hold(held)
+        elif self._held_bytes and self._held_bytes + len(response.body) > HELD_BYTES_MAX:
+            self.answer(request.reply_to, refusals.TOO_MANY)
         else:
+            self._held_bytes += len(response.body)
             self._unconfirmed.append(held)
 
     def _forward(self, request: Request, prefer: Prefer) -> None:
@@ -191,15 +225,23 @@ class Answering:
             self.answer(request.reply_to, refusals.NO_PRIMARY)
         else:
             patience = _NEVER if prefer.committed and prefer.wait_seconds is None else float(prefer.wait_seconds or 0)
-            number = self._forwarded.add(primary, request.reply_to, self._now + patience + FORWARDED_SECONDS_MAX)
-            channels.send(primary, REQUEST + forwarding.encode_request(number, request))
+            message = REQUEST + forwarding.encode_request(self._forwarded.next_number, request)
+            if len(message) > MESSAGE_SIZE_BYTES_MAX:
+                self.answer(request.reply_to, refusals.TOO_LARGE_TO_FORWARD)
+                return
+            self._forwarded.add(primary, request.reply_to, self._now + patience + FORWARDED_SECONDS_MAX)
+            channels.send(primary, message)
 
     # Out.
 
     def answer(self, reply_to: object, response: Response) -> None:
         """Give an answer to whoever waits for it, a client here or a node that forwarded."""
+        self._answered_bytes += len(response.body)
         if type(reply_to) is RemoteReply:
-            self._channels.send(reply_to.node, REPLY + forwarding.encode_answer(reply_to.number, response))
+            message = REPLY + forwarding.encode_answer(reply_to.number, response)
+            if len(message) > MESSAGE_SIZE_BYTES_MAX:
+                message = REPLY + forwarding.encode_answer(reply_to.number, refusals.TOO_LARGE_TO_PASS_BACK)
+            self._channels.send(reply_to.node, message)
         else:
             self._sessions.answer(reply_to, response)  # type: ignore[arg-type]  # what is not remote came from a session
 
@@ -213,7 +255,7 @@ class Answering:
             else:
                 answer(held.reply_to, held.response)
         for held in self._reads.take_committed(commit):
-            answer(held.reply_to, held.response)
+            self._answer_read(held, held.response)
         if self._undone:
             self._settle_undone()
 
@@ -246,7 +288,11 @@ class Answering:
             gone += [held for held in waiting if held.id.seqno > to]
             self._confirming[token] = [held for held in waiting if held.id.seqno <= to]
         for held in gone:
-            self.answer(held.reply_to, refusals.rolled_back(held.id))
+            self._answer_read(held, refusals.rolled_back(held.id))
+
+    def _answer_read(self, held: Held, response: Response) -> None:
+        self._held_bytes -= len(held.response.body)
+        self.answer(held.reply_to, response)
 
     def begin_confirmation(self) -> None:
         """Ask consensus to confirm this primary for all reads of this wake-up together."""
@@ -261,7 +307,7 @@ class Answering:
         for token in tokens:
             for held in self._confirming.pop(token, ()):
                 if held.id.seqno <= self._consensus.commit_seqno:
-                    self.answer(held.reply_to, held.response)
+                    self._answer_read(held, held.response)
                 else:
                     self._reads.hold(held)
 
@@ -269,7 +315,7 @@ class Answering:
         """This node is not primary any more, so these reads cannot be answered here."""
         for token in tokens:
             for held in self._confirming.pop(token, ()):
-                self.answer(held.reply_to, refusals.NOT_PRIMARY)
+                self._answer_read(held, refusals.NOT_PRIMARY)
 
     def _release(self, held: Held) -> None:
         """Answer what is committed, with its receipt if that was asked for."""

@@ -101,12 +101,21 @@ class Forwarded:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, primary: NodeId, reply_to: object, deadline: float) -> int:
-        """Give a number to a request that is now sent to `primary`, and is not waited for after `deadline`, monotonic seconds."""
-        number = self._next
+    @property
+    def next_number(self) -> int:
+        """The number that the next request gets."""
+        return self._next
+
+    def add(self, primary: NodeId, reply_to: object, deadline: float) -> None:
+        """Note that a request is now sent to `primary` as `next_number`, and not waited for after `deadline`, monotonic seconds."""
+        self._waiting[self._next] = (primary, reply_to, deadline)
         self._next += 1
-        self._waiting[number] = (primary, reply_to, deadline)
-        return number
+
+    def hurry(self, primary: NodeId, deadline: float) -> None:
+        """Another node is primary now: whoever was asked before may be kept from answering for ever, so wait until `deadline` at most."""
+        for number, (node, reply_to, until) in self._waiting.items():
+            if node != primary and until > deadline:
+                self._waiting[number] = (node, reply_to, deadline)
 
     def answered(self, node: NodeId, number: int) -> object | None:
         """Take whoever waits for this number of this node; None if nobody does (any more)."""

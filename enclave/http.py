@@ -34,14 +34,16 @@ class Limits(NamedTuple):
     target_bytes: int = 8 << 10  # RFC 9112 recommends to support at least 8,000
     waiting: int = 4096  # requests without an answer yet; the SDK keeps some hundreds in flight
     held_bytes: int = 16 << 20  # answers that wait for an earlier one of their session
+    held_bytes_all: int = 256 << 20  # the same, of all sessions together
 
 
 class Counters:
-    """What `/node/metrics` and the operator's metrics show about sessions."""
+    """What `/node/metrics` and the operator's metrics show about sessions; and `held`, bytes of answers that wait in all of them."""
 
-    __slots__ = ("parsing", "request_header_too_large", "request_payload_too_large")
+    __slots__ = ("held", "parsing", "request_header_too_large", "request_payload_too_large")
 
     def __init__(self) -> None:
+        self.held = 0
         self.parsing = 0
         self.request_payload_too_large = 0
         self.request_header_too_large = 0
@@ -331,6 +333,8 @@ class HttpConnection:
         self.buffered = 0
         self._parser = None  # parser and connection refer to each other, and the collector does not run
         self._queue.clear()
+        self._counters.held -= self._held
+        self._held = 0
         self._parts = None
         self._body = self._block = b""
         self.headers = self._block_headers = {}
@@ -340,7 +344,8 @@ class HttpConnection:
             raise UsageError("a request was answered twice")
         exchange.encoded = encoded
         self._held += len(encoded)
-        if self._held > self._limits.held_bytes:
+        self._counters.held += len(encoded)
+        if self._held > self._limits.held_bytes or self._counters.held > self._limits.held_bytes_all:
             self._finish()
 
     def _release(self) -> None:
@@ -348,6 +353,7 @@ class HttpConnection:
         while queue and (encoded := queue[0].encoded) is not None:
             exchange = queue.popleft()
             self._held -= len(encoded)
+            self._counters.held -= len(encoded)
             self.output.append(encoded)
             if exchange.keep_alive is False:
                 self._finish()

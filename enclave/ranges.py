@@ -2,7 +2,8 @@
 
 An entry opens only with the ledger secret, and its IV is its view and seqno, which the enclave's own view history must confirm: a primary
 never issues a seqno twice in a view, so what passes is *the* entry and not merely one that was once signed. The eight bytes of its header
-are outside the AES-GCM tag; the tree in the next signature entry covers them.
+are outside the AES-GCM tag, so each is compared with the only value that this service writes; the tree in the next signature entry covers
+them too, but that of the last signature entry in an answer may be the last of all.
 """
 
 from collections.abc import Callable
@@ -49,6 +50,8 @@ def check_range(
             record = signature.parse(opened.writes)
         except (IntegrityError, FormatError) as error:
             raise HostError(f"the host's entry {seqno} is not what was stored: {error}") from None
+        if opened.flags:
+            raise HostError(f"the host's entry {seqno} has been changed: it has flags {opened.flags}, and this service sets none")
         if opened.seqno != seqno or seqno > commit or opened.view != view_of(seqno):
             raise HostError(
                 f"the host gave {opened.view}.{opened.seqno} where committed entry {view_of(seqno)}.{seqno} was asked for; "

@@ -23,6 +23,12 @@ FORWARDED_TWICE: Final = refusal(
 TOO_MANY: Final = refusal(
     503, "TooManyPendingTransactions", "Too many transactions wait for their commit; nothing was done. Ask again later."
 )
+TOO_LARGE_TO_FORWARD: Final = refusal(
+    413, "RequestBodyTooLarge", "The request is too large to be passed on to the primary; nothing was done. Send it to the primary itself."
+)
+TOO_LARGE_TO_PASS_BACK: Final = refusal(
+    502, "AnswerTooLarge", "The request was executed, but its answer is too large to come through another node. Ask the primary itself."
+)
 BUSY: Final = refusal(503, "TooManyRequests", "Too many others wait for documents or receipts here. Ask again later, or another node.")
 OUTCOME_UNKNOWN: Final = refusal(
     504,

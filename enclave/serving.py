@@ -234,6 +234,8 @@ class Serving:
 
     def next_wakeup(self) -> float:
         """When `tick` is due if nothing happens before."""
+        if self._answering.has_backlog:
+            return self._now
         busy = self._answering.is_waiting or len(self._archive) > 0
         return min(self._consensus.next_deadline(), self._group_commit.begin_at, self._now + (TICK_SECONDS if busy else IDLE_TICK_SECONDS))
 

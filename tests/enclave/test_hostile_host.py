@@ -10,14 +10,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledgerd.apps.logging import app
-from ledgerd.enclave import boundary, joining
+from ledgerd.enclave import answering, boundary, joining
 from ledgerd.enclave.admission import Nonces
 from ledgerd.enclave.app import App, Context, RequestError
 from ledgerd.enclave.archive import RECEIPTS_MAX
 from ledgerd.enclave.boundary import CLIENT
 from ledgerd.enclave.serving import DOCUMENTS_MAX
 from ledgerd.enclave.tls import PIPELINE_PROTOCOL, TlsContext
+from ledgerd.ledger.entry import read_public
 from ledgerd.ledger.errors import IntegrityError
+from ledgerd.ledger.signature import TREE
 from support.cluster import Client, Cluster, Host
 
 ID = "x-ms-ccf-transaction-id"
@@ -360,3 +362,149 @@ def test_what_others_choose_to_be_logged_stays_on_its_line() -> None:
     host.enclave.log("warning", "from a certificate: \x1b[2J\nerror: all is well")
     cluster.run(0.3)
     assert host.logs[-1] == ("warning", "from a certificate: ?[2J?error: all is well")
+
+
+@pytest.fixture
+def ready_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes for clients in every `Ready` of every node."""
+    sizes: list[int] = []
+    obey = Cluster._obey
+
+    def measuring(this: Cluster, host: Host, ready: boundary.Ready) -> None:
+        sizes.append(sum(len(data) for _, data in ready.client_bytes))
+        obey(this, host, ready)
+
+    monkeypatch.setattr(Cluster, "_obey", measuring)
+    return sizes
+
+
+def test_a_few_bytes_that_ask_for_many_do_not_make_the_node_hold_them_all(
+    single: tuple[Cluster, Host], ready_bytes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "ANSWERED_BYTES_MAX", 1 << 20)
+    cluster, host = single
+    size = 256 << 10
+    cluster.client(host).ask("PUT", "/app/records/k", b"x" * size)
+    client = Pipeline(cluster, host)
+    client.send(*[("GET", "/app/records/k", {}, b"")] * 60)
+    cluster.until(lambda: len(client.got) == 60)
+    assert {(status, len(body)) for status, body in client.got} == {(200, size)}
+    assert max(ready_bytes) < (1 << 20) + 2 * size
+
+
+def test_requests_that_are_cheap_to_send_are_executed_a_bounded_number_at_a_time(
+    single: tuple[Cluster, Host], ready_bytes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "EXECUTED_MAX", 20)
+    cluster, host = single
+    client = Pipeline(cluster, host)
+    before = len(ready_bytes)
+    now = cluster.now
+    client.send(*[("GET", "/node/version", {}, b"")] * 200)
+    cluster.until(lambda: len(client.got) == 200)
+    assert sum(1 for size in ready_bytes[before:] if size) >= 10
+    assert cluster.now - now < 0.05, "the rest does not wait for a tick"
+
+
+def test_requests_beyond_what_may_wait_are_refused_at_once(single: tuple[Cluster, Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering, "QUEUED_MAX", 50)
+    monkeypatch.setattr(answering, "EXECUTED_MAX", 10)
+    cluster, host = single
+    client = Pipeline(cluster, host)
+    client.send(*[("GET", "/node/version", {}, b"")] * 80)
+    cluster.until(lambda: len(client.got) == 80)
+    statuses = [status for status, _ in client.got]
+    assert statuses.count(200) == 50
+    assert statuses[:30] == [503] * 30
+
+
+def test_bodies_of_requests_that_wait_are_bounded(single: tuple[Cluster, Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering, "QUEUED_BYTES_MAX", 10_000)
+    cluster, host = single
+    client = Pipeline(cluster, host)
+    for _ in range(2):  # so what was counted is given back
+        client.got.clear()
+        client.send(*[("PUT", "/app/records/k", {}, b"x" * 1000)] * 40)
+        cluster.until(lambda: len(client.got) == 40)
+        statuses = [status for status, _ in client.got]
+        assert statuses.count(503) > 20
+        assert statuses.count(204) == 11
+
+
+def test_answers_to_reads_that_wait_for_confirmation_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering, "HELD_BYTES_MAX", 100_000)
+    cluster = Cluster(app)
+    host, *_ = cluster.start(3)
+    cluster.client(host).ask("PUT", "/app/records/k", b"x" * 30_000, prefer="committed")
+    client = Pipeline(cluster, host)
+    for _ in range(3):
+        client.got.clear()
+        client.send(*[("GET", "/app/records/k", {"prefer": "committed"}, b"")] * 8)
+        cluster.until(lambda: len(client.got) == 8)
+        statuses = [status for status, _ in client.got]
+        assert (statuses.count(200), statuses.count(503)) == (3, 5)
+    assert host.enclave._serving is not None
+    assert host.enclave._serving._answering._held_bytes == 0
+
+
+def test_a_request_or_an_answer_that_no_channel_carries_is_refused_and_both_nodes_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration = Cluster.configuration
+
+    def generous(this: Cluster, name: str, mode: str, **more: Any) -> bytes:
+        return configuration(this, name, mode, **{**more, "limits": {"sessions": 1000, "body_bytes": 20 << 20}})
+
+    monkeypatch.setattr(Cluster, "configuration", generous)
+    large = App("large")
+
+    @large.post("/sized", policies=["no_auth"])
+    def sized(ctx: Context, size: int, body: bytes) -> bytes:
+        return b"x" * size
+
+    cluster = Cluster(large)
+    _, backup = cluster.start(2)
+    client = cluster.client(backup)
+    assert client.ask("POST", "/app/sized?size=10", b"x" * (17 << 20)).status == 413
+    assert client.ask("POST", f"/app/sized?size={17 << 20}", b"x").status == 502
+    assert client.ask("POST", "/app/sized?size=10", b"x").status == 200
+
+
+def test_a_forwarded_request_does_not_wait_for_ever_for_a_primary_that_its_host_keeps_silent() -> None:
+    cluster = Cluster(app)
+    _, backup, _ = cluster.start(3)
+    cluster.run(0.3)
+    wires = Wires(cluster)
+    client = cluster.client(backup)
+    for host in cluster.hosts.values():
+        host.stores = False
+    client.start("PUT", "/app/records/k", b"v", prefer="committed")
+    cluster.run(0.05)
+    wires.allow(all_but({"n1", "n2"}))  # for ever; no stream is ever closed
+    for host in cluster.hosts.values():
+        host.stores = True
+    leader(cluster, "n1", "n2")
+    cluster.until(lambda: client.answers != [], 40)
+    assert json.loads(client.answers[0].body)["error"]["code"] == "OutcomeUnknown"
+
+
+def test_a_host_that_changes_the_flags_of_a_signature_entry_does_not_end_the_peer_that_it_is_read_for() -> None:
+    cluster = Cluster(app)
+    first = cluster.start(1)[0]
+    client = cluster.client(first)
+    for number in range(40):
+        client.ask("PUT", f"/app/records/{number}", b"v", prefer="committed")
+    lies = {"on": True}
+
+    def read_back(seqno: int, data: bytes) -> bytes:
+        return data[:1] + b"\1" + data[2:] if lies["on"] and TREE in read_public(data).writes else data
+
+    first.read_back = read_back
+    late = cluster.join("n1")
+    cluster.until(lambda: any("flags" in text for _, text in first.logs))
+    cluster.run(0.3)
+    assert late.stopped is None
+    lies["on"] = False
+    cluster.until(lambda: late.notices.get("open") == "yes")
+    client.start("PUT", "/app/records/last", b"v", prefer="committed")
+    cluster.run(0.3)
+    assert late.stopped is None
+    assert late.entries == first.entries[: len(late.entries)]

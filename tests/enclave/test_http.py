@@ -586,3 +586,19 @@ def test_an_endless_request_holds_no_more_than_its_limits() -> None:
     assert side.connection.buffered == 1000
     side.feed(b"1\r\nx\r\n")
     assert side.connection.refused and side.connection.buffered == 0
+
+
+def test_answers_that_wait_for_earlier_ones_are_bounded_over_all_sessions_together() -> None:
+    counters = Counters()
+    limits = Limits(held_bytes_all=10_000)
+    requests: list[Request] = []
+    connections = [HttpConnection(None, requests, limits, counters) for _ in range(4)]
+    for connection in connections:
+        connection.received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * 2)
+        connection.answer(requests[-1].reply_to, Response(200, (), b"x" * 3_000, "text/plain"))  # type: ignore[arg-type]
+    assert [connection.finished for connection in connections] == [False, False, False, True]
+    assert 9_000 < counters.held <= 10_000
+    for connection, request in zip(connections[:2], requests[::2], strict=False):
+        connection.answer(request.reply_to, Response(204))  # type: ignore[arg-type]
+    connections[2].close()
+    assert counters.held == 0
