@@ -2,6 +2,7 @@
 
 Law: one write transaction per wake-up of the thread, synced once, and only then reported. Whatever goes wrong in it (no space,
 a device's error) is final: nothing is reported any more and the node stops, for a disk that lied once may not be asked again.
+What is committed is noted with the next batch, or after NOTE_SECONDS without one, so that an idle node's notes are right, too.
 Nothing here verifies anything: the host is not believed, and the enclave checks whatever it reads back.
 Databases: `entries` (seqno, 8 bytes big-endian, to entry bytes), `snapshots` (not yet used), `meta` (`format`, `committed`).
 """
@@ -27,6 +28,7 @@ FORMAT: Final = b"ledgerd ledger 1"
 MAP_SIZE_BYTES_FIRST: Final = 64 << 20  # of address space, not of disk; doubled whenever it is full
 MAP_SIZE_BYTES_MAX: Final = 1 << 42
 FETCH_ENTRIES_MAX: Final = 10_000
+NOTE_SECONDS: Final = 0.2  # without a batch, before the note of what is committed has a sync of its own: none while transactions come
 _DATABASES: Final = 3
 _READERS_MAX: Final = 126
 _SEQNO: Final = struct.Struct(">Q")
@@ -61,6 +63,10 @@ class Read(NamedTuple):
     first: int
     through: int
     size_max: int
+
+
+class _Wake:
+    """Wakes the thread, which waits without end, since there is something to note."""
 
 
 class Report(NamedTuple):
@@ -120,7 +126,9 @@ class Storage:
         self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._last = 0
         self._committed = 0
-        self._work: queue.SimpleQueue[Append | Read | None] = queue.SimpleQueue()
+        self._noted = 0
+        self._resting = False  # the thread waits without end: all is noted
+        self._work: queue.SimpleQueue[Append | Read | _Wake | None] = queue.SimpleQueue()
         self._stored: tuple[int, int, int] | None = None
         self._stored_bytes = 0
         self._reads: deque[tuple[int, list[bytes]]] = deque()
@@ -140,8 +148,11 @@ class Storage:
         self._work.put(read)
 
     def committed(self, seqno: int) -> None:
-        """Note that entries up to `seqno` will stay; written with the next batch, for whoever looks at the ledger."""
+        """Note that entries up to `seqno` will stay, for whoever looks at the ledger: with the next batch, or after NOTE_SECONDS."""
         self._committed = seqno
+        if self._resting:
+            self._resting = False
+            self._work.put(_Wake())
 
     def collect(self) -> Report:
         """Take what was done. Call when `wake` is readable."""
@@ -165,11 +176,19 @@ class Storage:
     def _run(self) -> None:
         work = self._work
         ended = False
+        busy = False
         try:
             while not ended:
                 appends: list[Append] = []
                 reads: list[Read] = []
-                item = work.get()
+                try:
+                    item = self._wait(busy)
+                except queue.Empty:
+                    busy = False
+                    if self._committed != self._noted:
+                        self._store([])
+                    continue
+                busy = True
                 # One transaction for all that waits: a sync costs the same for one entry and for a thousand.
                 # A read ends the batch, to keep its place.
                 for _ in range(work.qsize() + 1):
@@ -179,11 +198,12 @@ class Storage:
                     if isinstance(item, Read):
                         reads.append(item)
                         break
-                    appends.append(item)
+                    if isinstance(item, Append):
+                        appends.append(item)
                     if work.empty():
                         break
                     item = work.get()
-                if appends or (ended and self._committed):
+                if appends or (ended and self._committed != self._noted):
                     self._store(appends)
                 for read in reads:
                     entries = self._find(read)
@@ -198,6 +218,17 @@ class Storage:
             with contextlib.suppress(lmdb.Error):
                 self._environment.close()
 
+    def _wait(self, busy: bool) -> Append | Read | _Wake | None:
+        """Wait for work; without end only if all is noted, and then `committed` wakes us. Raises: queue.Empty: There was none in time."""
+        if not busy:
+            self._resting = True  # first: of this and the line below, and `committed`, one sees the other
+            if self._committed == self._noted:
+                item = self._work.get()
+                self._resting = False
+                return item
+            self._resting = False
+        return self._work.get(timeout=NOTE_SECONDS)
+
     def _fail(self, reason: str) -> None:
         with self._lock:
             self._failed = reason
@@ -207,12 +238,13 @@ class Storage:
     def _store(self, appends: list[Append]) -> None:
         while True:
             last = self._last
+            committed = self._committed  # the host's thread may move it
             try:
                 with self._environment.begin(write=True, db=self._entries) as transaction:
                     for append in appends:
                         last = self._apply(transaction, append, last)
-                    if self._committed:
-                        transaction.put(_COMMITTED, _SEQNO.pack(self._committed), db=self._meta)
+                    if committed:
+                        transaction.put(_COMMITTED, _SEQNO.pack(committed), db=self._meta)
                 break
             except lmdb.MapFullError:
                 size = self._environment.info()["map_size"]
@@ -220,6 +252,7 @@ class Storage:
                     raise StorageError(f"the ledger reached its limit of {self._map_size_max} bytes") from None
                 self._environment.set_mapsize(min(size * 2, self._map_size_max))
         self._last = last
+        self._noted = committed
         stored: tuple[int, int, int] | None = None
         size = 0
         for append in appends:
@@ -328,7 +361,7 @@ class LedgerReader:
             return int(_SEQNO.unpack(cursor.key())[0]) if cursor.last() else 0
 
     def committed_seqno(self) -> int:
-        """What the node knew to be committed when it last wrote; may be behind."""
+        """What the node last noted as committed; behind by up to NOTE_SECONDS, longer while it is busy with one batch."""
         with self._begin() as transaction:
             value = transaction.get(_COMMITTED, db=self._meta)
             return int(_SEQNO.unpack(value)[0]) if value else 0

@@ -2,6 +2,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -207,6 +208,59 @@ def test_closing_stores_what_is_queued_and_what_is_committed(tmp_path: Path) -> 
         assert (reader.last_seqno(), reader.committed_seqno()) == (2, 1)
         assert list(reader.entries(2)) == [(2, b"2")]
         assert list(reader.entries(1, 1)) == [(1, b"1")]
+
+
+COMMITTED_READER = """
+import sys
+from pathlib import Path
+from ledgerd.node.storage import LedgerReader
+with LedgerReader(Path(sys.argv[1])) as reader:
+    for line in sys.stdin:
+        print(reader.committed_seqno(), flush=True)
+"""
+
+
+def test_an_idle_node_notes_what_is_committed_also_long_after_its_last_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: Storage
+) -> None:
+    monkeypatch.setattr("ledgerd.node.storage.NOTE_SECONDS", 0.01)
+    storage.append(Append(0, 2, None, 1, [b"1", b"2"]))
+    wait_stored(storage, 2)
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMITTED_READER, str(tmp_path / "ledger")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        for seqno in (1, 2):  # with the second, the thread has noted everything and rests
+            storage.committed(seqno)
+            deadline = time.monotonic() + SECONDS_MAX
+            noted = -1
+            while noted != seqno:
+                assert time.monotonic() < deadline, f"{noted} is noted, {seqno} is committed"
+                print("look", file=reader.stdin, flush=True)
+                noted = int(reader.stdout.readline())
+        reader.stdin.close()
+
+
+def test_while_batches_come_the_note_goes_with_them_and_needs_no_sync_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ledgerd.node.storage.NOTE_SECONDS", 60.0)
+    stores: list[int] = []
+    store = Storage._store
+
+    def counted(self: Storage, appends: list[Append]) -> None:
+        stores.append(len(appends))
+        store(self, appends)
+
+    monkeypatch.setattr(Storage, "_store", counted)
+    storage = Storage(tmp_path / "ledger")
+    for seqno in range(1, 6):
+        storage.append(Append(0, 2, None, seqno, [b"entry"]))
+        wait_stored(storage, seqno)
+        storage.committed(seqno)
+    assert stores == [1] * 5
+    storage.close()
+    with LedgerReader(tmp_path / "ledger") as reader:
+        assert reader.committed_seqno() == 5
 
 
 def test_reading_where_there_is_no_ledger_is_refused(tmp_path: Path) -> None:
