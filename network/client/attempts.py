@@ -5,6 +5,7 @@ asynchronous client drive the same one, so both keep the same promises:
 
 - A request that may have been executed is repeated only if that is harmless: a safe method, or an idempotency key, made once per
   logical request, under which the service executes it at most once.
+- An answer counts as committed if the node says that it waited for that; of any other the transaction's status is asked.
 - A request that certainly was not executed (refused before execution, rolled back, never sent) is repeated in any case.
 - Everything ends within the stated budget.
 
@@ -25,9 +26,10 @@ from ledgerd.network.client.errors import (
     TransactionInvalid,
 )
 from ledgerd.network.client.nodes import Nodes
-from ledgerd.network.client.values import SAFE_METHODS, TRANSACTION_ID_HEADER, Answer, Budget, Call
+from ledgerd.network.client.values import SAFE_METHODS, TRANSACTION_ID_HEADER, Answer, Budget, Call, says_committed
 
 COMMIT_PATH: Final = "/node/commit"
+STATUS_PATH: Final = "/node/tx?transaction_id="
 TOKEN_BYTES: Final = 16  # random part of an idempotency key: 128 bits never collide
 
 
@@ -204,14 +206,21 @@ def attempts(
             verdict = judge(result.status, code, waits=waits or commit)
             if verdict is Verdict.DONE:
                 nodes.prefer(origin)
-                return Answer(result.status, result.headers, result.body, commit)
-            last = f"{origin} answered {result.status} {code}".rstrip()
+                done = _transaction_id(result) if commit else None
+                if done is None or says_committed(result.headers):
+                    return Answer(result.status, result.headers, result.body, done is not None)
+                try:
+                    return (yield from _await_commit(result, done, nodes, shared, deadline, origin, key))
+                except TransactionInvalid as error:
+                    invalid, last = error, str(error)
+            else:
+                last = f"{origin} answered {result.status} {code}".rstrip()
             if verdict is Verdict.REFUSED:
                 raise _refusal(result, code, message, details, key, unsure)
             if verdict is Verdict.PENDING:
                 pending = _transaction_id(result)
                 if not repeatable:
-                    return (yield from _await_commit(result, pending, nodes, shared, deadline, origin))
+                    return (yield from _await_commit(result, pending, nodes, shared, deadline, origin, key))
                 if commit:
                     unsure = last
                 in_round = len(nodes.origins)  # the same node again, after a pause
@@ -226,7 +235,7 @@ def attempts(
             elif code == "TransactionInvalid":
                 # Its node may be a backup by now, but it answered: it will know the new primary.
                 invalid = TransactionInvalid(f"{_name(call)}: {message}", _transaction_id(result))
-            else:
+            elif verdict is Verdict.AGAIN:
                 nodes.leave(origin)
         else:
             assert isinstance(result, Lost), "whoever drives attempts answers a Send with Received or Lost"
@@ -294,13 +303,20 @@ def _learn_newest(nodes: Nodes, shared: Attempting, deadline: float) -> Generato
         nodes.newest = newest
 
 
-def _await_commit(first: Received, pending: TransactionId | None, nodes: Nodes, shared: Attempting, deadline: float, origin: str) -> Steps:
-    """The request cannot be repeated, but its id can be asked about."""
+def _await_commit(
+    first: Received, pending: TransactionId | None, nodes: Nodes, shared: Attempting, deadline: float, origin: str, key: str | None
+) -> Steps:
+    """Ask for the transaction's status until it is final, where the request need not or cannot be repeated for that."""
     if pending is None:
-        raise OutcomeUnknown(f"{origin} answered 202 without a transaction id", None, None)
+        raise OutcomeUnknown(f"{origin} answered 202 without a transaction id", None, key)
     pause = shared.budget.pause_seconds
+    why = "it is pending"
     while shared.clock() < deadline:
-        answer = yield from attempts(Call("GET", f"/node/tx?transaction_id={pending}"), nodes, shared, deadline=deadline)
+        try:
+            answer = yield from attempts(Call("GET", f"{STATUS_PATH}{pending}"), nodes, shared, deadline=deadline)
+        except RetryBudgetExhausted as error:
+            why = str(error)
+            break
         status = _field(answer.json(), "status")
         if status == "Committed":
             return Answer(first.status, first.headers, first.body, True)
@@ -308,7 +324,7 @@ def _await_commit(first: Received, pending: TransactionId | None, nodes: Nodes, 
             raise TransactionInvalid(f"transaction {pending} was rolled back", pending)
         yield Pause(pause)
         pause = min(2 * pause, shared.budget.pause_seconds_max)
-    raise OutcomeUnknown(f"transaction {pending} is not committed yet; ask for its status", pending, None)
+    raise OutcomeUnknown(f"transaction {pending} was executed, but is not known to be committed ({why}); ask for its status", pending, key)
 
 
 def _refusal(

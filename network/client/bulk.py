@@ -11,7 +11,18 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ledgerd.ledger.ids import TransactionId
-from ledgerd.network.client.attempts import TOKEN_BYTES, Attempting, Lost, Received, Trouble, Verdict, error_of, judge, prefer_header
+from ledgerd.network.client.attempts import (
+    STATUS_PATH,
+    TOKEN_BYTES,
+    Attempting,
+    Lost,
+    Received,
+    Trouble,
+    Verdict,
+    error_of,
+    judge,
+    prefer_header,
+)
 from ledgerd.network.client.errors import (
     ClientError,
     OutcomeUnknown,
@@ -22,13 +33,13 @@ from ledgerd.network.client.errors import (
 )
 from ledgerd.network.client.frames import Frame, encode
 from ledgerd.network.client.nodes import Nodes
-from ledgerd.network.client.values import SAFE_METHODS, Answer, Call
+from ledgerd.network.client.values import SAFE_METHODS, TRANSACTION_ID_HEADER, Answer, Call, says_committed
 
 IN_FLIGHT_BYTES_MAX: Final = 1 << 20  # of request frames not yet answered: less than a node buffers, so neither side ever blocks the other
 
 
 class _Item:
-    __slots__ = ("attempts", "call", "headers", "index", "repeatable", "size", "started", "unsure")
+    __slots__ = ("attempts", "call", "executed", "headers", "index", "repeatable", "size", "started", "unsure")
 
     def __init__(self, index: int, call: Call, headers: dict[str, str], repeatable: bool, started: float) -> None:
         self.index = index
@@ -39,6 +50,7 @@ class _Item:
         self.attempts = 0
         self.size = 0
         self.unsure = ""
+        self.executed: Answer | None = None  # by a node that did not say it waited for commit: its status is asked instead
 
 
 class Bulk:
@@ -111,9 +123,12 @@ class Bulk:
             item = again.popleft() if again else self._take()
             if item is None:
                 break
-            call = item.call
-            frame = encode(item.index, call.method, call.path, item.headers, call.body)
-            item.attempts += 1
+            if item.executed is None:
+                call = item.call
+                frame = encode(item.index, call.method, call.path, item.headers, call.body)
+                item.attempts += 1
+            else:
+                frame = encode(item.index, "GET", f"{STATUS_PATH}{item.executed.transaction_id}", {}, b"")
             item.size = len(frame)
             size += item.size
             flying[item.index] = item
@@ -139,13 +154,36 @@ class Bulk:
             status = received.status
             if 200 <= status < 300 and status != 202:
                 newest = received
-                results.append((number, Answer(status, received.headers, received.body, commit)))
+                headers = received.headers
+                if not commit or says_committed(headers) or (item.executed is None and TRANSACTION_ID_HEADER not in headers):
+                    results.append((number, Answer(status, headers, received.body, commit and says_committed(headers))))
+                else:
+                    self._unproven(item, received, results)
                 continue
             stay = self._unusual(item, received, results) and stay
         if newest is not None:
             self._failed_rounds = 0
             self.nodes.saw(newest.headers)
         return results, stay
+
+    def _unproven(self, item: _Item, received: Received, results: list[tuple[int, Answer | ClientError]]) -> None:
+        """A success of which the node does not say that it is committed, or an answer about such a one's status."""
+        executed = item.executed
+        if executed is None:
+            item.executed = Answer(received.status, received.headers, received.body, True)
+            item.unsure = "executed, and not known to be committed"
+            self._repeat(item, item.unsure, results)
+            return
+        document = Answer(received.status, received.headers, received.body, False).json()
+        status = document.get("status") if isinstance(document, dict) else None
+        if status == "Committed":
+            results.append((item.index, executed))
+            return
+        invalid = None
+        if status == "Invalid":
+            invalid = TransactionInvalid(f"transaction {executed.transaction_id} was rolled back", executed.transaction_id)
+            item.executed, item.unsure = None, ""
+        self._repeat(item, f"its status is {status}", results, invalid)
 
     def lost(self, origin: str, why: Lost) -> tuple[list[tuple[int, Answer | ClientError]], float]:
         """The connection to `origin` is gone or could not be made: everything in flight goes again, or fails.
@@ -200,6 +238,9 @@ class Bulk:
         self.nodes.saw(received.headers)
         verdict = judge(received.status, code, waits=bool(self._headers))
         last = f"{received.status} {code}: {message}"
+        if item.executed is not None and verdict in (Verdict.DONE, Verdict.REFUSED):
+            results.append((item.index, self._unknown(item, last)))
+            return True
         if verdict is Verdict.DONE:
             results.append((item.index, Answer(received.status, received.headers, received.body, bool(self._headers))))
             return True
@@ -222,7 +263,7 @@ class Bulk:
     ) -> None:
         budget = self.shared.budget
         seconds = self.shared.clock() - item.started
-        if item.unsure and not item.repeatable:
+        if item.unsure and not item.repeatable and item.executed is None:
             results.append((item.index, self._unknown(item, last)))
         elif item.attempts >= budget.attempts or seconds >= budget.seconds:
             if item.unsure:
@@ -233,6 +274,6 @@ class Bulk:
             self._again.append(item)
 
     def _unknown(self, item: _Item, last: str) -> OutcomeUnknown:
-        known: TransactionId | None = None
+        known: TransactionId | None = None if item.executed is None else item.executed.transaction_id
         what = f"{item.call.method} {item.call.path} may have been executed: {item.unsure or last}"
         return OutcomeUnknown(what, known, item.headers.get("idempotency-key"))

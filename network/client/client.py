@@ -24,7 +24,7 @@ from ledgerd.ledger import receipt as receipts
 from ledgerd.ledger.errors import ConfigurationError, FormatError
 from ledgerd.ledger.ids import TransactionId, parse_transaction_id
 from ledgerd.ledger.receipt import VerifiedReceipt
-from ledgerd.network.client.attempts import Attempting, Pause, Result, Send, Steps, attempts, submission
+from ledgerd.network.client.attempts import STATUS_PATH, Attempting, Pause, Result, Send, Steps, attempts, submission
 from ledgerd.network.client.bulk import Bulk
 from ledgerd.network.client.errors import ClientError, RetryBudgetExhausted, TransactionInvalid
 from ledgerd.network.client.identity import (
@@ -467,7 +467,7 @@ def status_of(answer: Answer) -> str:
 
 
 def _status_call(transaction_id: TransactionId) -> Call:
-    return Call("GET", f"/node/tx?transaction_id={transaction_id}")
+    return Call("GET", f"{STATUS_PATH}{transaction_id}")
 
 
 def _call(method: str, path: str, body: bytes | str, headers: Mapping[str, str] | None) -> Call:

@@ -14,6 +14,7 @@ from ledgerd.ledger.ids import TransactionId, parse_transaction_id
 
 TRANSACTION_ID_HEADER: Final = "x-ms-ccf-transaction-id"
 RECEIPT_HEADER: Final = "x-ledgerd-receipt"
+APPLIED_HEADER: Final = "preference-applied"  # RFC 7240, section 3
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -58,7 +59,8 @@ class Answer(NamedTuple):
         status: HTTP status.
         headers: Lower-case names.
         body: The answer's bytes.
-        committed: True: the transaction (or, for a read, everything that it saw) is committed and will never be undone.
+        committed: True: the transaction (or, for a read, everything that it saw) is committed and will never be undone. False: that is
+            not known, since nobody asked, or since the request touched nothing that could be committed (no `transaction_id`).
     """
 
     status: int
@@ -100,6 +102,12 @@ class Answer(NamedTuple):
         Raises: FormatError: It is not JSON.
         """
         return parse_json(self.body)
+
+
+def says_committed(headers: Mapping[str, str]) -> bool:
+    """Whether the node says that it waited for commit. One that knows no such preference ignores it, and its 2xx proves nothing."""
+    applied = headers.get(APPLIED_HEADER)
+    return applied is not None and (applied == "committed" or "committed" in (word.strip() for word in applied.split(",")))
 
 
 def parse_json(data: bytes) -> Any:

@@ -166,6 +166,8 @@ class FakeService:
         self._lock = threading.Lock()
         self._remembered: dict[str, FakeAnswer] = {}
         self.executed: Counter[tuple[str, str]] = Counter()
+        self.knows_prefer = True
+        self.pending = 0  # so often is a transaction called pending
         self.seqno = 2
         self.reads: dict[str, FakeAnswer] = {}
         self.nodes = [FakeNode(self, context) for _ in range(nodes)]
@@ -190,7 +192,9 @@ class FakeService:
             if path == "/node/commit":
                 return _json({"transaction_id": f"2.{self.seqno}"})
             if path == "/node/tx":
-                return _json({"transaction_id": query.partition("=")[2], "status": "Committed"})
+                status = "Pending" if self.pending > 0 else "Committed"
+                self.pending -= 1
+                return _json({"transaction_id": query.partition("=")[2], "status": status})
             if request.method == "GET":
                 return self.reads.get(request.path) or error(404, "ResourceNotFound")
             key = request.headers.get("idempotency-key")
@@ -198,7 +202,9 @@ class FakeService:
                 return self._remembered[key]
             self.executed[request.method, request.path] += 1
             self.seqno += 1
-            answer = FakeAnswer(204, {"x-ms-ccf-transaction-id": f"2.{self.seqno}"})
+            waits = self.knows_prefer and "committed" in request.headers.get("prefer", "")
+            applied = {"preference-applied": "committed"} if waits else {}
+            answer = FakeAnswer(204, {"x-ms-ccf-transaction-id": f"2.{self.seqno}", **applied})
             if key is not None:
                 self._remembered[key] = answer
             return answer

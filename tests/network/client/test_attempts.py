@@ -33,7 +33,8 @@ A, B, C = "https://a:1", "https://b:1", "https://c:1"
 PUT = Call("PUT", "/app/records/1", b"value")
 GET = Call("GET", "/app/records/1")
 BUDGET = Budget()
-DONE = Received(204, {"x-ms-ccf-transaction-id": "2.9"}, b"")
+EXECUTED = Received(204, {"x-ms-ccf-transaction-id": "2.9"}, b"")
+DONE = EXECUTED._replace(headers={**EXECUTED.headers, "preference-applied": "committed"})
 COMMIT = Received(200, {}, b'{"transaction_id": "2.7"}')
 
 
@@ -294,3 +295,46 @@ def test_every_server_error_that_is_not_known_to_be_harmless_leaves_doubt() -> N
     assert judge(503, "SomethingNew", waits=True) is Verdict.UNSURE
     assert judge(502, "", waits=True) is Verdict.UNSURE
     assert judge(202, "", waits=False) is Verdict.DONE
+
+
+def status(text: str) -> Received:
+    return Received(200, {"x-ms-ccf-transaction-id": "2.11"}, json.dumps({"transaction_id": "2.9", "status": text}).encode())
+
+
+def test_a_success_that_does_not_say_it_waited_for_commit_is_asked_about_until_it_is_committed() -> None:
+    world = World(EXECUTED, status("Unknown"), status("Pending"), status("Committed"))
+    answer = world.attempt()
+    assert (answer.status, answer.committed, answer.transaction_id) == (204, True, parse_transaction_id("2.9"))
+    assert [(step.method, step.path) for step in world.sent] == [
+        ("PUT", "/app/records/1"),
+        *[("GET", "/node/tx?transaction_id=2.9")] * 3,
+    ]
+    assert world.paused == [0.02, 0.04]
+
+
+def test_what_was_rolled_back_before_it_was_committed_is_submitted_again() -> None:
+    world = World(EXECUTED, status("Invalid"), DONE)
+    assert world.attempt().committed
+    assert [step.method for step in world.sent] == ["PUT", "GET", "PUT"]
+
+
+@pytest.mark.parametrize("silence", [status("Pending"), Lost(Trouble.NOT_SENT, "refused")])
+def test_what_is_not_known_to_be_committed_within_the_budget_is_an_unknown_outcome(silence: Received | Lost) -> None:
+    world = World(EXECUTED, silence)
+    with pytest.raises(OutcomeUnknown, match=r"2\.9 was executed, but is not known to be committed") as caught:
+        world.attempt(key="2.7/k")
+    assert (caught.value.transaction_id, caught.value.idempotency_key) == (parse_transaction_id("2.9"), "2.7/k")
+
+
+@pytest.mark.parametrize(("applied", "asks"), [("committed", 0), ("wait, committed", 0), ("wait", 1), ("uncommitted", 1)])
+def test_the_preference_that_a_node_says_it_applied_is_read_as_a_list(applied: str, asks: int) -> None:
+    world = World(EXECUTED._replace(headers={**EXECUTED.headers, "preference-applied": applied}), status("Committed"))
+    assert world.attempt().committed
+    assert len(world.sent) == 1 + asks
+
+
+def test_nothing_is_called_committed_that_touched_nothing_or_was_not_to_wait() -> None:
+    assert not World(Received(200, {}, b"{}")).attempt(GET).committed
+    world = World(EXECUTED)
+    assert not world.attempt(commit=False).committed
+    assert len(world.sent) == 1

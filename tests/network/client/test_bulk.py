@@ -15,7 +15,7 @@ from ledgerd.network.client.bulk import IN_FLIGHT_BYTES_MAX, Bulk
 from ledgerd.network.client.errors import OutcomeUnknown, RequestRefused, RetryBudgetExhausted, ServiceIdentityMismatch
 from ledgerd.network.client.frames import Frame
 from ledgerd.network.client.nodes import Nodes
-from ledgerd.network.client.values import Budget, Call
+from ledgerd.network.client.values import Answer, Budget, Call
 
 PUT = Call("PUT", "/app/records/1", b"v")
 BUDGET = Budget()
@@ -43,7 +43,15 @@ def requests(data: bytes) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def done(number: int) -> Frame:
+    return Frame(number, Received(204, {"x-ms-ccf-transaction-id": "2.9", "preference-applied": "committed"}, b""))
+
+
+def executed(number: int) -> Frame:
     return Frame(number, Received(204, {"x-ms-ccf-transaction-id": "2.9"}, b""))
+
+
+def status(number: int, text: str) -> Frame:
+    return Frame(number, Received(200, {}, json.dumps({"transaction_id": "2.9", "status": text}).encode()))
 
 
 def refusal(number: int, status: int, code: str) -> Frame:
@@ -79,6 +87,52 @@ def test_a_broken_connection_sends_everything_again_with_the_same_keys_to_the_ne
     again = dict(requests(bulk.output()))
     assert sorted(again) == [0, 2, 3]
     assert all(again[number]["idempotency-key"] == first[number]["idempotency-key"] for number in again)
+
+
+def paths(data: bytes) -> list[str]:
+    found = []
+    while data:
+        size = int.from_bytes(data[:4], "big")
+        found.append(msgpack.unpackb(data[4 : 4 + size])[2])
+        data = data[4 + size :]
+    return found
+
+
+def test_a_success_that_does_not_say_it_waited_for_commit_is_asked_about_in_its_place() -> None:
+    bulk = make([PUT] * 2, window=2, make_keys=False)
+    bulk.output()
+    assert bulk.received([executed(0), done(1)])[0][0][0] == 1
+    for text in ("Unknown", "Pending"):
+        assert paths(bulk.output()) == ["/node/tx?transaction_id=2.9"]
+        assert bulk.received([status(0, text)]) == ([], True)
+    assert bulk.lost("https://a:1", CUT)[0] == [], "asking may be repeated, though the request may not"
+    assert paths(bulk.output()) == ["/node/tx?transaction_id=2.9"]
+    [(index, answer)], _ = bulk.received([status(0, "Committed")])
+    assert isinstance(answer, Answer)
+    assert (index, answer.status, answer.committed) == (0, 204, True)
+    assert bulk.finished()
+
+
+def test_what_was_rolled_back_before_it_was_committed_goes_again() -> None:
+    bulk = make([PUT])
+    bulk.output()
+    bulk.received([executed(0)])
+    bulk.output()
+    assert bulk.received([status(0, "Invalid")]) == ([], True)
+    assert paths(bulk.output()) == [PUT.path]
+
+
+def test_what_is_not_known_to_be_committed_within_the_budget_is_an_unknown_outcome() -> None:
+    Clock.now = 0.0
+    bulk = make([PUT], budget=Budget(seconds=10))
+    bulk.output()
+    bulk.received([executed(0)])
+    bulk.output()
+    Clock.now = 11.0
+    [(_, error)], _ = bulk.received([status(0, "Pending")])
+    Clock.now = 0.0
+    assert isinstance(error, OutcomeUnknown)
+    assert error.transaction_id == parse_transaction_id("2.9")
 
 
 def test_keys_differ_and_the_callers_own_is_kept() -> None:

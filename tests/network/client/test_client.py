@@ -72,6 +72,19 @@ def test_a_submission_is_executed_once_though_every_first_answer_is_lost(service
     assert service.executed == {("PUT", "/app/records/1"): 1}
 
 
+def test_nodes_that_know_no_preferences_are_asked_whether_it_is_committed(service: FakeService) -> None:
+    service.knows_prefer = False
+    with client(service) as c:
+        service.pending = 2
+        answer = c.submit("PUT", "/app/records/1", "value")
+        assert (answer.committed, service.pending) == (True, -1)
+        service.pending = 3
+        many = dict(c.submit_many([Call("PUT", f"/app/records/{number}", b"value") for number in range(20)]))
+        assert service.pending < 0
+    assert [isinstance(many[number], Answer) and many[number].committed for number in range(20)] == [True] * 20  # type: ignore[union-attr]
+    assert set(service.executed.values()) == {1, 2}, "record 1 was written twice, by two submissions"
+
+
 def test_without_idempotency_the_same_loss_is_an_unknown_outcome(service: FakeService) -> None:
     service.nodes[0].behaviour = executing_then_cutting(service.nodes[0])
     with client(service) as c, pytest.raises(OutcomeUnknown):
@@ -148,7 +161,8 @@ def test_a_receipt_is_verified_on_arrival(tmp_path: Path, ledger: Service) -> No
     with FakeService(tmp_path, nodes=1, ledger=ledger) as service, client(service) as c:
 
         def carrying(receipt: bytes) -> FakeAnswer:
-            return FakeAnswer(204, {"x-ms-ccf-transaction-id": "2.3", "x-ledgerd-receipt": base64.b64encode(receipt).decode()})
+            said = {"x-ms-ccf-transaction-id": "2.3", "preference-applied": "committed"}
+            return FakeAnswer(204, {**said, "x-ledgerd-receipt": base64.b64encode(receipt).decode()})
 
         carried = [good]
         service.nodes[0].behaviour = lambda request: carrying(carried[-1]) if request.method == "PUT" else None
