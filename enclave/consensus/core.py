@@ -69,6 +69,7 @@ class Cause(Enum):
     LATER_VIEW = "a message of a later view"
     PRIMARY_HEARD = "AppendEntries of this view"
     QUORUM_LOST = "a configuration without answers from a majority for an election timeout (CheckQuorum)"
+    STALLED = "the oldest signature entry got no further on any disk for a long time"
     RETIRED = "our own removal is on record"
 
 
@@ -90,6 +91,7 @@ ROLE_TRANSITIONS: Final = {
     (Role.CANDIDATE, Cause.PRIMARY_HEARD): Role.BACKUP,
     (Role.PRIMARY, Cause.LATER_VIEW): Role.BACKUP,
     (Role.PRIMARY, Cause.QUORUM_LOST): Role.BACKUP,
+    (Role.PRIMARY, Cause.STALLED): Role.BACKUP,
     (Role.PRIMARY, Cause.RETIRED): Role.BACKUP,
 }
 
@@ -134,6 +136,7 @@ class Settings(NamedTuple):
         heartbeat: A peer hears from the primary at least this often.
         election_timeout: A backup stands after hearing nothing for 0.5 to 1 times this; a primary without a quorum's answers for this long
             steps down.
+        stalled: A primary steps down when for so long the oldest signature entry that is not final got no further on any disk.
         commit_notice: An idle primary tells peers of a new commit after this, instead of with the next heartbeat.
         batch_entries, batch_bytes: Limits of one AppendEntries (CCF's are 20 and 20,000).
         flight_bytes, flight_messages: What may be on the way to one peer without acknowledgement.
@@ -145,6 +148,7 @@ class Settings(NamedTuple):
 
     heartbeat: float = 0.1
     election_timeout: float = 1.0
+    stalled: float = 10.0
     commit_notice: float = 0.01
     batch_entries: int = 5_000
     batch_bytes: int = 1 << 20
@@ -301,6 +305,8 @@ class Consensus:
         self._round = 0
         self._round_at = now
         self._view_start = Seqno(0)
+        self._standing = (Seqno(0), 0)  # the oldest signature entry that is not final, and how far it has got; see `_is_stalled`
+        self._standing_since = now
         self._questions: list[Hashable] = []  # reads that wait for a round to begin
         self._asked: list[Hashable] = []  # reads that wait for `_asked_round` to be answered
         self._asked_round = 0
@@ -664,6 +670,7 @@ class Consensus:
         self._became_backup = None
         self._round = 0
         self._round_at = self._now
+        self._standing_since = self._now
         self._asked_round = 0
         self._peers = {node: Progress(node, self._log.last_seqno, self._now) for node in sorted(self.peers)}
         for peer in self._peers.values():
@@ -828,6 +835,10 @@ class Consensus:
         if self._peers and not self._hears_quorums(now):
             self._follow(Cause.QUORUM_LOST, self.view, None)
             return
+        if self._peers and self._is_stalled(now):
+            self._follow(Cause.STALLED, self.view, None)
+            self._election_at = now + 2 * settings.election_timeout  # let somebody else try first
+            return
         if now >= self._round_at + settings.heartbeat:
             self._round += 1
             self._round_at = now
@@ -842,6 +853,19 @@ class Consensus:
         hearing = {node for node, peer in self._peers.items() if peer.heard_at > since}
         hearing.add(self.node_id)
         return has_quorums(self._configurations, hearing)
+
+    def _is_stalled(self, now: float) -> bool:
+        """Whether commit stands still though quorums answer: messages get through, and entries onto no further disk.
+
+        So it is when this node's own host does not store, or carries nothing to one peer while another is down. The others may be a
+        majority without it, and cannot know.
+        """
+        committables = self._log.committables
+        oldest = committables[0] if committables else Seqno(0)
+        standing = (oldest, min(self.stored_seqno, oldest) + sum(min(peer.match, oldest) for peer in self._peers.values()))
+        if not oldest or standing != self._standing:
+            self._standing, self._standing_since = standing, now
+        return now >= self._standing_since + self._settings.stalled
 
     def _heard(self, sender: NodeId, view: View, answered: int) -> Progress | None:
         """An answer to AppendEntries: None if it says nothing about this view."""

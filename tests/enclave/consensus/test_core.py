@@ -387,6 +387,47 @@ def test_view_history_names_the_first_entry_of_each_view_and_forgets_what_is_rol
     assert str(cluster.members["n1"].core.commit_id) == "3.5"
 
 
+def test_a_primary_that_its_own_host_and_a_cut_keep_from_committing_leaves_it_to_the_majority_without_it() -> None:
+    cluster = service("n1", "n2", "n3")
+    n1 = cluster.members["n1"]
+    cluster.cut_between(["n1"], ["n3"])
+
+    def lose() -> None:
+        n1.writes.popleft()
+
+    n1.store = lose  # type: ignore[assignment]  # it says that it has stored nothing more
+    write(cluster, "n1")
+    wanted = n1.core.last_seqno
+    cluster.run(9)
+    assert n1.core.role is Role.PRIMARY  # it hears n2, and slow disks are no reason
+    cluster.run(5)
+    primary = cluster.primary()
+    assert primary is not None and primary is not n1
+    assert primary.core.commit_seqno > wanted
+
+
+def test_a_primary_whose_peer_catches_up_slowly_is_not_stalled() -> None:
+    cluster = service("n1", "n2", settings=Settings(stalled=0.5, election_timeout=100.0))
+    n1, n2 = cluster.members["n1"].core, cluster.members["n2"]
+    for _ in range(6):
+        cluster.members["n1"].replicate("x")
+        cluster.pump("n1")
+        while cluster.packets:
+            cluster.deliver()
+    cluster.members["n1"].replicate(sign=True)
+    cluster.pump("n1")
+    while cluster.packets:
+        cluster.deliver()
+    while cluster.members["n1"].writes:
+        cluster.store("n1")
+    while n2.writes:
+        cluster.tick("n1", 0.4)
+        cluster.store("n2")
+        while cluster.packets:
+            cluster.deliver()
+    assert (n1.role, n1.commit_seqno) == (Role.PRIMARY, n1.last_seqno)
+
+
 # The tables.
 
 
@@ -415,6 +456,7 @@ def test_every_row_of_every_table_is_met(monkeypatch: pytest.MonkeyPatch) -> Non
     test_a_removed_primary_hands_over()
     test_who_hears_of_a_later_view_or_a_primary_gives_way()
     test_a_removal_that_is_rolled_back_never_was()
+    test_a_primary_that_its_own_host_and_a_cut_keep_from_committing_leaves_it_to_the_majority_without_it()
     for table in (*tables.values(), flows):
         assert table.used == set(table), f"{set(table) - table.used} not met, {table.used - set(table)} not in the table"
 
