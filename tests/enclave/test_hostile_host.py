@@ -1,6 +1,8 @@
 """Hosts, peers' operators and clients that do their worst: a typed refusal or nothing, never a wrong state and never a dead enclave."""
 
 import json
+import random
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +16,11 @@ from ledgerd.enclave import answering, boundary, joining
 from ledgerd.enclave.admission import Nonces
 from ledgerd.enclave.app import App, Context, RequestError
 from ledgerd.enclave.archive import RECEIPTS_MAX
-from ledgerd.enclave.boundary import CLIENT
+from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER, Event
 from ledgerd.enclave.serving import DOCUMENTS_MAX
 from ledgerd.enclave.tls import PIPELINE_PROTOCOL, TlsContext
 from ledgerd.ledger.entry import read_public
-from ledgerd.ledger.errors import IntegrityError
+from ledgerd.ledger.errors import HostError, IntegrityError, PeerError
 from ledgerd.ledger.signature import TREE
 from support.cluster import Client, Cluster, Host
 
@@ -508,3 +510,156 @@ def test_a_host_that_changes_the_flags_of_a_signature_entry_does_not_end_the_pee
     cluster.run(0.3)
     assert late.stopped is None
     assert late.entries == first.entries[: len(late.entries)]
+
+
+# Everything at once.
+
+
+class HostileCluster(Cluster):
+    """A service one of whose hosts loses, doubles, delays, mixes up, damages and makes up what it tells its enclave and the others."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(app)
+        self.random = random.Random(seed)
+        self.hostile: Host | None = None
+        self.late: list[Event] = []
+        self.ended: str | None = None  # why the hostile host's own enclave had enough
+        self.done: Counter[str] = Counter()
+
+    def _wake(self, host: Host) -> None:
+        if host is not self.hostile:
+            super()._wake(host)
+            return
+        host.inbox.extend(self.late)
+        self.late = []
+        host.inbox = deque(self._twist(host, list(host.inbox)))
+        try:
+            super()._wake(host)
+        except HostError as error:  # the runtime ends the enclave with this message
+            self.ended = str(error)
+            self.kill(host)
+
+    def _carry(self, host: Host, stream: int, data: bytes) -> None:
+        if host is self.hostile and self.random.random() < 0.05:
+            data = self._damaged(data)
+        try:
+            super()._carry(host, stream, data)
+        except PeerError:  # a client of ours finds its TLS broken
+            self.close_stream(host, stream)
+
+    def _twist(self, host: Host, events: list[Event]) -> list[Event]:
+        chance = self.random.random
+        kept: list[Event] = []
+        for event in events:
+            if chance() >= 0.15:
+                kept.append(event)
+                continue
+            kind = self.random.choice(("lose", "double", "delay", "damage", "swap"))
+            self.done[kind] += 1
+            if kind == "double" and not isinstance(event, boundary.Opened):
+                kept += [event, event]
+            elif kind == "delay":
+                self.late.append(event)
+            elif kind == "damage":
+                kept.append(self._damaged_event(event))
+            elif kind == "swap":
+                kept.insert(self.random.randint(0, len(kept)), event)
+        if chance() < 0.2:
+            kept.insert(self.random.randint(0, len(kept)), self._made_up(host))
+        return kept
+
+    def _damaged(self, data: bytes) -> bytes:
+        self.done["bytes"] += 1
+        at = self.random.randrange(len(data))
+        flipped = data[:at] + bytes([data[at] ^ 1 << self.random.randrange(8)]) + data[at + 1 :]
+        return self.random.choice((flipped, data[: at + 1], data + data, data[at:] + data[:at], self.random.randbytes(40)))
+
+    def _damaged_event(self, event: Event) -> Event:
+        if isinstance(event, boundary.Received):
+            return event._replace(data=self._damaged(event.data))
+        if isinstance(event, boundary.Stored):
+            near = [self.random.randint(max(0, value - 2), value + 2) for value in event]
+            return boundary.Stored(*near)
+        if isinstance(event, boundary.Fetched) and event.entries:
+            entries = list(event.entries)
+            at = self.random.randrange(len(entries))
+            entries[at] = self._damaged(entries[at])
+            if self.random.random() < 0.3:
+                self.random.shuffle(entries)
+            return event._replace(entries=entries)
+        return event
+
+    def _made_up(self, host: Host) -> Event:
+        number = self.random.randint(-40, 40) or 1
+        entries = self.random.sample(host.entries, min(3, len(host.entries)))
+        rare = self.random.random() < 0.02
+        made: Event = self.random.choice(
+            [
+                boundary.Received(number, self.random.randbytes(60)),
+                boundary.Received(number, bytes.fromhex("160301000501000001ff")),
+                boundary.Closed(number),
+                boundary.Stored(self.random.randrange(4), self.random.randrange(5), self.random.randrange(100)),
+                boundary.Stored(0, 2, 1 << 52),
+                boundary.Fetched(abs(number), entries),
+                boundary.Fetched(abs(number), [b"", self.random.randbytes(90)]),
+                boundary.Opened(self.random.randint(1_000, 1 << 40), self.random.choice((CLIENT, PEER)), "?"),
+                boundary.Configured(b"{}") if rare else boundary.Closed(number),
+                boundary.Opened(number, OUTBOUND, "?") if rare or host.enclave._kinds.get(number) == OUTBOUND else boundary.Closed(number),
+            ]
+        )
+        self.done[type(made).__name__] += 1
+        return made
+
+
+def writing(cluster: Cluster, hosts: list[Host]) -> Client:
+    """A client of one of these, by which a write was committed: one of them must be able to in the end."""
+    for _ in range(40):
+        for host in hosts:
+            client = cluster.client(host)
+            client.start("PUT", "/app/public/records/after", b"v", prefer="committed")
+            cluster.run(0.5)
+            if client.answers and client.answers[0].status == 204:
+                return client
+    raise AssertionError("nothing can be written any more")
+
+
+@pytest.mark.parametrize("name", ["n0", "n1"])
+@pytest.mark.parametrize("seed", range(8))
+def test_one_host_of_three_can_do_what_it_likes_and_nothing_acknowledged_is_lost_nor_any_ledger_forked(seed: int, name: str) -> None:
+    cluster = HostileCluster(seed)
+    cluster.start(3)
+    cluster.run(0.3)
+    hosts = cluster.hosts
+    honest = [host for host in hosts.values() if host.name != name]
+    client = cluster.client(hosts["n0"])
+    acknowledged = {client.ask("PUT", f"/app/public/records/{key}", b"v", prefer="committed").headers[ID]: key for key in ("a", "b", "c")}
+    cluster.hostile = hosts[name]
+    waiting: list[tuple[Client, str, int]] = []
+    for round_number in range(60):
+        host = cluster.random.choice([host for host in hosts.values() if host.alive])
+        client = cluster.client(host)
+        client.start("PUT", f"/app/public/records/{round_number}", b"v", prefer=cluster.random.choice(("committed", "receipt")))
+        waiting.append((client, str(round_number), 204))
+        if acknowledged and cluster.random.random() < 0.3:
+            transaction = cluster.random.choice(list(acknowledged))
+            cluster.client(host).start("GET", f"/app/receipt?transaction_id={transaction}")
+        cluster.run(0.03)
+        for other, key, wanted in waiting:
+            if other.answers and other.answers[0].status == wanted:
+                acknowledged[other.answers[0].headers[ID]] = key
+    cluster.hostile = None
+    cluster.run(3)
+    assert [host.stopped for host in honest] == [None, None], "another's host ended an honest host's enclave"
+    assert cluster.hosts[name].stopped in (None, 1)
+    for other, key, wanted in waiting:
+        if other.answers and other.answers[0].status == wanted:
+            acknowledged[other.answers[0].headers[ID]] = key
+    client = writing(cluster, honest)
+    for transaction, key in acknowledged.items():
+        assert status(client, transaction) == "Committed"
+        assert client.ask("GET", f"/app/public/records/{key}").body == b"v"
+    committed = min(host.committed for host in hosts.values())
+    assert len({tuple(host.entries[:committed]) for host in hosts.values()}) == 1
+    both = min(host.committed for host in honest)
+    assert honest[0].entries[:both] == honest[1].entries[:both]
+    assert cluster.done

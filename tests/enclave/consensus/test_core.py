@@ -395,7 +395,7 @@ def test_a_primary_that_its_own_host_and_a_cut_keep_from_committing_leaves_it_to
     def lose() -> None:
         n1.writes.popleft()
 
-    n1.store = lose  # type: ignore[assignment]  # it says that it has stored nothing more
+    n1.store = lose  # type: ignore[method-assign]  # it says that it has stored nothing more
     write(cluster, "n1")
     wanted = n1.core.last_seqno
     cluster.run(9)
