@@ -86,6 +86,7 @@ class NodeConfig:
 
     Attributes:
         directory: Where the node keeps its ledger, log and process ids; must not have been used.
+        app, app_path: The application's module, and a folder to look for it in if it is not installed.
         rpc, peer: Where to listen, for clients and for other nodes.
         rpc_published, peer_published: How others reach that; port 0 or None stands for what was bound.
         names: Host names and addresses for the node's certificate.
@@ -101,6 +102,7 @@ class NodeConfig:
     roots: tuple[str, ...]
     start: StartConfig | None = None
     join: JoinConfig | None = None
+    app_path: Path | None = None
     rpc_published: Address | None = None
     peer_published: Address | None = None
     names: tuple[str, ...] = ("localhost", "127.0.0.1")
@@ -157,6 +159,7 @@ def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
     config = NodeConfig(
         directory=node.path("directory", required=True) or folder,
         app=node.text("app", required=True),
+        app_path=node.path("app_path"),
         names=node.texts("names", ("localhost", "127.0.0.1")),
         data=node.anything("data"),
         launcher=node.choice("launcher", "process", ("process",)),

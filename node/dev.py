@@ -10,6 +10,7 @@ import ctypes
 import datetime
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -29,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
-from ledgerd.node.measure import measure
+from ledgerd.node.measure import check_application, measure
 
 HOST: Final = "127.0.0.1"
 MEMBERS: Final = ("member0",)
@@ -39,8 +40,9 @@ START_SECONDS_MAX: Final = 30.0  # a few suffice; a machine that is busy with so
 STOP_SECONDS_MAX: Final = 5.0
 POLL_SECONDS: Final = 0.02
 WATCH_SECONDS: Final = 0.1
-LOG_LINES_SHOWN: Final = 15
+LOG_LINES_SHOWN: Final = 30  # an exception has up to 20 frames
 _PR_SET_PDEATHSIG: Final = 1
+_NOTICE: Final = re.compile(r"(?!ledgerd: )[a-z_]+: ")  # what a node tells of itself when all is well
 
 
 class DevelopmentError(LedgerdError):
@@ -56,7 +58,7 @@ class DevOptions(NamedTuple):
         nodes: How many.
         directory: New or empty; None for a temporary one that is removed at the end.
         port: Of the first node, the others follow; 0 lets the system choose.
-        app: Module of the application.
+        app: Module of the application; looked for in the working directory, too.
         anybody: The application's endpoints are open to callers without a certificate.
         command: Run by the shell when the service is open; None runs until told to stop.
     """
@@ -116,14 +118,16 @@ class _Node:
             return None
 
     def words(self) -> str:
-        """What it said last, for people who wonder why it ended."""
-        lines: list[str] = []
-        for name in ("node.log", "output.log"):  # the last line is the one that says why
-            try:
-                lines += (self.directory / name).read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
-            except OSError:
-                continue
-        return "\n".join(lines[-LOG_LINES_SHOWN:])
+        """What it said last, for people who wonder why it ended: warnings and errors of its log, then the line that says why."""
+        logged = [line for line in self._lines("node.log") if " INFO " not in line]
+        said = [line for line in self._lines("output.log") if not _NOTICE.match(line)]
+        return "\n".join((logged + said)[-LOG_LINES_SHOWN:]) or "nothing"
+
+    def _lines(self, name: str) -> list[str]:
+        try:
+            return (self.directory / name).read_text(errors="replace").splitlines()
+        except OSError:
+            return []
 
 
 def run_dev(options: DevOptions, opened: Callable[[Opened], None], tell: Callable[[str], None]) -> int:
@@ -137,7 +141,9 @@ def run_dev(options: DevOptions, opened: Callable[[Opened], None], tell: Callabl
     Raises: ConfigurationError: Something is wrong with the options. DevelopmentError: The service did not come up.
     """
     begun = time.monotonic()
-    measurement = measure(options.app)
+    here = Path.cwd()
+    check_application(options.app, here)
+    measurement = measure(options.app, here)
     _check_ports(options)
     directory, temporary = _take_directory(options.directory)
     stop = _Stop()
@@ -152,6 +158,9 @@ def run_dev(options: DevOptions, opened: Callable[[Opened], None], tell: Callabl
         if options.command is not None:
             return _run_command(options.command, service, nodes, stop, tell)
         return _watch(nodes, stop, tell)
+    except DevelopmentError as error:
+        temporary = False
+        raise DevelopmentError(f"{error}\nEverything is kept in {directory}") from None
     except _Stopped:
         return 0 if options.command is None else 128 + signal.SIGINT
     finally:
@@ -232,6 +241,7 @@ def _configuration(options: DevOptions, number: int, target: str | None) -> str:
         "[node]",
         'directory = "."',
         f"app = {_quote(options.app)}",
+        f"app_path = {_quote(str(Path.cwd()))}  # looked at if it is not installed",
         "",
         "[rpc]",
         f'listen = "{HOST}:{port}"',

@@ -18,10 +18,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
 from ledgerd.ledger.errors import ConfigurationError
 
+PYTHON: Final = (sys.executable, "-I", "-W", "ignore")
+RUNTIME: Final = "ledgerd.enclave.runtime"
 MEMORY_BYTES_DEFAULT: Final = 8 << 30  # of address space; a million keys take about 1 GiB
 OPEN_FILES_MAX: Final = 64  # link, simulator, standard streams, epoll, eventfd, later script workers
 PROCESSES_MAX: Final = 64
@@ -90,14 +93,19 @@ class ProcessLauncher:
         command: Program and first arguments; `--link`, `--nsm` and `--app` are added.
         memory_bytes: Limit of its address space.
         isolations: What to try, in order: (clone flags, words).
+        app_path: Folder in which to look for the application's module after all others.
     """
 
     def __init__(
         self,
-        command: Sequence[str] = (sys.executable, "-I", "-W", "ignore", "-m", "ledgerd.enclave.runtime"),
+        command: Sequence[str] = (*PYTHON, "-m", RUNTIME),
         memory_bytes: int = MEMORY_BYTES_DEFAULT,
         isolations: Sequence[tuple[int, tuple[str, ...]]] = _ISOLATIONS,
+        app_path: Path | None = None,
     ) -> None:
+        if app_path is not None:
+            append = f"import runpy, sys; sys.path.append({str(app_path.resolve())!r}); runpy.run_module({RUNTIME!r}, run_name='__main__')"
+            command = (*PYTHON, "-c", append)
         self._command = tuple(command)
         self._memory_bytes = memory_bytes
         self._isolations = tuple(isolations)

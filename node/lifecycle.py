@@ -24,7 +24,7 @@ from ledgerd.network.streams import Streams
 from ledgerd.node.config import Address, Measurement, NodeConfig, enclave_document
 from ledgerd.node.host import EXIT_FAILED, PEERS_MAX, EnclaveLostError, Host, kinds
 from ledgerd.node.launch import Launcher, ProcessLauncher
-from ledgerd.node.measure import measure
+from ledgerd.node.measure import check_application, measure
 from ledgerd.node.simulator.nsm import SimulatedNsm
 from ledgerd.node.simulator.pki import SimulatedRoot, make_root
 from ledgerd.node.simulator.server import serve
@@ -89,6 +89,9 @@ def _run(
 ) -> int:
     directory = config.directory
     refuse_used(directory)
+    if launcher is None:
+        check_application(config.app, config.app_path)
+        launcher = ProcessLauncher(memory_bytes=config.memory_bytes, app_path=config.app_path)
     _allow_files(config.clients_max + 2 * PEERS_MAX + _FILES_BESIDE_STREAMS)
     streams = Streams()
     stack.callback(streams.shut)
@@ -96,13 +99,13 @@ def _run(
     rpc = Address(*streams.listen(config.rpc.host, config.rpc.port, kind[CLIENT]))
     peer = Address(*streams.listen(config.peer.host, config.peer.port, kind[PEER]))
     root = simulated_root(config.simulator) if config.simulator is not None else None
-    measured = measure(config.app)
+    measured = measure(config.app, config.app_path)
     _make(directory)
     stack.enter_context(_logging(directory / LOG))
 
     own_end, enclave_nsm = socket.socketpair()
     stack.callback(own_end.close)
-    enclave = (launcher or ProcessLauncher(memory_bytes=config.memory_bytes)).launch(config.app, enclave_nsm)
+    enclave = launcher.launch(config.app, enclave_nsm)
     stack.callback(enclave.close_output)
     stack.callback(lambda: log.info("enclave ended with status %d", enclave.stop(STOP_SECONDS)))
     if root is not None:

@@ -4,8 +4,10 @@ The same files and versions give the same PCRs on every machine, and one changed
 admission for real. It proves nothing to outsiders: the host measures itself. PCRs of images come from `ledger.attestation.measurement`.
 """
 
+import ast
 from collections.abc import Iterator
 from importlib import metadata
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from platform import python_implementation, python_version
@@ -23,19 +25,21 @@ DEPENDENCIES: Final = ("cbor2", "cffi", "cryptography", "httptools", "msgpack", 
 _FORMAT: Final = "ledgerd process measurement 1"
 
 
-def measure(app: str) -> Measurement:
+def measure(app: str, folder: Path | None = None) -> Measurement:
     """Measure what `python -m ledgerd.enclave.runtime --app APP` would run here.
 
     PCR1 is the platform (Python and the enclave's dependencies, by version), PCR2 our code with the application, PCR0 both.
 
     Args:
         app: Dotted name of the application's module or package, which is found but not imported.
+        folder: Where to look for it, if it is not installed.
     Raises: ConfigurationError: The application, or a part of this program, cannot be found.
     """
+    code_of = [*map(_files, TRUSTED_PACKAGES), _files(app, folder)]
     platform = cbor2.dumps(
         [_FORMAT, "platform", python_implementation(), python_version(), [[name, _version(name)] for name in DEPENDENCIES]]
     )
-    code = cbor2.dumps([_FORMAT, "code", [_files(package) for package in (*TRUSTED_PACKAGES, app)]])
+    code = cbor2.dumps([_FORMAT, "code", code_of])
     return Measurement(ext(platform + code), ext(platform), ext(code))
 
 
@@ -46,18 +50,48 @@ def _version(distribution: str) -> str:
         return ""
 
 
-def _files(module: str) -> list[object]:
-    """Return the module's name and its files as [path with `/`, bytes], sorted; links are followed, compiled files left out."""
+def check_application(app: str, folder: Path | None = None) -> None:
+    """See without running it that a module can be an application: it is Python, and makes an `app`.
+
+    Raises: ConfigurationError: It cannot be found, or be one.
+    """
+    spec = _find(app, folder)
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        raise ConfigurationError(f"application {app!r} is no Python module with an object `app`")
+    try:
+        tree = ast.parse(Path(spec.origin).read_bytes(), spec.origin)
+    except (SyntaxError, ValueError) as error:
+        where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise ConfigurationError(f"application {app!r} is not Python: {spec.origin}{where}: {error.args[0]}") from None
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    names |= {alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    if not names & {"app", "*"}:
+        raise ConfigurationError(f"module {app!r} ({spec.origin}) makes no `app`, so it is no application; see docs/writing-apps.md")
+
+
+def _find(module: str, folder: Path | None = None) -> ModuleSpec:
     try:
         spec = find_spec(module)
     except (ImportError, ValueError):
         spec = None
+    if spec is None and folder is not None:
+        search = [str(folder)]
+        for end in range(len(parts := module.split("."))):
+            spec = PathFinder.find_spec(".".join(parts[: end + 1]), search)
+            if spec is None:
+                break
+            search = list(spec.submodule_search_locations or ())
     if spec is None or not (spec.has_location or spec.submodule_search_locations):
-        raise ConfigurationError(f"module {module!r} cannot be found, so the enclave's code cannot be measured; is it installed here?")
+        where = "it is not installed here" if folder is None else f"it is neither installed here nor in {folder}"
+        raise ConfigurationError(f"module {module!r} cannot be found, so it cannot be measured: {where}")
+    return spec
+
+
+def _files(module: str, folder: Path | None = None) -> list[object]:
+    """Return the module's name and its files as [path with `/`, bytes], sorted; links are followed, compiled files left out."""
+    spec = _find(module, folder)
     if spec.submodule_search_locations:
-        found = [
-            (path.relative_to(folder).as_posix(), path) for folder in map(Path, spec.submodule_search_locations) for path in _walk(folder)
-        ]
+        found = [(path.relative_to(root).as_posix(), path) for root in map(Path, spec.submodule_search_locations) for path in _walk(root)]
     else:
         assert spec.origin is not None
         found = [(Path(spec.origin).name, Path(spec.origin))]

@@ -30,7 +30,9 @@ PORT: Final = 8000
     show_default=True,
     help="Port of the first node, the others follow; 0 takes free ones.",
 )
-@click.option("--app", default=APP, show_default=True, metavar="MODULE", help="The application.")
+@click.option(
+    "--app", default=APP, show_default=True, metavar="MODULE", help="The application: a module, installed or in the working directory."
+)
 @click.option("--anybody", is_flag=True, help="Let callers without a certificate use the application.")
 @click.option(
     "--exec", "to_run", metavar="COMMAND", help="Run this when the service is open, then stop everything and exit with its status."

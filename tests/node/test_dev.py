@@ -137,11 +137,34 @@ def test_whatever_ends_it_leaves_no_process(tmp_path: Path, number: signal.Signa
 
 def test_a_service_that_does_not_come_up_says_which_node_and_why(tmp_path: Path) -> None:
     broken = tmp_path / "broken_application.py"
-    broken.write_text("raise RuntimeError('broken on purpose')\n")
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    broken.write_text("app = None\nraise RuntimeError('broken on purpose')\n")
     command = [*LEDGERD, "dev", "--nodes", "1", "--port", "0", "--dir", str(tmp_path / "dev"), "--app", "broken_application"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "node0" in done.stderr
+    assert "RuntimeError" in done.stderr
+    assert f"{broken}:2" in done.stderr
+    assert f"Everything is kept in {tmp_path / 'dev'}" in done.stderr
+    assert "rpc_address" not in done.stderr, "what went well is not what people look for"
     assert done.stdout == ""
     assert processes_of(tmp_path / "dev") == []
+
+
+NOTES = """
+from ledgerd.enclave.app import App, Context
+
+app = App("notes")
+
+
+@app.get("/hello/{name}")
+def hello(ctx: Context, name: str) -> str:
+    return f"hello {name}"
+"""
+
+
+def test_an_application_in_the_working_directory_is_run(tmp_path: Path) -> None:
+    (tmp_path / "notes.py").write_text(NOTES)
+    command = [*LEDGERD, "dev", "--nodes", "1", "--port", "0", "--app", "notes", "--exec", "ledgerd tx submit GET /app/hello/you -o json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["body"] == "hello you"

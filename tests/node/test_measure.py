@@ -7,7 +7,7 @@ import pytest
 
 from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node import measure as module
-from ledgerd.node.measure import measure
+from ledgerd.node.measure import check_application, measure
 
 
 @pytest.fixture
@@ -71,9 +71,9 @@ def test_every_trusted_folder_is_measured(app: Path, monkeypatch: pytest.MonkeyP
     seen: list[str] = []
     original = module._files
 
-    def record(name: str) -> list[object]:
+    def record(name: str, folder: Path | None = None) -> list[object]:
         seen.append(name)
-        files = original(name)
+        files = original(name, folder)
         assert isinstance(files[1], list) and files[1]
         return files
 
@@ -88,3 +88,35 @@ def test_every_trusted_folder_is_measured(app: Path, monkeypatch: pytest.MonkeyP
 def test_an_application_that_cannot_be_found_is_a_configuration_error(app: Path, name: str) -> None:
     with pytest.raises(ConfigurationError, match="found"):
         measure(name)
+
+
+def test_an_application_that_is_not_installed_is_found_in_the_folder_named_and_measures_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "beside" / "package"
+    folder.mkdir(parents=True)
+    for name in ("__init__", "inner"):
+        (folder / f"{name}.py").write_text(f"app = '{name}'\n")
+    with pytest.raises(ConfigurationError, match=f"neither installed here nor in {tmp_path}"):
+        measure("package.inner", tmp_path)
+    beside = [measure(name, tmp_path / "beside") for name in ("package", "package.inner")]
+    monkeypatch.syspath_prepend(str(tmp_path / "beside"))
+    assert [measure(name) for name in ("package", "package.inner")] == beside
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), [("x = 1\n", "makes no `app`"), ("app = \n", "is not Python: .*candidate.py, line 1"), (None, "cannot be found")]
+)
+def test_what_cannot_be_an_application_is_told_before_anything_starts(tmp_path: Path, text: str | None, problem: str) -> None:
+    if text is not None:
+        (tmp_path / "candidate.py").write_text(text)
+    with pytest.raises(ConfigurationError, match=problem):
+        check_application("candidate", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["app = App('x')", "app: App = App('x')", "from elsewhere import app", "from x import y as app", "from x import *"]
+)
+def test_whatever_binds_app_may_be_an_application(tmp_path: Path, text: str) -> None:
+    (tmp_path / "candidate.py").write_text(text)
+    check_application("candidate", tmp_path)
