@@ -663,3 +663,18 @@ def test_one_host_of_three_can_do_what_it_likes_and_nothing_acknowledged_is_lost
     both = min(host.committed for host in honest)
     assert honest[0].entries[:both] == honest[1].entries[:both]
     assert cluster.done
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_joiner_whose_host_does_what_it_likes_ends_with_a_reason_or_joins_and_hurts_nobody(seed: int) -> None:
+    cluster = HostileCluster(seed)
+    first = cluster.start(1)[0]
+    joiner = cluster.join("n1")
+    cluster.hostile = joiner
+    cluster.run(2)
+    cluster.hostile = None
+    assert first.stopped is None
+    assert (joiner.stopped is None) == ("refused" not in joiner.notices)
+    if joiner.alive:
+        cluster.run(12)
+        assert joiner.entries[: joiner.committed] == first.entries[: joiner.committed]
