@@ -159,6 +159,11 @@ class Auditor:
         """The last entry that was taken."""
         return self._last
 
+    @property
+    def signed(self) -> TransactionId | None:
+        """The last signature entry that was taken: all before it is as it was signed."""
+        return self._signed
+
     def feed(self, data: bytes) -> PublicEntry:
         """Take the next entry, in its stored bytes, and return what it shows.
 

@@ -186,8 +186,8 @@ def verify_root(data: bytes | Sign1, key: ec.EllipticCurvePublicKey, root: bytes
     header = read_root_header(message)
     if message.protected[HEADER_KEY_ID] != key_id(key):
         raise IntegrityError(
-            f"signature of {header.transaction_id} is by key {message.protected[HEADER_KEY_ID][:16]!r}..., "
-            f"the service's is {key_id(key)[:16]!r}...; is this the certificate of that service?"
+            f"signature of {header.transaction_id} is by key {message.protected[HEADER_KEY_ID][:16].decode('ascii', 'replace')}..., "
+            f"the service's is {key_id(key)[:16].decode()}...; is this the certificate of that service?"
         )
     if message.payload is not None:
         raise FormatError(f"signature of {header.transaction_id} carries a payload; a ledger signature's is detached")

@@ -96,7 +96,10 @@ class _Core:
             raise ConfigurationError(f"a receipt is cose or json, not {form!r}")
         wanted = _id(transaction_id)
         path = "/app/receipt/cose" if form == "cose" else "/app/receipt"
-        answer = yield from self.ask(Call("GET", f"{path}?transaction_id={wanted}"), waits=True)
+        try:
+            answer = yield from self.ask(Call("GET", f"{path}?transaction_id={wanted}"), waits=True)
+        except RetryBudgetExhausted as error:
+            raise RetryBudgetExhausted(error.attempts, error.seconds, error.last, f"there was no receipt of {wanted}") from None
         self.verify_receipt(answer.body, wanted)
         return answer
 
@@ -120,7 +123,10 @@ class _Core:
                 raise TransactionInvalid(f"transaction {wanted} was rolled back, or never can be", wanted)
             yield Pause(min(pause, max(0.0, deadline - self.shared.clock())))
             pause = min(2 * pause, self.shared.budget.pause_seconds_max)
-        raise RetryBudgetExhausted(tries, self.shared.budget.seconds, f"transaction {wanted} is {status or 'unknown'} still")
+        what = f"{wanted} was not committed"
+        raise RetryBudgetExhausted(
+            tries, self.shared.budget.seconds, f"it is {status or 'unknown'} still; wait longer, or look at the id", what
+        )
 
     def bulk(self, calls: Iterable[Call], window: int, commit: bool, idempotent: bool) -> Bulk:
         if window < 1:

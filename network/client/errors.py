@@ -66,8 +66,8 @@ class RetryBudgetExhausted(ClientError):
 
     code = "RetryBudgetExhausted"
 
-    def __init__(self, attempts: int, seconds: float, last: str) -> None:
-        super().__init__(f"no node took the request in {attempts} attempts and {seconds:.1f} s; the last one: {last}")
+    def __init__(self, attempts: int, seconds: float, last: str, what: str = "no node took the request") -> None:
+        super().__init__(f"{what} in {attempts} attempts and {seconds:.1f} s; the last one: {last}")
         self.attempts = attempts
         self.seconds = seconds
         self.last = last

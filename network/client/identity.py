@@ -87,5 +87,11 @@ def _finish(context: ssl.SSLContext, credentials: Credentials | None, alpn: str)
         try:
             context.load_cert_chain(credentials.certificate, credentials.key)
         except (OSError, ssl.SSLError) as error:
-            reason = error.strerror if isinstance(error, FileNotFoundError) else str(error)
+            reason = str(error)
+            if not isinstance(error, ssl.SSLError):
+                reason = error.strerror or reason
+            elif error.reason == "KEY_VALUES_MISMATCH":
+                reason = "the key is another certificate's; give the two files of one user or member"
+            elif error.library in ("PEM", "SSL"):
+                reason = "they are not a certificate and a private key in PEM"
             raise ConfigurationError(f"cannot use {credentials.certificate} with {credentials.key}: {reason}") from None

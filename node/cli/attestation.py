@@ -107,12 +107,14 @@ def attestation_verify(
             "module_id": attestation.module_id,
             "made_at": _time(attestation.timestamp_ms),
             "root": attestation.root,
-            **fields,
+            **(fields if output.json else {name: value for name, value in fields.items() if name != "service_certificate"}),
             **_registers(attestation.pcrs),
         },
     )
     if attestation.simulated:
         output.note(SIMULATED)
+    if file is None and save is None:
+        output.note("--save FILE keeps the service certificate that this proves, to be used as --service-cert")
 
 
 def _live(

@@ -11,7 +11,12 @@ from ledgerd.node.cli.output import Output, command
 def completion(output: Output, shell: str) -> None:
     """Print the script that completes commands in a shell.
 
-    For bash, once:  ledgerd completion bash > ~/.local/share/bash-completion/completions/ledgerd
+    \b
+    Once, for bash:  ledgerd completion bash > \\
+                       ~/.local/share/bash-completion/completions/ledgerd
+    for zsh:         ledgerd completion zsh > FOLDER_OF_FPATH/_ledgerd
+    for fish:        ledgerd completion fish > \\
+                       ~/.config/fish/completions/ledgerd.fish
     """
     from ledgerd.node.cli.main import PROGRAM, cli  # noqa: PLC0415 (main loads us)
 

@@ -16,7 +16,7 @@ from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityErro
 from ledgerd.ledger.ids import Seqno, parse_transaction_id
 from ledgerd.node.cli.output import EXIT_FAILED, Ended, Output, command
 from ledgerd.node.cli.parameters import FILE, FOLDER
-from ledgerd.node.cli.service import ServiceOptions, service_options
+from ledgerd.node.cli.service import SERVICE_CERT_VARIABLE, ServiceOptions, service_options
 
 if TYPE_CHECKING:
     from ledgerd.ledger.audit import AuditResult
@@ -105,7 +105,9 @@ def open_source(path: Path) -> LmdbSource | ChunkSource:
 @command("export")
 @click.argument("node_dir", type=FOLDER)
 @click.argument("out_dir", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--ask", is_flag=True, help="Ask the service (--url) up to where it is committed, not the node's notes, which may be behind.")
+@click.option(
+    "--ask", is_flag=True, help="Ask the service (--url) up to where it is committed; the node's own notes are behind by up to a second."
+)
 @click.option("--chunk-bytes", type=click.IntRange(1, 1 << 30), default=5_000_000, show_default=True, help="Close a chunk at this size.")
 @service_options
 def ledger_export(output: Output, service: ServiceOptions, node_dir: Path, out_dir: Path, ask: bool, chunk_bytes: int) -> None:
@@ -159,13 +161,18 @@ def ledger_export(output: Output, service: ServiceOptions, node_dir: Path, out_d
 
 @command("verify")
 @click.argument("path", type=FOLDER)
-@click.option("--service-cert", type=FILE, help="The service's certificate, PEM: without it nobody can say whose ledger this is.")
+@click.option(
+    "--service-cert",
+    type=FILE,
+    envvar=SERVICE_CERT_VARIABLE,
+    help=f"The service's certificate, PEM: without it nobody can say whose ledger this is. [env {SERVICE_CERT_VARIABLE}]",
+)
 def ledger_verify(output: Output, path: Path, service_cert: Path | None) -> None:
     """Recompute a ledger from its stored bytes.
 
     PATH is a node's directory or a folder of CCF chunk files. Every leaf is hashed from the bytes, every root compared with its
-    signatures, every certificate followed to the one given. The first bad entry is named. Without a certificate the verdict is
-    UNANCHORED, exit status 1.
+    signatures, every certificate followed to the one given. The first bad entry is named, and the last signature before it. Without a
+    certificate the verdict is UNANCHORED, exit status 1.
     """
     from ledgerd.ledger.audit import Auditor  # noqa: PLC0415
 
@@ -181,7 +188,8 @@ def ledger_verify(output: Output, path: Path, service_cert: Path | None) -> None
                 advance(stored)
         result = auditor.result()
     except (IntegrityError, FormatError) as error:
-        fields = {"verdict": "REFUSED", "path": str(path), "kind": source.kind, "good_up_to": str(auditor.last), "reason": str(error)}
+        good = None if auditor.signed is None else str(auditor.signed)
+        fields = {"verdict": "REFUSED", "path": str(path), "kind": source.kind, "good_up_to": good, "reason": str(error)}
         output.record("ledger_verify", fields)
         raise Ended(EXIT_FAILED) from None
     if result.transactions == 0:
@@ -207,6 +215,7 @@ def ledger_show(output: Output, path: Path, entry: int | None, first: int, limit
 
     source = open_source(path)
     rows: list[dict[str, Any]] = []
+    more = False
     for stored in source.entries():
         if entry is not None:
             if stored.seqno == entry:
@@ -216,6 +225,7 @@ def ledger_show(output: Output, path: Path, entry: int | None, first: int, limit
         if stored.seqno < first:
             continue
         if len(rows) == limit:
+            more = True
             break
         public = read_public(stored.data)
         rows.append(
@@ -228,7 +238,11 @@ def ledger_show(output: Output, path: Path, entry: int | None, first: int, limit
         )
     if entry is not None:
         raise ConfigurationError(f"there is no entry {entry} in {path}")
-    output.rows("ledger_entries", ("transaction_id", "kind", "bytes", "public_maps"), rows)
+    output.rows("ledger_entries", ("transaction_id", "kind", "bytes", "public_maps"), rows, more=more)
+    if more:
+        output.note(f"There are more: --from {first + limit}, or --limit.")
+    elif not rows:
+        output.note(f"There is no entry {first} or later in {path}.")
 
 
 def _verdict(path: Path, kind: str, result: "AuditResult") -> dict[str, Any]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
+from ledgerd.ledger.errors import ConfigurationError, FormatError
 from ledgerd.ledger.ids import TransactionId
 from ledgerd.node.cli.output import Output, command
 from ledgerd.node.cli.parameters import DIGEST, FILE, TRANSACTION_ID
-from ledgerd.node.cli.service import ServiceOptions, service_options
+from ledgerd.node.cli.service import SERVICE_CERT_VARIABLE, ServiceOptions, service_options
 
 
 @command("get")
@@ -35,12 +36,19 @@ def receipt_get(output: Output, service: ServiceOptions, transaction_id: Transac
 
 @command("verify")
 @click.argument("file", type=FILE)
-@click.option("--service-cert", type=FILE, required=True, envvar="LEDGERD_SERVICE_CERT", help="The service's certificate, PEM.")
+@click.option(
+    "--service-cert", type=FILE, envvar=SERVICE_CERT_VARIABLE, help=f"The service's certificate, PEM; needed. [env {SERVICE_CERT_VARIABLE}]"
+)
 @click.option("--transaction-id", type=TRANSACTION_ID, help="It must be of this transaction.")
 @click.option("--claims-digest", type=DIGEST, help="It must carry these claims: their 32-byte digest.")
 @click.option("--claims", type=FILE, help="It must carry these claims: a file, of which the SHA-256 is taken.")
 def receipt_verify(
-    output: Output, file: Path, service_cert: Path, transaction_id: TransactionId | None, claims_digest: bytes | None, claims: Path | None
+    output: Output,
+    file: Path,
+    service_cert: Path | None,
+    transaction_id: TransactionId | None,
+    claims_digest: bytes | None,
+    claims: Path | None,
 ) -> None:
     """Verify a receipt offline.
 
@@ -50,13 +58,18 @@ def receipt_verify(
 
     digest = _digest(claims_digest, claims)
     data = file.read_bytes()
+    if service_cert is None:
+        raise ConfigurationError(f"whose receipt? Give --service-cert FILE, the service's certificate, or set {SERVICE_CERT_VARIABLE}")
     certificate = service_cert.read_text(encoding="ascii", errors="replace")
+    try:
+        key = receipts.public_key(receipts.load_certificate(certificate, "it"))
+    except FormatError as error:
+        raise ConfigurationError(f"{service_cert} is no service certificate: {error}") from None
     if data.lstrip()[:1] == b"{":
         form = "json"
         verified = receipts.verify_json(data, certificate, expected=transaction_id, claims_digest=digest)
     else:
         form = "cose"
-        key = receipts.public_key(receipts.load_certificate(certificate, "the service certificate"))
         verified = receipts.verify_cose(data, key, digest, expected=transaction_id)
     fields: dict[str, Any] = {
         "verified": True,

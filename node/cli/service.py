@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -16,6 +16,8 @@ from ledgerd.node.cli.parameters import FILE
 
 if TYPE_CHECKING:  # the SDK takes long to load, so each command loads it when it runs
     from ledgerd.network.client import Client
+
+SERVICE_CERT_VARIABLE: Final = "LEDGERD_SERVICE_CERT"
 
 
 class ServiceOptions(NamedTuple):
@@ -32,7 +34,9 @@ class ServiceOptions(NamedTuple):
         from ledgerd.network.client import Budget, Client  # noqa: PLC0415
 
         if not self.urls:
-            raise ConfigurationError("which service? Give --url https://HOST:PORT, or set LEDGERD_URLS")
+            raise ConfigurationError(
+                "which service? Give --url https://HOST:PORT, or set LEDGERD_URLS, or LEDGERD_DIR to the --dir of `ledgerd dev`"
+            )
         if self.service_cert is None:
             raise ConfigurationError(
                 "whose service? Give --service-cert FILE, its certificate; `ledgerd attestation verify --save FILE` gets it safely"
@@ -58,11 +62,11 @@ def service_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--url",
                 multiple=True,
                 metavar="URL",
-                help="A node, https://HOST:PORT; may be repeated. [env LEDGERD_URLS, by commas]",
+                help="A node, https://HOST:PORT; may be repeated. [env LEDGERD_URLS, by commas; LEDGERD_URL; nodes in LEDGERD_DIR]",
             ),
-            click.option("--service-cert", type=FILE, help="The service's certificate, PEM. [env LEDGERD_SERVICE_CERT]"),
-            click.option("--cert", type=FILE, help="Your certificate, PEM. [env LEDGERD_CERT]"),
-            click.option("--key", type=FILE, help="Your private key, PEM. [env LEDGERD_KEY]"),
+            click.option("--service-cert", type=FILE, help=f"The service's certificate, PEM. [env {SERVICE_CERT_VARIABLE}; LEDGERD_DIR]"),
+            click.option("--cert", type=FILE, help="Your certificate, PEM. [env LEDGERD_CERT; user0 in LEDGERD_DIR]"),
+            click.option("--key", type=FILE, help="Your private key, PEM. [env LEDGERD_KEY; user0 in LEDGERD_DIR]"),
             click.option(
                 "--timeout", type=click.FloatRange(0.1, 3600), default=15.0, show_default=True, help="Seconds, all retries together."
             ),
@@ -77,8 +81,11 @@ def resolve(urls: tuple[str, ...], service_cert: Path | None, cert: Path | None,
     if not urls:
         text = os.environ.get("LEDGERD_URLS") or os.environ.get("LEDGERD_URL") or ""
         urls = tuple(url.strip() for url in text.split(",") if url.strip())
-    common = Path(os.environ["LEDGERD_DIR"], "common") if os.environ.get("LEDGERD_DIR") else None
-    service_cert = service_cert or _file("LEDGERD_SERVICE_CERT", common, "service_cert.pem")
+    folder = Path(os.environ["LEDGERD_DIR"]) if os.environ.get("LEDGERD_DIR") else None
+    if not urls and folder is not None:
+        urls = tuple(f"https://{path.read_text().strip()}" for path in sorted(folder.glob("node*/rpc_address")))
+    common = None if folder is None else folder / "common"
+    service_cert = service_cert or _file(SERVICE_CERT_VARIABLE, common, "service_cert.pem")
     if cert is None and key is None:
         cert, key = _file("LEDGERD_CERT", common, "user0_cert.pem"), _file("LEDGERD_KEY", common, "user0_privk.pem")
     return ServiceOptions(urls, service_cert, cert, key, timeout)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ledgerd.network.client import Client
 
 NODES_MAX = 64
+NODE_ID_SHOWN = 16  # characters, in tables; JSON has all
 COLUMNS = ("url", "node_id", "state", "role", "view", "committed", "last_signed", "problem")
 
 
@@ -27,7 +28,7 @@ def status(output: Output, service: ServiceOptions) -> None:
     service_status = None
     at = 0
     while at < len(urls):
-        row = {"url": urls[at]}
+        row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "url": urls[at]}
         at += 1
         rows.append(row)
         try:
@@ -40,7 +41,8 @@ def status(output: Output, service: ServiceOptions) -> None:
         for url in known:
             if url not in urls and len(urls) < NODES_MAX and not _same_node(url, urls):
                 urls.append(url)
-    output.rows("status", COLUMNS, rows, service_status=service_status)
+    shown = rows if output.json else [{**row, "node_id": row["node_id"] and row["node_id"][:NODE_ID_SHOWN]} for row in rows]
+    output.rows("status", COLUMNS, shown, service_status=service_status)
     output.note(f"service: {service_status or 'no node answers'}")
     if service_status != "Open":
         raise Ended(EXIT_FAILED)
@@ -49,7 +51,7 @@ def status(output: Output, service: ServiceOptions) -> None:
 def _ask(node: "Client", row: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     state = node.get("/node/state").json()
     network: dict[str, Any] = node.get("/node/network").json()
-    row["node_id"] = str(state["node_id"])[:16]
+    row["node_id"] = str(state["node_id"])
     row["state"] = state["state"]
     row["last_signed"] = state.get("last_signed_seqno")
     row["role"] = "primary" if network.get("primary_id") == state["node_id"] else "backup"

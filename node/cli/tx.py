@@ -56,7 +56,8 @@ def tx_submit(
         )
     fields: dict[str, Any] = {
         "transaction_id": None if answer.transaction_id is None else str(answer.transaction_id),
-        "status": "Committed" if answer.committed else "Pending",
+        # A request that touches no map, such as GET /app/api, is no transaction, and has none's status.
+        "status": "Committed" if answer.committed else None if answer.transaction_id is None else "Pending",
         "http_status": answer.status,
     }
     if answer.body:
@@ -74,7 +75,8 @@ def tx_submit(
 def tx_status(output: Output, service: ServiceOptions, transaction_id: TransactionId, wait: bool) -> None:
     """Show whether a transaction is committed.
 
-    Committed and Invalid are final; exit status 1 for Invalid.
+    Unknown: the node asked has not heard of it yet. Pending: executed, and could still be undone. Committed and Invalid are final; exit
+    status 1 for Invalid, and for whatever is not Committed in time with --wait.
     """
     with service.client() as client:
         if wait:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ledgerd.enclave.nsm import attestation
 from ledgerd.ledger import cbor, entry, signature
 from ledgerd.ledger.receipt import Leaf, build_cose, build_json
+from ledgerd.node.cli.status import COLUMNS
 from ledgerd.node.simulator.nsm import SimulatedNsm
 from ledgerd.node.simulator.pki import SimulatedRoot, make_root
 from support.command_line import Ledgerd
@@ -88,6 +89,35 @@ def test_the_environment_of_dev_names_the_service(ledgerd: Ledgerd, service: Fak
     monkeypatch.setenv("LEDGERD_URLS", ",".join(service.urls))
     monkeypatch.setenv("LEDGERD_DIR", str(folder))
     assert ledgerd("tx", "status", "2.2").fields == {"transaction_id": "2.2", "status": "Committed"}
+
+    monkeypatch.delenv("LEDGERD_URLS")
+    assert ledgerd("tx", "status", "2.2").status == 2
+    (folder / "node0").mkdir()
+    (folder / "node0" / "rpc_address").write_text(service.urls[0].removeprefix("https://"))
+    assert ledgerd("tx", "status", "2.2").status == 0, "the folder of `ledgerd dev` alone is enough"
+
+
+def test_waiting_in_vain_says_for_what(ledgerd: Ledgerd, service: FakeService, options: list[object]) -> None:
+    service.pending = 1000
+    ran = ledgerd("tx", "status", "2.2", "--wait", *options, "--timeout", 0.2)
+    assert ran.status == 1
+    assert "2.2 was not committed in" in ran.err and "Pending still" in ran.err
+
+
+def test_what_is_no_transaction_has_no_status(ledgerd: Ledgerd, service: FakeService, options: list[object]) -> None:
+    service.reads["/app/api"] = FakeAnswer(200, {}, b"{}")
+    ran = ledgerd("tx", "submit", "GET", "/app/api", *options, "-o", "json")
+    assert (ran.status, ran.json["status"], ran.json["transaction_id"]) == (0, None, None)
+
+
+def test_a_file_that_is_no_certificate_is_misuse_not_a_receipt_that_fails(ledgerd: Ledgerd, service: FakeService, ledger: Service) -> None:
+    folder = service.certificate_file.parent
+    (folder / "receipt").write_bytes(receipts(ledger, 3)[0])
+    (folder / "text").write_text("no certificate")
+    ran = ledgerd("receipt", "verify", folder / "receipt", "--service-cert", folder / "text")
+    assert ran.status == 2
+    assert "is no service certificate" in ran.err
+    assert "LEDGERD_SERVICE_CERT" in ledgerd("receipt", "verify", folder / "receipt").err
 
 
 def test_an_invalid_transaction_is_a_failure(ledgerd: Ledgerd, service: FakeService, options: list[object]) -> None:
@@ -227,6 +257,7 @@ def test_status_asks_every_node_it_hears_of(ledgerd: Ledgerd, service: FakeServi
     ran = ledgerd("status", *options, "-o", "json")
     assert (ran.status, ran.json["service_status"]) == (0, "Open")
     assert [(item["role"], item["committed"]) for item in ran.json["items"]] == [("primary", "2.2"), ("backup", "2.2")]
+    assert all(set(COLUMNS) == set(item) for item in ran.json["items"]), "every item has every field"
 
 
 def test_status_of_a_service_that_is_not_open_or_not_there_is_a_failure(
