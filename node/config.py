@@ -166,9 +166,9 @@ def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
         memory_bytes=node.number("memory_mb", 8192, 128, 1 << 20) << 20,
         ledger_bytes_max=node.number("ledger_mb_max", 1 << 22, 1, 1 << 22) << 20,
         rpc=rpc.address("listen", required=True),
-        rpc_published=rpc.address("published") if "published" in rpc.values else None,
+        rpc_published=rpc.address("published") if rpc.has("published") else None,
         peer=peer.address("listen", required=True),
-        peer_published=peer.address("published") if "published" in peer.values else None,
+        peer_published=peer.address("published") if peer.has("published") else None,
         clients_max=limits.number("clients", CLIENTS_MAX_DEFAULT, 1, 1_000_000),
         body_bytes_max=limits.number("body_bytes", BODY_BYTES_DEFAULT, 1024, 64 << 20),
         heartbeat_ms=heartbeat,
@@ -190,10 +190,10 @@ def _start(section: "_Section") -> StartConfig:
     config = StartConfig(
         members=section.tables("members", _party, required=True),
         users=section.tables("users", _party),
-        measurements=section.tables("measurements", _measurement) if "measurements" in section.values else None,
-        constitution=section.file("constitution") if "constitution" in section.values else "",
+        measurements=section.tables("measurements", _measurement) if section.has("measurements") else None,
+        constitution=section.file("constitution") if section.has("constitution") else "",
         admission=section.choice("admission", "vote", ("vote", "automatic")),
-        open_at_nodes=section.number("open_at_nodes", 1, 1, 1_000) if "open_at_nodes" in section.values else None,
+        open_at_nodes=section.number("open_at_nodes", 1, 1, 1_000) if section.has("open_at_nodes") else None,
         application_policy=section.choice("application_policy", "user_cert", ("user_cert", "open")),
         service_subject=section.text("service_subject", default="CN=ledgerd Service"),
     )
@@ -214,7 +214,7 @@ def _join(section: "_Section") -> JoinConfig:
 def _party(section: "_Section") -> Party:
     return Party(
         section.pem("certificate", required=True),
-        section.pem("encryption_key") if "encryption_key" in section.values else None,
+        section.pem("encryption_key") if section.has("encryption_key") else None,
         section.anything("data"),
     )
 
@@ -248,6 +248,11 @@ class _Section:
         """Whatever nobody asked for is a mistake, most often of spelling."""
         for key in self.values.keys() - self._taken:
             self.problem(key, f"unknown; known here: {', '.join(sorted(self._taken))}")
+
+    def has(self, key: str) -> bool:
+        """Whether an optional key is given; it is known from then on."""
+        self._taken.add(key)
+        return key in self.values
 
     def _take(self, key: str, kind: type, advice: str, required: bool) -> Any:
         self._taken.add(key)

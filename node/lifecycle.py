@@ -65,7 +65,8 @@ def run_node(
     Args:
         config: Its configuration.
         launcher: How to start the enclave; by the configuration unless told.
-        notice: Told what becomes known, name and text: `isolation`, `rpc_address`, `node_address`, and the enclave's own notices.
+        notice: Told what becomes known, name and text: `isolation`, `rpc_address`, `node_address`, the enclave's own notices, and each
+            `warning` that is logged, such as why joining takes so long.
         catch_signals: Stop on SIGTERM and SIGINT; only possible in the main thread.
     Returns: 0 stopped as asked; 1 it failed; 2 it was refused; or what the enclave chose. Standard error and the log say why.
     """
@@ -101,7 +102,7 @@ def _run(
     root = simulated_root(config.simulator) if config.simulator is not None else None
     measured = measure(config.app, config.app_path)
     _make(directory)
-    stack.enter_context(_logging(directory / LOG))
+    stack.enter_context(_logging(directory / LOG, notice))
 
     own_end, enclave_nsm = socket.socketpair()
     stack.callback(own_end.close)
@@ -198,16 +199,31 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+class _Warnings(logging.Handler):
+    """Hands warnings on; errors end the node, which says them itself."""
+
+    def __init__(self, notice: Callable[[str, str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._notice = notice
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING:
+            self._notice("warning", record.getMessage())
+
+
 @contextlib.contextmanager
-def _logging(path: Path) -> Iterator[None]:
+def _logging(path: Path, notice: Callable[[str, str], None]) -> Iterator[None]:
+    warnings = _Warnings(notice)
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=2)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
+    log.addHandler(warnings)
     log.setLevel(logging.INFO)
     log.propagate = False
     try:
         yield
     finally:
+        log.removeHandler(warnings)
         log.removeHandler(handler)
         handler.close()
 

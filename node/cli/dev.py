@@ -1,6 +1,7 @@
 """`ledgerd dev`: a whole service on this machine, and what a newcomer needs to try it."""
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -86,6 +87,7 @@ def curl(url: str, common: Path, app: str, *, anybody: bool) -> str:
 def _welcome(service: "Opened", line: str, *, temporary: bool) -> str:
     common = service.directory / "common"
     logs = service.directory / "node0" / "node.log"
+    programs, folder = (shlex.quote(str(path)) for path in (Path(sys.executable).parent, service.directory))
     return "\n".join(
         [
             f"A service of {len(service.urls)} nodes is open after {service.seconds:.1f} s.",
@@ -99,9 +101,13 @@ def _welcome(service: "Opened", line: str, *, temporary: bool) -> str:
             f"  {logs}   logs, addresses, process ids, of each node",
             *(["  (a temporary folder, removed at the end; --dir keeps it)"] if temporary else []),
             "",
-            "Write something, and see it committed:",
+            "Write something, and see it committed:" if " -X PUT " in line else "What the application offers:",
             "",
             line,
+            "",
+            "Or, in another terminal, with the SDK (docs/sdk.md) or:",
+            "",
+            f"export PATH={programs}:$PATH LEDGERD_DIR={folder}; ledgerd status",
             "",
             "Stop with Ctrl-C.",
         ]

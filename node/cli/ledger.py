@@ -220,6 +220,7 @@ def ledger_show(output: Output, path: Path, entry: int | None, first: int, limit
         if entry is not None:
             if stored.seqno == entry:
                 output.record("ledger_entry", _entry_fields(stored))
+                output.note("What it writes to private maps, if anything, is sealed: only public writes are shown.")
                 return
             continue
         if stored.seqno < first:

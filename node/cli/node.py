@@ -54,5 +54,5 @@ def _run(output: Output, path: Path, mode: str, check: bool) -> None:
 def _tell(output: Output, name: str, text: str) -> None:
     if output.json:
         output.record("node_notice", {"name": name, "text": text})
-    elif "\n" not in text.strip():
+    elif "\n" not in text.strip() and name != "refused":  # which is the last line anyway
         output.note(f"{name}: {text.strip()}")

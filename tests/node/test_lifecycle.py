@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ledgerd.node import lifecycle
+
 SECONDS_MAX = 20.0
 SCRIPT = Path(__file__).parent.parent / "support" / "echo_node.py"
 
@@ -154,3 +156,13 @@ def test_a_used_directory_is_one_line_and_status_2(node: Node) -> None:
     assert status == 2
     assert "was used by a node before; a node never resumes from its disk: choose a new directory" in errors
     assert errors.count("\n") == 1
+
+
+def test_who_watches_a_node_hears_its_warnings_and_the_log_has_all(tmp_path: Path) -> None:
+    heard: list[tuple[str, str]] = []
+    with lifecycle._logging(tmp_path / "node.log", lambda name, text: heard.append((name, text))):
+        lifecycle.log.info("all is well")
+        lifecycle.log.warning("joining: no connection to %s; trying again", "127.0.0.1:9")
+        lifecycle.log.error("the last word, which the command says itself")
+    assert heard == [("warning", "joining: no connection to 127.0.0.1:9; trying again")]
+    assert [line.split()[2] for line in (tmp_path / "node.log").read_text().splitlines()] == ["INFO", "WARNING", "ERROR"]

@@ -1,0 +1,60 @@
+"""The guides in docs/ tell the truth: the help is the program's, configurations load, every key is named, code runs as printed."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.node import config
+from support.repository import ROOT
+
+DOCS: Final = ROOT / "docs"
+OPERATING: Final = (DOCS / "operating.md").read_text()
+COMMANDS: Final[dict[str, Any]] = runpy.run_path(str(ROOT / "scripts" / "commands"))
+SECTIONS: Final = ("node", "rpc", "peer", "limits", "consensus", "attestation", "start", "join")
+LEDGERD: Final = str(Path(sys.executable).with_name("ledgerd"))
+
+
+def blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", document, re.DOTALL)
+
+
+def test_the_page_of_commands_is_their_present_help() -> None:
+    assert (DOCS / "cli.md").read_text() == COMMANDS["page"](), "run: .venv/bin/python scripts/commands --write"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_configurations_shown_load(tmp_path: Path, number: int) -> None:
+    for name in ("alice_cert.pem", "bob_cert.pem", "service_cert.pem"):
+        (tmp_path / name).write_text("-----BEGIN CERTIFICATE-----\n")
+    (tmp_path / "node.toml").write_text(blocks(OPERATING, "toml")[number])
+    loaded = config.load(tmp_path / "node.toml")
+    assert (loaded.start is not None, loaded.join is not None) == ((True, False), (False, True))[number]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_table_of_the_configuration_names_every_key_and_no_other(tmp_path: Path, section: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        config.parse({section: {"nonsense": 1}}, tmp_path)
+    known = next(line for line in str(caught.value).splitlines() if line.startswith(f"{section}.nonsense: unknown; known here: "))
+    table = OPERATING.partition("## All of the configuration")[2].partition("##")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = {key for row in rows for key in re.findall(rf"`{section}\.(\w+)`", row)}
+    assert named == set(known.partition("known here: ")[2].split(", ")) - ({"debug"} if section == "attestation" else set())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(3))
+def test_the_code_of_the_sdk_s_guide_runs_as_printed(tmp_path: Path, number: int) -> None:
+    code = blocks((DOCS / "sdk.md").read_text(), "python")[number]
+    (tmp_path / "guide.py").write_text(code.replace('"https://127.0.0.1:8000"', '__import__("os").environ["LEDGERD_URL"]'))
+    command = f"{sys.executable} -W error guide.py && {sys.executable} -W error guide.py trio"
+    whole = [LEDGERD, "dev", "--dir", "service", "--port", "0", "--exec", command]
+    done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=90)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("True" in done.stdout, "SIMULATED" in done.stdout, "1000 are committed" in done.stdout)[number]
