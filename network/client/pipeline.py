@@ -27,6 +27,7 @@ from ledgerd.network.client.values import Answer
 
 RECEIVE_BYTES: Final = 1 << 18
 _BROKEN: Final = (OSError, ssl.SSLError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, FormatError)
+_ELSEWHERE: Final = Lost(Trouble.CUT, "another node has to be asked")
 
 
 class _Slot:
@@ -181,14 +182,11 @@ async def run_bulk(bulk: Bulk, context: ssl.SSLContext) -> AsyncIterator[tuple[i
                             if bulk.finished():
                                 break
                             frames = decoder.feed(await stream.receive(RECEIVE_BYTES))
-                    except TimeoutError:
-                        why = Lost(Trouble.CUT, f"no answer within {timeout:.1f} s")
-                    except _BROKEN as error:
-                        why = Lost(Trouble.CUT, str(error) or type(error).__name__)
+                    except (TimeoutError, *_BROKEN) as error:
+                        why = _cut(error, timeout)
                     else:
                         results, stay = bulk.received(frames)
-                        if not stay:
-                            why = Lost(Trouble.CUT, "another node has to be asked")
+                        why = None if stay else _ELSEWHERE
                     for result in results:
                         yield result
             finally:
@@ -223,19 +221,20 @@ def run_bulk_blocking(bulk: Bulk, context: ssl.SSLContext) -> Iterator[tuple[int
                         if bulk.finished():
                             break
                         frames = decoder.feed(_receive_blocking(connection))
-                    except TimeoutError:
-                        why = Lost(Trouble.CUT, f"no answer within {timeout:.1f} s")
-                    except _BROKEN as error:
-                        why = Lost(Trouble.CUT, str(error) or type(error).__name__)
+                    except (TimeoutError, *_BROKEN) as error:
+                        why = _cut(error, timeout)
                     else:
                         results, stay = bulk.received(frames)
-                        if not stay:
-                            why = Lost(Trouble.CUT, "another node has to be asked")
+                        why = None if stay else _ELSEWHERE
                     yield from results
         if why is not None:
             results, pause = bulk.lost(origin, why)
             yield from results
             time.sleep(pause)
+
+
+def _cut(error: BaseException, timeout: float) -> Lost:
+    return Lost(Trouble.CUT, f"no answer within {timeout:.1f} s" if isinstance(error, TimeoutError) else str(error) or type(error).__name__)
 
 
 async def _connect(origin: str, context: ssl.SSLContext, seconds: float) -> TLSStream | Lost:

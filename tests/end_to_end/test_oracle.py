@@ -6,7 +6,6 @@ report is stated from the answers of the service and the entries on its disks; a
 
 import base64
 import copy
-import os
 import random
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from ledgerd.ledger.receipt import verify_json
 from support.ccf_oracle import Oracle
 from support.entry_fields import fields_of_chunk
 from support.https import Answer, Request
+from support.oracles import made_oracle
 from support.processes import Service
 
 SIGNATURES = "public:ccf.internal.signatures"
@@ -33,14 +33,8 @@ RANDOM_FLIPS = 20
 
 @pytest.fixture(scope="module", params=[6, 7])
 def oracle(request: pytest.FixtureRequest) -> Iterator[Oracle]:
-    try:
-        made = Oracle(request.param)
-    except FileNotFoundError as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
-    yield made
-    made.close()
+    with made_oracle(request.param) as made:
+        yield made
 
 
 class Answered:

@@ -5,7 +5,6 @@ fails the test.
 """
 
 import copy
-import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from ledgerd.ledger.receipt import Leaf, build_cose, build_json
 from support.ccf_oracle import Oracle
 from support.entry_fields import fields_of_chunk
 from support.ledgers import Service
+from support.oracles import made_oracle
 
 CLAIMS = b"\xcc" * 32
 TRANSACTIONS = 48
@@ -29,14 +29,8 @@ LAST = "2.48"
 
 @pytest.fixture(scope="module", params=[6, 7])
 def oracle(request: pytest.FixtureRequest) -> Iterator[Oracle]:
-    try:
-        made = Oracle(request.param)
-    except FileNotFoundError as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
-    yield made
-    made.close()
+    with made_oracle(request.param) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
