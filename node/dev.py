@@ -157,11 +157,14 @@ def run_dev(options: DevOptions, opened: Callable[[Opened], None], tell: Callabl
         opened(service)
         if options.command is not None:
             return _run_command(options.command, service, nodes, stop, tell)
-        return _watch(nodes, stop, tell)
+        status = _watch(nodes, stop, tell)
+        tell(f"stopping; {'nothing stays behind' if temporary else f'everything is kept in {directory}, but no node resumes'}")
+        return status
     except DevelopmentError as error:
         temporary = False
         raise DevelopmentError(f"{error}\nEverything is kept in {directory}") from None
     except _Stopped:
+        tell("stopping before the service was open")
         return 0 if options.command is None else 128 + signal.SIGINT
     finally:
         _end(nodes)
