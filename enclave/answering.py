@@ -204,11 +204,9 @@ class Answering:
         if outcome.replayed and transaction.seqno <= self._consensus.commit_seqno:
             self._release(held)
             return
-        if entry is not None:
-            if prefer.receipt:
-                self._receipt_data[entry.seqno] = (entry.data, outcome.claims_digest)
-            self._writes.hold(held)
-        elif outcome.replayed:
+        if entry is not None and prefer.receipt:
+            self._receipt_data[entry.seqno] = (entry.data, outcome.claims_digest)
+        if entry is not None or outcome.replayed:
             self._writes.hold(held)
         elif self._held_bytes and self._held_bytes + len(response.body) > HELD_BYTES_MAX:
             self.answer(request.reply_to, refusals.TOO_MANY)

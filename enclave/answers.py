@@ -69,10 +69,3 @@ class HeldAnswers:
             self._held = deque(held for held in self._held if held.deadline > now)
         self.next_deadline = min((held.deadline for held in self._held), default=float("inf"))
         return taken
-
-    def take_all(self) -> list[Held]:
-        """Take everything, when the node ends."""
-        taken = list(self._held)
-        self._held.clear()
-        self.next_deadline = float("inf")
-        return taken

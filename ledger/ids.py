@@ -17,7 +17,6 @@ NodeId = NewType("NodeId", str)
 """Hex SHA-256 of the DER SubjectPublicKeyInfo of a node's identity key: 64 lower-case characters."""
 
 FIRST_VIEW: Final = View(2)
-FIRST_SEQNO: Final = Seqno(1)
 NUMBER_MAX: Final = (1 << 63) - 1  # versions are signed 64-bit in the ledger
 
 

@@ -9,7 +9,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,7 +116,6 @@ class NodeConfig:
     body_bytes_max: int = BODY_BYTES_DEFAULT
     heartbeat_ms: int = 100
     election_timeout_ms: int = 1_000
-    extra: dict[str, Any] = field(default_factory=dict)  # further keys of the enclave's document, section by section
 
 
 def load(path: Path) -> NodeConfig:
@@ -405,7 +404,7 @@ def enclave_document(
         },
         "limits": {"sessions": config.clients_max, "body_bytes": config.body_bytes_max},
         "consensus": {"heartbeat_ms": config.heartbeat_ms, "election_timeout_ms": config.election_timeout_ms},
-        "consortium": {"roots": list(roots), "simulated": config.simulator is not None, "ledger_version": 1},
+        "consortium": {"roots": list(roots), "simulated": config.simulator is not None},
     }
     if config.start is not None:
         start = config.start
@@ -428,8 +427,6 @@ def enclave_document(
             "service_certificate": config.join.service_certificate,
             "measurements": [_measurement_document(measurement) for measurement in config.join.measurements],
         }
-    for name, keys in config.extra.items():
-        document.setdefault(name, {}).update(keys)
     return json.dumps(document).encode()
 
 

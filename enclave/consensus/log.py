@@ -103,10 +103,6 @@ class Log:
         index = bisect_right(starts, seqno)
         return self._views[index - 1] if index else View(0)
 
-    def view_start(self, seqno: Seqno) -> Seqno:
-        """First entry of the view that entry `seqno` (>= 1) is of."""
-        return self._starts[bisect_right(self._starts, seqno) - 1]
-
     def view_end(self, seqno: Seqno) -> Seqno:
         """Last entry of the view that entry `seqno` (>= 1) is of."""
         index = bisect_right(self._starts, seqno)
