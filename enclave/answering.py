@@ -21,7 +21,7 @@ from ledgerd.enclave.execution import ANSWER, FORWARD, Executor, Outcome
 from ledgerd.enclave.forwarding import OUTSTANDING_MAX, Forwarded, RemoteReply
 from ledgerd.enclave.prefer import NO_PREFERENCE, Prefer, parse_prefer
 from ledgerd.enclave.receipts import leaf_of, make
-from ledgerd.enclave.replica import Replica
+from ledgerd.enclave.replica import Proposal, Replica, is_plain
 from ledgerd.enclave.requests import COSE, Request, Response
 from ledgerd.enclave.sessions import Sessions
 from ledgerd.ledger.entry import WriteSet
@@ -37,6 +37,7 @@ HELD_BYTES_MAX: Final = 24 << 20  # of answers to reads that wait for confirmati
 FORWARDED_SECONDS_MAX: Final = 30.0  # for the primary's answer, beyond what the client allowed for the commit itself
 
 APPLIED: Final = ("preference-applied", "committed")  # RFC 7240: so that a client need not guess whether the node knows what it asked for
+_APPLIED: Final = (APPLIED,)
 _NEVER: Final = float("inf")
 
 # First byte of every message on a channel.
@@ -44,6 +45,7 @@ REQUEST: Final = b"\x01"
 REPLY: Final = b"\x02"
 
 Propose = Callable[[WriteSet, bytes], LogEntry]
+ProposePlain = Callable[[list[Proposal]], tuple[Seqno, list[bytes]]]
 Defer = Callable[[object, Deferred], None]
 FindReceipt = Callable[[TransactionId, Callable[[Response], None]], None]
 
@@ -53,6 +55,7 @@ class Answering:
 
     Args:
         propose: Makes the next entry of writes that are already in the state.
+        propose_plain: The same for many that are plain (`replica.is_plain`): gives the first seqno and the entries' bytes.
         defer: Finds an answer that takes longer, and gives it to `answer`.
         find_receipt: Makes the COSE receipt of a committed transaction from what is on the disk, and hands it over when it is there.
         log: Tells the operator.
@@ -66,6 +69,7 @@ class Answering:
         sessions: Sessions,
         channels: Channels,
         propose: Propose,
+        propose_plain: ProposePlain,
         defer: Defer,
         find_receipt: FindReceipt,
         log: Callable[[str, str], None],
@@ -76,6 +80,7 @@ class Answering:
         self._sessions = sessions
         self._channels = channels
         self._propose = propose
+        self._propose_plain = propose_plain
         self._defer = defer
         self._find_receipt = find_receipt
         self._log = log
@@ -91,7 +96,10 @@ class Answering:
         self._unconfirmed: list[Held] = []  # reads since the last round of confirmation began
         self._confirming: dict[Hashable, list[Held]] = {}
         self._next_token = 0
-        self._receipt_data: dict[int, tuple[bytes, bytes]] = {}  # entry and claims of transactions whose receipt is wanted
+        # Entry and claims of transactions whose receipt is wanted; None while the entry is still to be made.
+        self._receipt_data: dict[int, tuple[bytes, bytes] | None] = {}
+        self._pending: list[Proposal] = []  # writes of this wake-up, in the state already, that are no entries yet
+        self._pending_bytes = 0
         self._forwarded = Forwarded()
 
     @property
@@ -153,61 +161,87 @@ class Answering:
     # Executing.
 
     def execute(self) -> None:
-        """Execute what is queued, as much as one wake-up bears."""
+        """Execute what is queued, as much as one wake-up bears, and make entries of what was written."""
         requests = self._requests
+        if not requests:
+            return
         consensus = self._consensus
+        execute = self._executor.execute
+        pending = self._pending
+        is_primary = consensus.role is Role.PRIMARY
+        view = consensus.view
+        last = consensus.last_id
+        uncommitted = consensus.uncommitted
         self._answered_bytes = 0
         left = EXECUTED_MAX
         while requests and left and self._answered_bytes < ANSWERED_BYTES_MAX:
             left -= 1
             request = requests.popleft()
             self._queued_bytes -= len(request.body)
-            if consensus.uncommitted > UNCOMMITTED_MAX or consensus.memory_bytes > UNCOMMITTED_BYTES_MAX:
+            if uncommitted > UNCOMMITTED_MAX or consensus.memory_bytes + self._pending_bytes > UNCOMMITTED_BYTES_MAX:
                 self.answer(request.reply_to, refusals.TOO_MANY)
+                continue
+            wish = request.headers.get("prefer")
+            prefer = NO_PREFERENCE if wish is None else parse_prefer(wish)
+            next_id = TransactionId(view, Seqno(last[1] + 1))
+            outcome = execute(request, is_primary, next_id, last, _APPLIED if prefer.committed else ())
+            writes = outcome.writes
+            if writes is not None:
+                last = next_id
+                uncommitted += 1
+                if is_plain(writes):
+                    pending.append((writes, outcome.claims_digest))
+                    self._pending_bytes += outcome.writes_bytes
+                    if prefer.receipt:
+                        self._receipt_data[next_id[1]] = None
+                else:  # what concerns the service itself takes effect before anything else is executed
+                    self._propose_pending()
+                    entry = self._propose(writes, outcome.claims_digest)
+                    if prefer.receipt:
+                        self._receipt_data[entry.seqno] = (entry.data, outcome.claims_digest)
+            if outcome.failure is not None:
+                self._log("error", f"{outcome.endpoint.label if outcome.endpoint else 'a request'} failed: {outcome.failure}")
+            if outcome.kind == ANSWER:
+                response = outcome.response
+                assert response is not None, "an answer has a response"
+                if not prefer.committed or outcome.transaction_id is None:
+                    self.answer(request.reply_to, response)
+                elif is_primary:
+                    self._hold(request, prefer, outcome, response)
+                else:
+                    self._forward(request, prefer)  # a linearizable read is the primary's to answer
+            elif outcome.kind == FORWARD:
+                self._forward(request, prefer)
             else:
-                self._execute(request)
+                assert outcome.deferred is not None, "a deferred outcome says what to find"
+                self._defer(request.reply_to, outcome.deferred)
+        self._propose_pending()
 
-    def _execute(self, request: Request) -> None:
-        consensus = self._consensus
-        is_primary = consensus.role is Role.PRIMARY
-        wish = request.headers.get("prefer")
-        prefer = NO_PREFERENCE if wish is None else parse_prefer(wish)
-        last = consensus.last_id
-        outcome = self._executor.execute(
-            request, is_primary=is_primary, next_id=TransactionId(consensus.view, Seqno(last[1] + 1)), read_id=last
-        )
-        if outcome.failure is not None:
-            self._log("error", f"{outcome.endpoint.label if outcome.endpoint else 'a request'} failed: {outcome.failure}")
-        kind = outcome.kind
-        if kind == ANSWER:
-            entry = None if outcome.writes is None else self._propose(outcome.writes, outcome.claims_digest)
-            response = outcome.response
-            assert response is not None, "an answer has a response"
-            if not prefer.committed or outcome.transaction_id is None:
-                self.answer(request.reply_to, response)
-            elif is_primary:
-                self._hold(request, prefer, outcome, response, entry)
-            else:
-                self._forward(request, prefer)  # a linearizable read is the primary's to answer
-        elif kind == FORWARD:
-            self._forward(request, prefer)
-        else:
-            assert outcome.deferred is not None, "a deferred outcome says what to find"
-            self._defer(request.reply_to, outcome.deferred)
+    def _propose_pending(self) -> None:
+        """Make entries of the writes of plain transactions, all of them at once: they are in the state already, in this order."""
+        pending = self._pending
+        if not pending:
+            return
+        first, entries = self._propose_plain(pending)
+        if self._receipt_data:
+            for offset, (_, claims_digest) in enumerate(pending):
+                if first + offset in self._receipt_data:
+                    self._receipt_data[first + offset] = (entries[offset], claims_digest)
+        pending.clear()
+        self._pending_bytes = 0
 
-    def _hold(self, request: Request, prefer: Prefer, outcome: Outcome, response: Response, entry: LogEntry | None) -> None:
+    def _hold(self, request: Request, prefer: Prefer, outcome: Outcome, response: Response) -> None:
         transaction = outcome.transaction_id
         assert transaction is not None, "the caller has seen it"
-        response = response._replace(headers=(*response.headers, APPLIED))
         deadline = _NEVER if prefer.wait_seconds is None else self._now + prefer.wait_seconds
         held = Held(transaction, request.reply_to, response, prefer.receipt, deadline)
-        if outcome.replayed and transaction.seqno <= self._consensus.commit_seqno:
-            self._release(held)
-            return
-        if entry is not None and prefer.receipt:
-            self._receipt_data[entry.seqno] = (entry.data, outcome.claims_digest)
-        if entry is not None or outcome.replayed:
+        if outcome.writes is not None:
             self._writes.hold(held)
+        elif outcome.replayed:
+            if transaction.seqno <= self._consensus.commit_seqno:
+                self._release(held)
+            else:
+                self._writes.hold(held)
         elif self._held_bytes and self._held_bytes + len(response.body) > HELD_BYTES_MAX:
             self.answer(request.reply_to, refusals.TOO_MANY)
         else:

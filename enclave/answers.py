@@ -37,11 +37,16 @@ class HeldAnswers:
     def hold(self, held: Held) -> None:
         """Keep an answer. Nearly always its seqno is the highest; a repeated request's can be lower."""
         queue = self._held
-        at = len(queue)
-        while at and queue[at - 1].id.seqno > held.id.seqno:
-            at -= 1
-        queue.insert(at, held)
-        self.next_deadline = min(self.next_deadline, held.deadline)
+        seqno = held.id.seqno
+        if not queue or queue[-1].id.seqno <= seqno:
+            queue.append(held)
+        else:
+            at = len(queue) - 1
+            while at and queue[at - 1].id.seqno > seqno:
+                at -= 1
+            queue.insert(at, held)
+        if held.deadline < self.next_deadline:
+            self.next_deadline = held.deadline
 
     def take_committed(self, commit: Seqno) -> list[Held]:
         """Take every answer at or below `commit`, in order."""

@@ -229,13 +229,6 @@ class _Node:
         self.actions: dict[str, _Node] = {}
 
 
-class Match(NamedTuple):
-    """An endpoint and the values of its path's parameters."""
-
-    endpoint: Endpoint
-    params: dict[str, str]
-
-
 class Registry:
     """The endpoints under one prefix, such as `app`, `node`, `gov`."""
 
@@ -243,6 +236,8 @@ class Registry:
         self.prefix = prefix
         self._static: dict[str, dict[str, Endpoint]] = {method: {} for method in METHODS}
         self._roots: dict[str, _Node] = {method: _Node() for method in METHODS}
+        # A short cut to templates whose one parameter is the last segment, by what stands before it.
+        self._prefixes: dict[str, dict[str, Endpoint]] = {method: {} for method in METHODS}
 
     def __iter__(self) -> Iterator[Endpoint]:
         """Every endpoint, by path and verb."""
@@ -284,9 +279,18 @@ class Registry:
         if node.endpoint is not None:
             raise UsageError(f"{endpoint.label} is there already, as {node.endpoint.label}")
         node.endpoint = endpoint
+        before, _, last = path.rpartition("/")
+        if ":" in last:
+            self._prefixes[endpoint.method].pop(before, None)  # the way down the tree tells an action from a value
+        elif len(endpoint.names) == 1 and last.startswith("{"):
+            parent = self._roots[endpoint.method]
+            for literal in before.split("/")[1:]:
+                parent = parent.literals[literal]
+            if not parent.actions:
+                self._prefixes[endpoint.method][before] = endpoint
 
-    def match(self, method: str, path: str) -> Match:
-        """Find the endpoint for a request's verb and whole path, prefix included.
+    def match(self, method: str, path: str) -> tuple[Endpoint, dict[str, str]]:
+        """Find the endpoint for a request's verb and whole path, prefix included, and the values of the path's parameters.
 
         Raises: RequestError: 404 ResourceNotFound; 405 UnsupportedHttpVerb with `allow`; 400 InvalidResourceName for a broken escape.
         """
@@ -294,13 +298,17 @@ class Registry:
         if static is not None:
             endpoint = static.get(path)
             if endpoint is not None:
-                return Match(endpoint, {})
+                return endpoint, {}
+            before, _, value = path.rpartition("/")
+            endpoint = self._prefixes[method].get(before)
+            if endpoint is not None and value:
+                return endpoint, {endpoint.names[0]: decode_segment(value) if "%" in value else value}
             values: list[str] = []
             endpoint = _find(self._roots[method], path.split("/"), values)
             if endpoint is not None:
                 if "%" in path:
                     values = [decode_segment(value) for value in values]
-                return Match(endpoint, dict(zip(endpoint.names, values, strict=True)))
+                return endpoint, dict(zip(endpoint.names, values, strict=True))
         shown = path if len(path) <= 256 else path[:256] + "..."
         allowed = self.allowed(path)
         if not allowed:

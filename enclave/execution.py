@@ -41,13 +41,14 @@ class Settings(NamedTuple):
     writes_size_bytes_max: int = 8 << 20
 
 
-class Outcome(NamedTuple):
+class Outcome:
     """What became of a request.
 
     Attributes:
         kind: ANSWER, FORWARD or DEFERRED.
         response: The answer (for ANSWER), with `x-ms-ccf-transaction-id` if it depends on the state.
         writes: If not None, the writes are in the store as entry `next_id`, and that entry must now be sealed and replicated.
+        writes_bytes: Their size.
         claims_digest: For that entry; 32 bytes.
         transaction_id: On whose commit the answer rests: its own, the last one that it may have observed, or the first of a replay.
         replayed: The answer is that of an earlier request with the same idempotency key. `transaction_id` may be far below the last entry.
@@ -56,15 +57,19 @@ class Outcome(NamedTuple):
         failure: For the operator, if a handler failed by a fault of its own: kind and place, never data.
     """
 
-    kind: int
+    # Class attributes for what most outcomes leave as it is: one is made for every request.
+    kind: int = ANSWER
     response: Response | None = None
     writes: WriteSet | None = None
+    writes_bytes: int = 0
     claims_digest: bytes = ZERO_DIGEST
     transaction_id: TransactionId | None = None
     replayed: bool = False
     deferred: Deferred | None = None
-    endpoint: Endpoint | None = None
     failure: str | None = None
+
+    def __init__(self, endpoint: Endpoint | None) -> None:
+        self.endpoint = endpoint
 
 
 _is_header_name: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,256}").fullmatch
@@ -105,13 +110,21 @@ class Executor:
         self._app_maps = ApplicationMaps(transaction)
         self._system_maps = Maps(transaction)
 
-    def execute(self, request: Request, *, is_primary: bool, next_id: TransactionId, read_id: TransactionId) -> Outcome:
+    def execute(
+        self,
+        request: Request,
+        is_primary: bool,
+        next_id: TransactionId,
+        read_id: TransactionId,
+        more_headers: tuple[tuple[str, str], ...] = (),
+    ) -> Outcome:
         """Run the request to its end, or as far as this node can.
 
         Args:
             is_primary: This node may write.
             next_id: The id that the entry gets if there is one; its seqno follows the store's version.
             read_id: Id of the last applied entry.
+            more_headers: For answers that carry a transaction id.
         Raises: UsageError: `next_id` does not follow the state.
         """
         store = self._store
@@ -119,6 +132,7 @@ class Executor:
         endpoint = None
         failure = None
         writes: WriteSet = {}
+        size = 0
         try:
             path = request.path
             end = path.find("/", 1)
@@ -130,7 +144,7 @@ class Executor:
                 raise RequestError(404, "FrontendNotOpen", "Frontend is not open.")
             endpoint, params = registry.match(request.method, path)
             if not is_primary and endpoint.forwarding == "always":
-                return Outcome(FORWARD, endpoint=endpoint)
+                return _outcome(endpoint, FORWARD)
             caller = authenticate(request, store, endpoint.policies)
 
             readonly = transaction.readonly = endpoint.readonly
@@ -140,18 +154,25 @@ class Executor:
                 guard = self._idempotency.guard(request, key, (caller and caller.id) or request.caller_id)
                 first = self._idempotency.find(guard)
                 if first is not None:
-                    answer = _with_id(first.response, first.id)
-                    return Outcome(ANSWER, answer, transaction_id=first.id, replayed=True, endpoint=endpoint)
+                    outcome = _outcome(endpoint, ANSWER)
+                    outcome.response = _with_id(first.response, first.id, more_headers)
+                    outcome.transaction_id = first.id
+                    outcome.replayed = True
+                    return outcome
 
             context = Context(request, params, caller, self._system_maps if endpoint.system else self._app_maps, transaction)
             result = endpoint.handler(context)
 
-            if type(result) is Deferred:
+            if result is None:
+                response = _NO_CONTENT
+            elif type(result) is Deferred:
                 if transaction.writes:
                     raise UsageError(f"{endpoint.label} has written and cannot answer later")
                 transaction.discard()
-                return Outcome(DEFERRED, deferred=result, endpoint=endpoint)
-            if type(result) is Response:
+                outcome = _outcome(endpoint, DEFERRED)
+                outcome.deferred = result
+                return outcome
+            elif type(result) is Response:
                 response = result
                 _check_response(response)  # before its writes are kept: afterwards there is no way back
             else:
@@ -164,7 +185,7 @@ class Executor:
                     self._idempotency.remember(guard, response, transaction)
                 writes = transaction.take()
                 if writes:
-                    self._check_size(writes)
+                    size = self._size(writes)
                     if not is_primary:
                         raise RequestError(503, "TransactionReplicationFailed", "Transaction failed to replicate.")
         except RequestError as error:
@@ -178,25 +199,43 @@ class Executor:
                 except (UsageError, TypeError, ValueError) as fault:
                     failure = _place(fault)
                     response = _FAILED
+            writes = {}
         except Exception as error:  # an application's fault must not stop the node
             transaction.discard()
             failure = _place(error)
             response = _FAILED
-        else:
-            if writes:
-                store.apply(next_id.seqno, writes)  # not inside `try`: a wrong seqno is our own fault, and must stop the node
-                return Outcome(ANSWER, _with_id(response, next_id), writes, context.claims_digest, next_id, False, None, endpoint, None)
-        if not transaction.touched:
-            return Outcome(ANSWER, response, endpoint=endpoint, failure=failure)
-        return Outcome(ANSWER, _with_id(response, read_id), transaction_id=read_id, endpoint=endpoint, failure=failure)
+            writes = {}
+        outcome = Outcome(endpoint)
+        if writes:
+            store.apply(next_id.seqno, writes)  # not inside `try`: a wrong seqno is our own fault, and must stop the node
+            outcome.writes = writes
+            outcome.writes_bytes = size
+            outcome.claims_digest = context.claims_digest
+            outcome.transaction_id = next_id
+            outcome.response = _with_id(response, next_id, more_headers)
+            return outcome
+        outcome.failure = failure
+        if transaction.touched:
+            outcome.transaction_id = read_id
+            response = _with_id(response, read_id, more_headers)
+        outcome.response = response
+        return outcome
 
-    def _check_size(self, writes: WriteSet) -> None:
+    def _size(self, writes: WriteSet) -> int:
+        """Size of what a transaction writes. Raises: RequestError: It is too much."""
         size = 0
         for changes in writes.values():
             for key, value in changes.items():
                 size += _LENGTHS_BYTES + len(key) + (0 if value is None else len(value))
         if size > self._writes_size_max:
             raise RequestError(413, "TransactionTooLarge", f"The transaction writes {size} bytes; the limit is {self._writes_size_max}.")
+        return size
+
+
+def _outcome(endpoint: Endpoint, kind: int) -> Outcome:
+    outcome = Outcome(endpoint)
+    outcome.kind = kind
+    return outcome
 
 
 def _check_response(response: Response) -> None:
@@ -212,9 +251,10 @@ def _check_response(response: Response) -> None:
         raise UsageError("a content type is one printable line")
 
 
-def _with_id(response: Response, transaction_id: TransactionId) -> Response:
+def _with_id(response: Response, transaction_id: TransactionId, more_headers: tuple[tuple[str, str], ...]) -> Response:
     status, headers, body, content_type = response
-    return Response(status, (*headers, (TRANSACTION_ID_HEADER, f"{transaction_id[0]}.{transaction_id[1]}")), body, content_type)
+    view, seqno = transaction_id
+    return Response(status, (*headers, (TRANSACTION_ID_HEADER, f"{view}.{seqno}"), *more_headers), body, content_type)
 
 
 def _plain(value: object) -> object:

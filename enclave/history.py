@@ -6,6 +6,7 @@ Not here: signing (`enclave.group_commit`), the tree itself (`ledger.merkle`), r
 """
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from ledgerd.ledger import merkle
@@ -45,9 +46,10 @@ class History:
     """The tree over the whole ledger, able to go back to any point above the commit."""
 
     def __init__(self) -> None:
-        self._tip = merkle.Frontier()
-        self._below = self._tip.copy()
+        self._below = merkle.Frontier()
         self._leaves: list[bytes] = []
+        self._tip = self._below.copy()  # over the first `_folded` leaves; the others are folded in together when a root is asked for
+        self._folded = 0
         self._ranges: deque[SignedRange] = deque()
         self._uncommitted = 0  # of `_ranges`, counted from the right
         self._recent_leaves = 0
@@ -55,7 +57,7 @@ class History:
     @property
     def last(self) -> Seqno:
         """Seqno of the last leaf."""
-        return Seqno(self._tip.size - 1)
+        return Seqno(self._below.size + len(self._leaves) - 1)
 
     @property
     def last_signed(self) -> Seqno:
@@ -65,30 +67,41 @@ class History:
     @property
     def unsigned(self) -> int:
         """Number of entries that no signature covers yet, the last signature entry itself not counted."""
-        return self._tip.size - 1 - self.last_signed
+        return self.last - self.last_signed
 
     def root(self) -> bytes:
         """Root over all leaves so far: what a signature entry at `last + 1` signs."""
-        return self._tip.root()
+        return self._fold().root()
 
     def tree(self) -> bytes:
         """The serialised tree for a signature entry at `last + 1`."""
         return merkle.serialise_tree(self._below, self._leaves)
 
-    def append(self, leaf: bytes) -> None:
-        """Add the leaf of an entry that is no signature."""
-        self._leaves.append(leaf)
-        self._tip.append(leaf)
+    def extend(self, leaves: Sequence[bytes]) -> None:
+        """Add the leaves of entries that are no signatures."""
+        self._leaves += leaves
 
     def append_signature(self, leaf: bytes, signature: Signature) -> SignedRange:
         """Close the range with the signature entry at `last + 1`, whose own leaf is the first of the next range."""
-        closed = SignedRange(self._below, self._leaves, Seqno(self._tip.size), signature)
+        tip = self._fold()
+        closed = SignedRange(self._below, self._leaves, Seqno(tip.size), signature)
         self._ranges.append(closed)
         self._uncommitted += 1
-        self._below = self._tip.copy()
-        self._leaves = [leaf]
-        self._tip.append(leaf)
+        self._begin(tip, [leaf])
         return closed
+
+    def _fold(self) -> merkle.Frontier:
+        """The frontier over all leaves."""
+        if self._folded < len(self._leaves):
+            self._tip.extend(self._leaves[self._folded :])
+            self._folded = len(self._leaves)
+        return self._tip
+
+    def _begin(self, below: merkle.Frontier, leaves: list[bytes]) -> None:
+        self._below = below
+        self._leaves = leaves
+        self._tip = below.copy()
+        self._folded = 0
 
     def rollback(self, to: Seqno) -> None:
         """Forget every leaf above `to`, which is not below the committed signature."""
@@ -97,15 +110,11 @@ class History:
                 raise UsageError(f"the history cannot go back to {to}: {self._ranges[-1].seqno} is committed")
             undone = self._ranges.pop()
             self._uncommitted -= 1
-            self._below = undone.below
-            self._leaves = undone.leaves
+            self._begin(undone.below, undone.leaves)
         keep = to + 1 - self._below.size
         if keep < 0 or keep > len(self._leaves):
             raise UsageError(f"the history has no leaf {to} to go back to")
-        self._leaves = self._leaves[:keep]
-        self._tip = self._below.copy()
-        for leaf in self._leaves:
-            self._tip.append(leaf)
+        self._begin(self._below, self._leaves[:keep])
 
     def commit(self, to: Seqno) -> list[SignedRange]:
         """Mark signatures up to `to` as committed; return the ranges that became so, in order."""

@@ -21,6 +21,7 @@ _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _PATH: Final = re.compile(r"/[\x21\x22\x24-\x7e]*")  # visible ASCII without "#"
 _NAMES_MAX: Final = 4096
 
+_pack: Final = msgpack.Packer().pack  # one for all: making it costs more than using it
 _names: set[str] = set()
 
 
@@ -222,5 +223,5 @@ def _encode(number: int | None, response: Response) -> bytes:
             fields[name] = f"{fields[name]}, {value}" if name in fields else value
     if content_type:
         fields["content-type"] = content_type
-    packed: bytes = msgpack.packb([number, status, fields, body])
+    packed: bytes = _pack((number, status, fields, body))
     return len(packed).to_bytes(_PREFIX_BYTES, "big") + packed

@@ -6,12 +6,12 @@ Not here: who may append (`enclave.consensus`), when to sign (`enclave.group_com
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ledgerd.enclave.consensus.core import Appended, Configuration
+from ledgerd.enclave.consensus.core import Appended, Configuration, Note
 from ledgerd.enclave.consensus.log import LogEntry
 from ledgerd.enclave.history import History
 from ledgerd.enclave.kv import Store
@@ -21,7 +21,19 @@ from ledgerd.ledger.entry import ZERO_DIGEST, Sealer, WriteSet, write_set_digest
 from ledgerd.ledger.errors import IntegrityError
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 
-GOVERNANCE_PREFIX = "public:ccf.gov."
+GOVERNANCE_PREFIX: Final = "public:ccf.gov."
+_SPECIAL: Final = "public:ccf."
+
+Proposal = tuple[WriteSet, bytes]
+"""What an entry writes, and its claims digest."""
+
+
+def is_plain(writes: WriteSet) -> bool:
+    """Whether an entry is of interest to applications only: no signature, nothing of governance."""
+    for name in writes:
+        if name.startswith(_SPECIAL):
+            return False
+    return True
 
 
 class Unverified(NamedTuple):
@@ -70,22 +82,52 @@ class Replica:
         configuration = self._note(seqno, writes, sealed.leaf, record, sealed.data)
         return LogEntry(view, seqno, sealed.data, sealed.leaf, record is not None, configuration)
 
-    def append(self, data: bytes) -> Appended:
-        """Open, check and apply the next entry, on a backup.
+    def propose_plain(self, view: View, proposals: list[Proposal]) -> tuple[Seqno, list[bytes], list[bytes]]:
+        """As `propose`, for entries whose `writes` are all plain (`is_plain`).
 
-        Raises: IntegrityError: It is not the entry that follows, or a signature over another root than this node's own; the
+        Returns: The first seqno, the entries' bytes, their leaves.
+        """
+        first = Seqno(self.history.last + 1)
+        seal = self.sealer.seal
+        data: list[bytes] = []
+        leaves: list[bytes] = []
+        for seqno, (writes, claims_digest) in enumerate(proposals, first):
+            sealed, leaf = seal(view, seqno, writes, claims_digest)
+            data.append(sealed)
+            leaves.append(leaf)
+        self.history.extend(leaves)
+        return first, data, leaves
+
+    def append(self, view: View, first: Seqno, entries: list[bytes]) -> Appended:
+        """Open, check and apply the next entries, on a backup.
+
+        Raises: IntegrityError: One is not the entry that follows, or a signature over another root than this node's own; the
             caller stops the node, since either it or the primary is broken.
         """
-        opened = self.sealer.open(data)
-        if opened.seqno != self.history.last + 1:
-            raise IntegrityError(f"entry {opened.view}.{opened.seqno} does not follow {self.history.last}")
-        writes = opened.writes
-        record = signature.parse(writes) if signature.TREE in writes else None
-        if record is not None:
-            self._check_signature(opened.view, opened.seqno, record)
-        self.store.apply(opened.seqno, writes)
-        configuration = self._note(opened.seqno, writes, opened.leaf, record, data)
-        return Appended(opened.view, opened.seqno, opened.leaf, record is not None, configuration)
+        open_writes = self.sealer.open_writes
+        apply = self.store.apply
+        leaves: list[bytes] = []
+        plain: list[bytes] = []  # leaves that the history does not have yet
+        notes: list[Note] = []
+        for expected, data in enumerate(entries, first):
+            opened_view, seqno, writes, leaf = open_writes(data)
+            if seqno != expected or opened_view != view:
+                raise IntegrityError(f"entry {opened_view}.{seqno} stands where {view}.{expected} has to")
+            leaves.append(leaf)
+            if is_plain(writes):
+                apply(seqno, writes)
+                plain.append(leaf)
+                continue
+            self.history.extend(plain)
+            plain.clear()
+            record = signature.parse(writes) if signature.TREE in writes else None
+            if record is not None:
+                self._check_signature(view, seqno, record)
+            apply(seqno, writes)
+            configuration = self._note(seqno, writes, leaf, record, data)
+            notes.append(Note(seqno, record is not None, configuration))
+        self.history.extend(plain)
+        return Appended(leaves, notes)
 
     def rollback(self, to: TransactionId) -> None:
         """Undo everything above `to`."""
@@ -110,7 +152,7 @@ class Replica:
 
     def _note(self, seqno: Seqno, writes: WriteSet, leaf: bytes, record: signature.Signature | None, data: bytes) -> Configuration | None:
         if record is None:
-            self.history.append(leaf)
+            self.history.extend((leaf,))
         else:
             self.history.append_signature(leaf, record)
         for name in writes:

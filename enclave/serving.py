@@ -33,7 +33,7 @@ from ledgerd.enclave.idempotency import WINDOW_ENTRIES
 from ledgerd.enclave.keys import NodeKeys, ServiceKeys
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.nsm import Nsm, attestation
-from ledgerd.enclave.replica import Replica, Unverified, verify_signatures
+from ledgerd.enclave.replica import Proposal, Replica, Unverified, verify_signatures
 from ledgerd.enclave.requests import COSE, JSON, Response
 from ledgerd.enclave.sessions import Sessions
 from ledgerd.enclave.status import Attested, Status
@@ -156,7 +156,7 @@ class Serving:
             store,
             self._registries,
             app_is_open=lambda: self._app_open,
-            view_of=lambda seqno: self._consensus.view_of(seqno) or View(0),
+            view_of=lambda seqno: self._consensus.view_of(seqno) or self._consensus.view,  # not in the log yet: of this wake-up
         )
         self._answering = Answering(
             executor,
@@ -165,6 +165,7 @@ class Serving:
             sessions,
             self._dialling.channels,
             self._propose,
+            self._propose_plain,
             self._defer,
             lambda transaction, done: self._archive.receipt(transaction, COSE, self._now, done),
             self._log,
@@ -327,6 +328,11 @@ class Serving:
         entry = self._replica.propose(self._consensus.view, writes, claims_digest, record)
         self._consensus.replicate(entry)
         return entry
+
+    def _propose_plain(self, proposals: list[Proposal]) -> tuple[Seqno, list[bytes]]:
+        first, data, leaves = self._replica.propose_plain(self._consensus.view, proposals)
+        self._consensus.replicate_plain(self._consensus.view, first, data, leaves)
+        return first, data
 
     def _apply_and_propose(self, writes: WriteSet, record: Signature | None = None) -> None:
         self._replica.store.apply(self._replica.last + 1, writes)

@@ -15,7 +15,7 @@ place in the configurations until it is retired and counts as down. So an enclav
 nothing by giving an old disk to a new enclave.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -41,6 +41,7 @@ __all__ = [
     "Consensus",
     "ConsensusReady",
     "LogEntry",
+    "Note",
     "Role",
     "Settings",
     "StateMachine",
@@ -160,24 +161,29 @@ class Settings(NamedTuple):
     pre_vote: bool = True
 
 
-class Appended(NamedTuple):
-    """What a state machine says of an entry that it has checked and applied; fields as in `LogEntry`."""
+class Note(NamedTuple):
+    """What consensus has to know of an entry beyond its bytes; fields as in `LogEntry`."""
 
-    view: View
     seqno: Seqno
-    leaf: bytes
     committable: bool
     configuration: Configuration | None = None
     removed: frozenset[NodeId] = frozenset()
 
 
+class Appended(NamedTuple):
+    """What a state machine says of entries that it has checked and applied: the leaf of each, and notes on those that need one, ascending."""
+
+    leaves: list[bytes]
+    notes: list[Note]
+
+
 class StateMachine(Protocol):
     """What consensus moves. It is called from inside `receive`, `tick` and `stored`, and is up to date when they return."""
 
-    def append(self, data: bytes) -> Appended:
-        """On a backup: open, check and apply the entry after the last one.
+    def append(self, view: View, first: Seqno, entries: list[bytes]) -> Appended:
+        """On a backup: open, check and apply the entries after the last one, which is `first - 1`; all call themselves of `view`.
 
-        Raises: IntegrityError, FormatError: It is not what an honest primary would send; the node stops.
+        Raises: IntegrityError, FormatError: One is not what an honest primary would send; it says which. The node stops.
         """
 
     def rollback(self, to: TransactionId) -> None:
@@ -420,9 +426,18 @@ class Consensus:
         view, seqno, data, leaf, committable, configuration, removed = entry
         if self.role is not Role.PRIMARY or view != self.view or seqno != self._log.last_seqno + 1:
             raise UsageError(f"{self.role} of view {self.view} at {self._log.last_seqno} cannot replicate {view}.{seqno}")
-        self._log.append(view, data, leaf, committable)
+        self._log.extend(view, (data,), (leaf,))
         if committable or configuration is not None or removed:
-            self._note(seqno, committable, configuration, removed)
+            self._note(Note(seqno, committable, configuration, removed))
+
+    def replicate_plain(self, view: View, first: Seqno, data: Sequence[bytes], leaves: Sequence[bytes]) -> None:
+        """As `replicate`, for entries `first`, ..., at least one, that consensus has nothing to note of.
+
+        Raises: UsageError: This node is not the primary of `view`, or `first` is not the next seqno.
+        """
+        if self.role is not Role.PRIMARY or view != self.view or first != self._log.last_seqno + 1:
+            raise UsageError(f"{self.role} of view {self.view} at {self._log.last_seqno} cannot replicate {view}.{first} and on")
+        self._log.extend(view, data, leaves)
 
     def receive(self, sender: NodeId, message: Message) -> None:
         """A message from `sender`, as the channel names it; effects appear in the next `ready`.
@@ -784,22 +799,19 @@ class Consensus:
                 )
                 return False
             self._rollback(Seqno(conflict - 1))
-        append = self._machine.append
-        for data in entries[known:] if known else entries:
-            seqno = log.last_seqno + 1
-            try:
-                appended = append(data)
-            except (IntegrityError, FormatError) as error:
-                # A bad seal, or a signed root that is not ours: this node or the primary is wrong, and no further message can tell which.
-                self._fail(f"entry {view}.{seqno} from {sender[:16]}... is refused: {error}")
-                return False
-            entry_view, entry_seqno, leaf, committable, configuration, removed = appended
-            if entry_seqno != seqno or entry_view != view:
-                self._fail(f"entry {view}.{seqno} from {sender[:16]}... calls itself {entry_view}.{entry_seqno}")
-                return False
-            log.append(view, data, leaf, committable)
-            if committable or configuration is not None or removed:
-                self._note(entry_seqno, committable, configuration, removed)
+        new = entries[known:] if known else entries
+        if not new:
+            return True
+        first = Seqno(log.last_seqno + 1)
+        try:
+            leaves, notes = self._machine.append(view, first, new)
+        except (IntegrityError, FormatError) as error:
+            # A bad seal, or a signed root that is not ours: this node or the primary is wrong, and no further message can tell which.
+            self._fail(f"entries {view}.{first} to {view}.{first + len(new) - 1} from {sender[:16]}... are refused: {error}")
+            return False
+        log.extend(view, new, leaves)
+        for note in notes:
+            self._note(note)
         return True
 
     def _refuse(self, sender: NodeId, message: AppendEntries) -> None:
@@ -892,7 +904,7 @@ class Consensus:
             )
             return
         digest = log.digest(message.seqno)
-        # Where ours is not held any more, entries are committed, and the next acknowledgement covers them by the chain.
+        # Where ours is not held any more, entries are committed, and the digest in the next acknowledgement covers them, too.
         if digest is not None and digest != message.digest:
             peer.move(Reply.FORKED)
             return
@@ -1041,8 +1053,11 @@ class Consensus:
 
     # The log's two ends, on any node.
 
-    def _note(self, seqno: Seqno, committable: bool, configuration: Configuration | None, removed: frozenset[NodeId]) -> None:
-        """What an appended entry means for membership."""
+    def _note(self, note: Note) -> None:
+        """What an appended entry means for commit and for membership."""
+        seqno, committable, configuration, removed = note
+        if committable:
+            self._log.mark_committable(seqno)
         if configuration is not None:
             self._configure(Configuration(seqno, configuration.nodes))
         if removed:

@@ -1,18 +1,22 @@
-"""The log's end, in memory: entry bytes, a hash chain over their leaves, where views begin, which entries are signatures.
+"""The log's end, in memory: entry bytes, digests over their leaves, where views begin, which entries are signatures.
 
 Pure. What lies before `base` is on disk only, and the host is asked for it when a peer needs it (`consensus.core`); of that part only the
 starts of views are kept, a few bytes a view. Not here: what is safe to drop or to truncate (`consensus.core` decides).
 
-The hash at i is SHA-256(hash at i-1 || leaf at i), 32 zero bytes at 0: one hash names the whole log before it.
+The digest at i is the SHA-256 of all leaves from 1 to i, one after the other, 32 zero bytes at 0: it names the whole log up to there.
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ledgerd.enclave.consensus.messages import NO_DIGEST
 from ledgerd.enclave.consensus.quorum import Configuration
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
+
+
+_MARKS_MAX: Final = 32  # hash states kept on the way; digests are asked for at the ends of batches, mostly of the last one
 
 
 class LogEntry(NamedTuple):
@@ -48,11 +52,13 @@ class Log:
     """
 
     __slots__ = (
-        "_base_digest",
+        "_base_state",
         "_committed",
         "_data",
-        "_digests",
+        "_leaves",
+        "_marks",
         "_starts",
+        "_states",
         "_views",
         "base",
         "committables",
@@ -69,10 +75,12 @@ class Log:
         self.size_bytes = 0
         self.committables: list[Seqno] = []
         self.last_committable = Seqno(0)
-        self._base_digest = NO_DIGEST
+        self._base_state: Any = sha256()  # over the leaves up to `base`
         self._committed = Seqno(0)
         self._data: list[bytes] = []
-        self._digests: list[bytes] = []
+        self._leaves: list[bytes] = []
+        self._marks: list[Seqno] = []  # ascending; `_states` has the hash state at each
+        self._states: list[Any] = []
         # Entry by entry views would cost memory for ever; views only begin, so their first seqnos say it all.
         self._views: list[View] = []
         self._starts: list[Seqno] = []
@@ -80,20 +88,21 @@ class Log:
     def __len__(self) -> int:
         return len(self._data)
 
-    def append(self, view: View, data: bytes, leaf: bytes, committable: bool) -> None:
-        """Add the next entry; `view` must not be below `last_view`."""
-        digests = self._digests
-        digests.append(sha256((digests[-1] if digests else self._base_digest) + leaf).digest())
-        self._data.append(data)
-        self.size_bytes += len(data)
-        seqno = self.last_seqno = Seqno(self.last_seqno + 1)
+    def extend(self, view: View, data: Sequence[bytes], leaves: Sequence[bytes]) -> None:
+        """Add the next entries, at least one, all of `view`, which must not be below `last_view`."""
         if view != self.last_view:
             self.last_view = view
             self._views.append(view)
-            self._starts.append(seqno)
-        if committable:
-            self.committables.append(seqno)
-            self.last_committable = seqno
+            self._starts.append(Seqno(self.last_seqno + 1))
+        self._data += data
+        self._leaves += leaves
+        self.size_bytes += sum(map(len, data))
+        self.last_seqno = Seqno(self.last_seqno + len(data))
+
+    def mark_committable(self, seqno: Seqno) -> None:
+        """Entry `seqno`, above all that were marked before, is a signature entry."""
+        self.committables.append(seqno)
+        self.last_committable = seqno
 
     def view_of(self, seqno: Seqno) -> View:
         """View of entry `seqno`, held or not; 0 for seqno 0. It must not be above `last_seqno`."""
@@ -125,11 +134,25 @@ class Log:
         return best
 
     def digest(self, seqno: Seqno) -> bytes | None:
-        """The hash chain at `seqno`, or None where it is no longer (or not yet) held."""
-        index = seqno - self.base
-        if 0 < index <= len(self._digests):
-            return self._digests[index - 1]
-        return self._base_digest if index == 0 else None
+        """The digest of the log up to `seqno`, or None where it is no longer (or not yet) held."""
+        if not self.base <= seqno <= self.last_seqno:
+            return None
+        return self._state(seqno).digest() if seqno else NO_DIGEST
+
+    def _state(self, seqno: Seqno) -> Any:
+        """The hash state at `seqno`: that of the nearest mark below, and the leaves since; it becomes a mark."""
+        marks, states = self._marks, self._states
+        index = bisect_right(marks, seqno)
+        start, state = (marks[index - 1], states[index - 1]) if index else (self.base, self._base_state)
+        if start == seqno:
+            return state
+        state = state.copy()
+        state.update(b"".join(self._leaves[start - self.base : seqno - self.base]))
+        marks.insert(index, seqno)
+        states.insert(index, state)
+        if len(marks) > _MARKS_MAX:
+            del marks[0], states[0]
+        return state
 
     def data(self, first: Seqno, last: Seqno) -> list[bytes]:
         """Bytes of entries `first` to `last`, all of which must be held."""
@@ -146,7 +169,9 @@ class Log:
         keep = to - self.base
         self.size_bytes -= sum(map(len, self._data[keep:]))
         del self._data[keep:]
-        del self._digests[keep:]
+        del self._leaves[keep:]
+        kept = bisect_right(self._marks, to)
+        del self._marks[kept:], self._states[kept:]
         while self._starts and self._starts[-1] > to:
             del self._starts[-1]
             del self._views[-1]
@@ -165,10 +190,12 @@ class Log:
     def drop(self, to: Seqno) -> None:
         """Let the bytes up to `to` go from memory; they are on disk."""
         count = to - self.base
-        self._base_digest = self._digests[count - 1]
+        self._base_state = self._state(to)
         self.size_bytes -= sum(map(len, self._data[:count]))
         del self._data[:count]
-        del self._digests[:count]
+        del self._leaves[:count]
+        gone = bisect_right(self._marks, to)
+        del self._marks[:gone], self._states[:gone]
         self.base = to
 
     def excess(self, entries_max: int, bytes_max: int, limit: Seqno) -> Seqno:

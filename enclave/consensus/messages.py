@@ -15,7 +15,7 @@ MESSAGE_SIZE_BYTES_MAX: Final = 16 << 20  # what a channel carries; a batch is 1
 ENTRIES_MAX: Final = 1 << 16  # a sender stops at its `Settings.batch_entries`, 5,000 by default
 DIGEST_SIZE: Final = 32
 NO_DIGEST: Final = bytes(DIGEST_SIZE)
-"""The hash chain before the first entry."""
+"""The digest of the empty log."""
 
 
 class AppendEntries(NamedTuple):
@@ -38,7 +38,7 @@ class AppendEntries(NamedTuple):
 
 
 class AppendAccepted(NamedTuple):
-    """My log up to `seqno` is the primary's, and is on my disk; `digest` is my hash chain there."""
+    """My log up to `seqno` is the primary's, and is on my disk; `digest` is that of my log up to there."""
 
     view: View
     round: int

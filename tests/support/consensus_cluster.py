@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ledgerd.enclave.consensus import messages
-from ledgerd.enclave.consensus.core import Appended, Configuration, Consensus, LogEntry, Role, Settings
+from ledgerd.enclave.consensus.core import Appended, Configuration, Consensus, LogEntry, Note, Role, Settings
 from ledgerd.enclave.consensus.messages import AppendAccepted, AppendEntries, AppendRefused, Message, ProposeVote, RequestVote, Vote
 from ledgerd.enclave.consensus.quorum import majority
 from ledgerd.ledger.errors import IntegrityError
@@ -59,14 +59,19 @@ class Machine:
         self.on_append(entry.seqno, self.digests[-1])
         return leaf
 
-    def append(self, data: bytes) -> Appended:
-        entry = unpack(data)
-        if entry.signs is not None and entry.signs != self.digests[-1]:
-            raise IntegrityError(f"entry {entry.view}.{entry.seqno} signs another root")
-        if entry.seqno != len(self.log) + 1:
-            raise IntegrityError(f"entry {entry.view}.{entry.seqno} does not follow {len(self.log)}")
-        leaf = self.add(entry, data)
-        return Appended(View(entry.view), Seqno(entry.seqno), leaf, entry.signs is not None, *_membership(entry))
+    def append(self, view: View, first: Seqno, entries: list[bytes]) -> Appended:
+        assert first == len(self.log) + 1, "a batch does not follow the log"
+        appended = Appended([], [])
+        for data in entries:
+            entry = unpack(data)
+            if entry.signs is not None and entry.signs != self.digests[-1]:
+                raise IntegrityError(f"entry {entry.view}.{entry.seqno} signs another root")
+            if entry.seqno != len(self.log) + 1 or entry.view != view:
+                raise IntegrityError(f"entry {entry.view}.{entry.seqno} stands where {view}.{len(self.log) + 1} has to")
+            appended.leaves.append(self.add(entry, data))
+            if entry.signs is not None or entry.configuration is not None or entry.removed:
+                appended.notes.append(Note(Seqno(entry.seqno), entry.signs is not None, *_membership(entry)))
+        return appended
 
     def rollback(self, to: TransactionId) -> None:
         assert to.seqno >= self.committed, "a final entry is undone"

@@ -84,9 +84,9 @@ class Node:
         last = Seqno(self.store.version)
         return self.executor.execute(
             request,
-            is_primary=self.is_primary,
-            next_id=TransactionId(View(self.view), Seqno(last + 1)),
-            read_id=TransactionId(self.view_of(last), last),
+            self.is_primary,
+            TransactionId(View(self.view), Seqno(last + 1)),
+            TransactionId(self.view_of(last), last),
         )
 
     def answer(self, method: str, target: str, body: bytes | str = b"", **more: Any) -> Response:
