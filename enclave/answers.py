@@ -45,8 +45,7 @@ class HeldAnswers:
             while at and queue[at - 1].id.seqno > seqno:
                 at -= 1
             queue.insert(at, held)
-        if held.deadline < self.next_deadline:
-            self.next_deadline = held.deadline
+        self.next_deadline = min(self.next_deadline, held.deadline)
 
     def take_committed(self, commit: Seqno) -> list[Held]:
         """Take every answer at or below `commit`, in order."""

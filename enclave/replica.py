@@ -30,10 +30,7 @@ Proposal = tuple[WriteSet, bytes]
 
 def is_plain(writes: WriteSet) -> bool:
     """Whether an entry is of interest to applications only: no signature, nothing of governance."""
-    for name in writes:
-        if name.startswith(_SPECIAL):
-            return False
-    return True
+    return not any(name.startswith(_SPECIAL) for name in writes) if len(writes) > 1 else not next(iter(writes)).startswith(_SPECIAL)
 
 
 class Unverified(NamedTuple):

@@ -171,7 +171,7 @@ class Note(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """What a state machine says of entries that it has checked and applied: the leaf of each, and notes on those that need one, ascending."""
+    """What a state machine says of entries that it has checked and applied: the leaf of each, and notes on those that need one."""
 
     leaves: list[bytes]
     notes: list[Note]

@@ -15,7 +15,6 @@ from ledgerd.enclave.consensus.messages import NO_DIGEST
 from ledgerd.enclave.consensus.quorum import Configuration
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 
-
 _MARKS_MAX: Final = 32  # hash states kept on the way; digests are asked for at the ends of batches, mostly of the last one
 
 
