@@ -35,7 +35,10 @@ def measure(app: str, folder: Path | None = None) -> Measurement:
         folder: Where to look for it, if it is not installed.
     Raises: ConfigurationError: The application, or a part of this program, cannot be found.
     """
-    code_of = [*map(_files, TRUSTED_PACKAGES), _files(app, folder)]
+    code_of = [
+        [name, [[path, data] for path, data in files_of(name, where)]]
+        for name, where in (*((package, None) for package in TRUSTED_PACKAGES), (app, folder))
+    ]
     platform = cbor2.dumps(
         [_FORMAT, "platform", python_implementation(), python_version(), [[name, _version(name)] for name in DEPENDENCIES]]
     )
@@ -87,15 +90,23 @@ def _find(module: str, folder: Path | None = None) -> ModuleSpec:
     return spec
 
 
-def _files(module: str, folder: Path | None = None) -> list[object]:
-    """Return the module's name and its files as [path with `/`, bytes], sorted; links are followed, compiled files left out."""
+def files_of(module: str, folder: Path | None = None) -> list[tuple[str, bytes]]:
+    """Return a module's or package's files as (path with `/`, bytes), sorted; links are followed, compiled files left out.
+
+    Raises: ConfigurationError: It cannot be found.
+    """
     spec = _find(module, folder)
     if spec.submodule_search_locations:
         found = [(path.relative_to(root).as_posix(), path) for root in map(Path, spec.submodule_search_locations) for path in _walk(root)]
     else:
         assert spec.origin is not None
         found = [(Path(spec.origin).name, Path(spec.origin))]
-    return [module, [[name, path.read_bytes()] for name, path in sorted(found)]]
+    return [(name, path.read_bytes()) for name, path in sorted(found)]
+
+
+def is_package(module: str, folder: Path | None = None) -> bool:
+    """Whether a module is a package. Raises: ConfigurationError: It cannot be found."""
+    return bool(_find(module, folder).submodule_search_locations)
 
 
 def _walk(folder: Path) -> Iterator[Path]:

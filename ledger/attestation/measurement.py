@@ -6,13 +6,15 @@ Source: AWS's description of PCRs, checked against genuine documents and a secon
 
 from collections.abc import Sequence
 from hashlib import sha384
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from ledgerd.ledger.errors import ConfigurationError
 
 PCR_SIZE_BYTES: Final = 48
 PCR_COUNT: Final = 32
 ZERO: Final = bytes(PCR_SIZE_BYTES)
+
+Bytes: TypeAlias = bytes | memoryview
 
 
 def extend(value: bytes, data: bytes) -> bytes:
@@ -66,11 +68,28 @@ def _parse_pcr(name: str, text: str) -> bytes:
     return bytes.fromhex(text)
 
 
-def image_pcrs(kernel: bytes, command_line: bytes, ramdisks: Sequence[bytes]) -> Measurement:
-    """Measure an image's sections, data without headers; the first ramdisk is the platform's. Metadata and signature do not count."""
-    first, others = b"".join(ramdisks[:1]), b"".join(ramdisks[1:])
-    boot = kernel + command_line + first
-    return Measurement(ext(boot + others), ext(boot), ext(others))
+def image_pcrs(
+    kernel: Bytes, command_line: Bytes, ramdisks: Sequence[Bytes], certificate: bytes | None = None
+) -> Measurement:
+    """Measure an image's sections, data without headers; the first ramdisk is the platform's. Metadata and signature do not count.
+
+    Args:
+        kernel: As the image holds it.
+        command_line: The same.
+        ramdisks: All of them, in the image's order.
+        certificate: DER of the one that signed the image; None for an unsigned image, whose PCR8 is zero and is left out here.
+    """
+    boot = (kernel, command_line, *ramdisks[:1])
+    whole, platform, ours = _ext_all((*boot, *ramdisks[1:])), _ext_all(boot), _ext_all(ramdisks[1:])
+    return Measurement(whole, platform, ours, None if certificate is None else certificate_pcr(certificate))
+
+
+def _ext_all(parts: Sequence[Bytes]) -> bytes:
+    """`ext` of the parts' concatenation, which is not made."""
+    digest = sha384()
+    for part in parts:
+        digest.update(part)
+    return extend(ZERO, digest.digest())
 
 
 def role_pcr(role_arn: str) -> bytes:
