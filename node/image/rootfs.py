@@ -19,8 +19,7 @@ from ledgerd.node.image.tree import File, Folder, Link, Tree
 RUNTIME: Final = "ledgerd.enclave.runtime"
 NSM_DEVICE: Final = "/dev/nsm"
 STANDARD_LIBRARY: Final = f"usr/lib/python{VERSION}"
-# The interpreter takes nothing from its environment and nothing from a working directory.
-ENVIRONMENT: Final = {"PATH": "/usr/bin", "LC_ALL": "C.UTF-8"}
+ENVIRONMENT: Final = {"PATH": "/usr/bin", "LC_ALL": "C"}  # there are no locales; the command says UTF-8
 
 # Where the platform's init mounts things; it does not make them.
 MOUNT_POINTS: Final = ("dev", "proc", "run", "sys", "tmp")
@@ -51,7 +50,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     "debugging and profiling": "pdb bdb cmd code codeop profile cProfile pstats trace tracemalloc timeit faulthandler pydoc pydoc_data "
     "pickletools tabnanny rlcompleter",
     "screens, sound and mail": "tkinter turtle turtledemo idlelib curses webbrowser antigravity this aifc chunk sunau wave sndhdr imghdr "
-    "ossaudiodev colorsys email importlib/metadata mailbox mailcap smtplib smtpd imaplib poplib nntplib telnetlib ftplib uu xdrlib netrc",
+    "ossaudiodev colorsys importlib/metadata mailbox mailcap smtplib smtpd imaplib poplib nntplib telnetlib ftplib uu xdrlib netrc",
     "terminals and other programs": "pty tty getpass getopt pipes subprocess crypt nis",
     "network, and other processes": "asyncio asyncore asynchat multiprocessing concurrent socketserver ssl http/client http/server "
     "http/cookies http/cookiejar urllib/request urllib/robotparser urllib/response wsgiref xmlrpc cgi cgitb",
@@ -173,7 +172,8 @@ def command(app: str, link_port: int) -> tuple[str, ...]:
     """
     if not 0 < link_port < 1 << 32:
         raise ConfigurationError(f"a vsock port is 1 to {(1 << 32) - 1}, not {link_port}")
-    return (f"/{PYTHON}", "-I", "-B", "-m", RUNTIME, "--link", f"vsock:{link_port}", "--nsm", NSM_DEVICE, "--app", app)
+    # -I: the interpreter takes nothing from its environment, nor from a working directory
+    return (f"/{PYTHON}", "-I", "-X", "utf8", "-m", RUNTIME, "--link", f"vsock:{link_port}", "--nsm", NSM_DEVICE, "--app", app)
 
 
 def ramdisk_tree(root: Tree, words: Sequence[str], environment: Mapping[str, str] = ENVIRONMENT) -> Tree:
