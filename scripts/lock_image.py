@@ -30,7 +30,7 @@ PACKAGES: Final = (
     "python3.11-minimal",
     "zlib1g",
 )
-WHEELS_HEAD: Final = """# The wheels of which an image holds parts, as pip reads them: NAME==VERSION --hash=sha256:HASH, exactly one hash each.
+WHEELS_HEAD: Final = """# Wheels of which an image holds parts, as pip reads them: NAME==VERSION --hash=sha256:HASH, exactly one hash each.
 # Versions are those of requirements/runtime.txt. Made by scripts/lock.
 """
 PACKAGES_HEAD: Final = """# The Debian 12 packages of which an image holds parts: NAME VERSION ARCHITECTURE SHA-256. Made by scripts/lock.

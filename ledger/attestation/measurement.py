@@ -68,9 +68,7 @@ def _parse_pcr(name: str, text: str) -> bytes:
     return bytes.fromhex(text)
 
 
-def image_pcrs(
-    kernel: Bytes, command_line: Bytes, ramdisks: Sequence[Bytes], certificate: bytes | None = None
-) -> Measurement:
+def image_pcrs(kernel: Bytes, command_line: Bytes, ramdisks: Sequence[Bytes], certificate: bytes | None = None) -> Measurement:
     """Measure an image's sections, data without headers; the first ramdisk is the platform's. Metadata and signature do not count.
 
     Args:

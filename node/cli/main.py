@@ -97,6 +97,15 @@ COMMANDS: Final = {
         "Look at attestation documents, and verify them.",
         {"show": "Show what a document says, unverified.", "verify": "Verify a node's attestation, or a stored document."},
     ),
+    "image": _noun(
+        "image",
+        "Build enclave images that reproduce, and look at any.",
+        {
+            "build": "Build an enclave image.",
+            "describe": "Describe any enclave image.",
+            "measure": "Tell the PCRs that an image would have.",
+        },
+    ),
     "completion": Entry("ledgerd.node.cli.completion", "completion", "Print the script that completes commands in a shell."),
 }
 

@@ -151,7 +151,9 @@ def build(spec: ImageSpec, store: Store, say: Say = lambda _: None) -> Image:
         runs = ImagePython(image.root, root_folder)
         outside = runs.outside_after_import(f"{rootfs.RUNTIME}.main", "ledgerd.enclave.core", spec.app)
         if outside:
-            raise ImageError(f"modules of the image need what it does not hold: {', '.join(outside)}; see LIBRARIES_KEPT in node/image/rootfs.py")
+            raise ImageError(
+                f"modules of the image need what it does not hold: {', '.join(outside)}; see LIBRARIES_KEPT in node/image/rootfs.py"
+            )
     return image
 
 

@@ -156,7 +156,9 @@ def write(
 def _command_line(text: str) -> bytes:
     line = text.encode("ascii", "replace")
     if not text.isascii() or not text.isprintable() or len(line) > COMMAND_LINE_BYTES_MAX:
-        raise ImageError(f"the kernel's command line must be one line of ASCII of at most {COMMAND_LINE_BYTES_MAX} bytes, not {text[:100]!r}")
+        raise ImageError(
+            f"the kernel's command line must be one line of ASCII of at most {COMMAND_LINE_BYTES_MAX} bytes, not {text[:100]!r}"
+        )
     return line
 
 
@@ -167,7 +169,9 @@ def read(data: bytes | memoryview) -> Eif:
     """
     view = memoryview(data)
     if not _HEADER.size < len(view) <= IMAGE_BYTES_MAX:
-        raise EifError("size", f"{len(view)} bytes; a header has {_HEADER.size}, and an image at most {IMAGE_BYTES_MAX}; is the file whole?")
+        raise EifError(
+            "size", f"{len(view)} bytes; a header has {_HEADER.size}, and an image at most {IMAGE_BYTES_MAX}; is the file whole?"
+        )
     magic, version, flags, memory_bytes, cpus, reserved, count, *table, unused, checksum = _HEADER.unpack_from(view)
     if magic != MAGIC:
         raise EifError("header", f"it begins with {magic.hex()}, an image with {MAGIC.hex()} ({MAGIC.decode()!r})")
@@ -205,7 +209,9 @@ def _sections(view: memoryview, count: int, offsets: list[int], sizes: list[int]
             raise EifError("layout", f"section {number} is at {offset}, but the one before it ends at {position}: a gap, or an overlap")
         start = offset + _SECTION.size
         if size > len(view) - start:
-            raise EifError("layout", f"section {number} has {size} bytes at {offset}, beyond the file's end at {len(view)}; is the file whole?")
+            raise EifError(
+                "layout", f"section {number} has {size} bytes at {offset}, beyond the file's end at {len(view)}; is the file whole?"
+            )
         kind, flags, own_size = _SECTION.unpack_from(view, offset)
         if own_size != size:
             raise EifError("section", f"section {number} says of itself that it has {own_size} bytes, the table says {size}")

@@ -38,7 +38,7 @@ class Locked(NamedTuple):
 
 def parse_packages(text: str) -> tuple[Locked, ...]:
     """Read `packages.lock`. Raises: ConfigurationError: A line is of another form, or a package stands there twice."""
-    return _parse(text, "packages.lock", _PACKAGE, lambda name, version, architecture, digest: Locked(name, version, architecture, digest))
+    return _parse(text, "packages.lock", _PACKAGE, Locked)
 
 
 def parse_wheels(text: str) -> tuple[Locked, ...]:

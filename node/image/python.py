@@ -104,7 +104,14 @@ class ImagePython:
 
         Its folder of modules is found from `PYTHONHOME`, or by -I from where the interpreter lies.
         """
-        return (str(self.folder / LOADER), "--inhibit-cache", "--library-path", str(self.folder / LIBRARIES), str(self.folder / PYTHON), *arguments)
+        return (
+            str(self.folder / LOADER),
+            "--inhibit-cache",
+            "--library-path",
+            str(self.folder / LIBRARIES),
+            str(self.folder / PYTHON),
+            *arguments,
+        )
 
     def compile(self, sources: Sequence[tuple[str, bytes]]) -> list[bytes]:
         """As `Tools.compile`."""
@@ -134,7 +141,9 @@ class ImagePython:
 PACKAGES: Final = "usr/lib/python3/dist-packages"
 _COMPILING: Final[dict[str, Any]] = {"what": "compiling modules", "advice": _ADVICE, "seconds": _SECONDS_MAX}
 _COMPRESSING: Final[dict[str, Any]] = {"what": "compressing", "advice": _ADVICE, "seconds": _SECONDS_MAX}
-_IMPORT_ADVICE: Final = "an image holds the enclave, its few libraries and most of the standard library; an application can use nothing else"
+_IMPORT_ADVICE: Final = (
+    "an image holds the enclave, its few libraries and most of the standard library; an application can use nothing else"
+)
 
 
 def _request(sources: Sequence[tuple[str, bytes]]) -> bytes:

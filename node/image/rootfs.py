@@ -37,10 +37,10 @@ LIBRARIES_KEPT: Final = {
     "libcrypto.so.3": "_hashlib: SHA-2 by the processor's own instructions, several times as fast as Python's own",
 }
 EXTENSIONS_KEPT: Final = ("_contextvars", "_ctypes", "_decimal", "_hashlib", "_json", "_queue", "_typing")
-ENCODINGS_KEPT: Final = """
-    __init__ aliases ascii base64_codec charmap hex_codec idna latin_1 punycode raw_unicode_escape unicode_escape
-    utf_16 utf_16_be utf_16_le utf_32 utf_32_be utf_32_le utf_7 utf_8 utf_8_sig
-""".split()
+ENCODINGS_KEPT: Final = frozenset(
+    {"__init__", "aliases", "ascii", "base64_codec", "charmap", "hex_codec", "idna", "latin_1", "punycode", "raw_unicode_escape"}
+    | {"unicode_escape", "utf_16", "utf_16_be", "utf_16_le", "utf_32", "utf_32_be", "utf_32_le", "utf_7", "utf_8", "utf_8_sig"}
+)
 
 # Of the standard library, what an enclave has no use for. What computes stays: an application may use it.
 LEFT_OUT: Final[Mapping[str, str]] = {
@@ -98,7 +98,7 @@ def system(everything: Tree) -> Tree:
 
 def _follow(tree: Tree, path: str) -> File:
     for _ in range(8):
-        node = tree[path] if path in tree else None
+        node = tree.get(path)
         if isinstance(node, File):
             return node
         if not isinstance(node, Link):
@@ -146,7 +146,7 @@ def sources(files: Mapping[str, bytes]) -> Tree:
     for path, data in files.items():
         if not path.endswith((".py", *DATA_SUFFIXES)):
             raise ConfigurationError(
-                f"{path} is neither a module nor data ({', '.join(DATA_SUFFIXES)}), so it is not let into an image; move it out of the package"
+                f"{path} is neither a module nor data ({', '.join(DATA_SUFFIXES)}), so no image takes it; move it out of the package"
             )
         tree.add(f"{PACKAGES}/{path}", File(data))
     return tree

@@ -41,7 +41,8 @@ def bill(
         purl = f"pkg:deb/debian/{item.name}@{_escape(item.version)}?arch={item.architecture}&distro=debian-12"
         components.append(_component("library", item.name, item.version, item.sha256, purl))
     for item in wheels:
-        components.append(_component("library", item.name, item.version, item.sha256, f"pkg:pypi/{item.name.lower()}@{_escape(item.version)}"))
+        purl = f"pkg:pypi/{item.name.lower()}@{_escape(item.version)}"
+        components.append(_component("library", item.name, item.version, item.sha256, purl))
     components += [_component("firmware", blob, None, sha256(data).hexdigest(), None) for blob, data in blobs.items()]
     components += [_component("file", path, None, sha256(data).hexdigest(), None) for path, data in sorted(modules.items())]
     document = {

@@ -86,7 +86,10 @@ def read(section: bytes) -> Signature:
     if not (isinstance(protected, bytes) and unprotected == {} and isinstance(payload, bytes) and isinstance(signature, bytes)):
         raise EifError("signature", "its message is no COSE_Sign1 with an empty unprotected header")
     if protected != _PROTECTED or len(signature) != 2 * _HALF_BYTES:
-        raise EifError("signature", f"its algorithm is not ES384 (protected header {protected[:20].hex()}, {len(signature)} bytes); others are not read here")
+        raise EifError(
+            "signature",
+            f"its algorithm is not ES384 (protected header {protected[:20].hex()}, {len(signature)} bytes); others are not read here",
+        )
     return Signature(certificate, protected, payload, signature)
 
 

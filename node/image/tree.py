@@ -44,6 +44,10 @@ class Tree:
     def __getitem__(self, path: str) -> Node:
         return self._nodes[path]
 
+    def get(self, path: str) -> Node | None:
+        """What stands at a path, if anything."""
+        return self._nodes.get(path)
+
     def __len__(self) -> int:
         return len(self._nodes)
 

@@ -15,7 +15,7 @@ from ledgerd.node.image.tree import File, Tree
 
 FETCH_SECONDS_MAX: Final = 300.0
 # What the image's Python can load: CPython 3.11 of Debian 12, with glibc 2.36.
-_PLATFORMS: Final = tuple(f"manylinux_2_{minor}_x86_64" for minor in range(36, 16, -1)) + ("manylinux2014_x86_64",)
+_PLATFORMS: Final = (*(f"manylinux_2_{minor}_x86_64" for minor in range(36, 16, -1)), "manylinux2014_x86_64")
 _TARGET: Final = ("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none")
 _ADVICE: Final = "is pip there, and can it reach its index? Or put the files that wheels.lock names into the cache folder"
 

@@ -69,18 +69,18 @@ def test_a_single_module_is_an_application_too(app: Path) -> None:
 
 def test_every_trusted_folder_is_measured(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    original = module._files
+    original = module.files_of
 
-    def record(name: str, folder: Path | None = None) -> list[object]:
+    def record(name: str, folder: Path | None = None) -> list[tuple[str, bytes]]:
         seen.append(name)
         files = original(name, folder)
-        assert isinstance(files[1], list) and files[1]
+        assert files
         return files
 
-    monkeypatch.setattr(module, "_files", record)
+    monkeypatch.setattr(module, "files_of", record)
     measure("measured_app")
     assert seen == ["ledgerd.enclave", "ledgerd.governance", "ledgerd.ledger", "measured_app"]
-    names = [str(entry[0]) for entry in original("ledgerd.ledger")[1]]  # type: ignore[attr-defined]
+    names = [path for path, _ in original("ledgerd.ledger")]
     assert "attestation/nitro.py" in names and "__init__.py" in names
 
 

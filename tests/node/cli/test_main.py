@@ -40,6 +40,9 @@ def test_all_commands_that_are_promised_are_there() -> None:
         "ledger show",
         "attestation show",
         "attestation verify",
+        "image build",
+        "image describe",
+        "image measure",
         "completion",
     ]
     assert [" ".join(path) for path, _, _ in ALL] == promised
@@ -92,6 +95,8 @@ def test_help_and_version_load_nothing_that_a_command_needs() -> None:
         ["status", "--url", "http://127.0.0.1:1", "--service-cert", __file__],
         ["attestation", "verify", "--url", "https://127.0.0.1:1"],  # no measurement
         ["node", "start", "--config", "/nonexistent"],
+        ["image", "build", "--kernel", __file__, "--ramdisk", __file__, "--out", "/nonexistent/x"],  # no command line
+        ["image", "describe", "/nonexistent"],
         ["completion", "tcsh"],
     ],
 )
