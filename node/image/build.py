@@ -133,7 +133,7 @@ def build(spec: ImageSpec, store: Store, say: Say = lambda _: None) -> Image:
         ImageError: Something cannot be fetched, unpacked, compiled, or imported in the image.
         IntegrityError: Something was fetched that is not what the locks mean.
     """
-    modules = _modules_of(spec)
+    modules = modules_of(spec)
     packages.fetch(spec.packages, store, say)
     wheels.fetch(spec.wheels, store, say)
     say("unpacking")
@@ -201,7 +201,7 @@ def assemble(spec: ImageSpec, parts: Parts, modules: Mapping[str, bytes], tools:
     return image
 
 
-def _modules_of(spec: ImageSpec) -> dict[str, bytes]:
+def modules_of(spec: ImageSpec) -> dict[str, bytes]:
     """Our own files and the application's, by path below the folder of packages. Raises: ConfigurationError."""
     check_application(spec.app, spec.app_folder)
     found = {"ledgerd/__init__.py": Path(str(ledgerd.__file__)).read_bytes()}

@@ -4,8 +4,13 @@ import io
 import struct
 import tarfile
 import zlib
+from datetime import UTC, datetime, timedelta
 from hashlib import sha384
 from typing import Any, Final, NamedTuple
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from ledgerd.node.image import rootfs
 from ledgerd.node.image.build import ImageSpec, Parts
@@ -106,3 +111,48 @@ def ar(members: dict[str, bytes]) -> bytes:
     for name, data in members.items():
         whole += f"{name:<16}{1600000000:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}".encode() + b"`\n" + data + b"\n" * (len(data) % 2)
     return whole
+
+
+class Entry(NamedTuple):
+    """One entry as it stands in an archive."""
+
+    name: str
+    numbers: dict[str, int]
+    data: bytes
+
+
+_FIELDS: Final = (
+    *("ino", "mode", "uid", "gid", "nlink", "mtime", "filesize"),
+    *("devmajor", "devminor", "rdevmajor", "rdevminor", "namesize", "check"),
+)
+
+
+def entries(data: bytes) -> list[Entry]:
+    """All entries, the trailer too."""
+    found, at = [], 0
+    while data[at : at + 6] == b"070701":
+        numbers = {name: int(data[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i, name in enumerate(_FIELDS)}
+        name_end = at + 110 + numbers["namesize"]
+        name = data[at + 110 : name_end]
+        assert name.endswith(b"\0")
+        start = (name_end + 3) // 4 * 4
+        end = start + numbers["filesize"]
+        found.append(Entry(name[:-1].decode(), numbers, data[start:end]))
+        at = (end + 3) // 4 * 4
+    assert not any(data[at:])
+    return found
+
+
+def make_signer(curve: ec.EllipticCurve) -> tuple[bytes, bytes]:
+    """Certificate and key, PEM, of a new key."""
+    return certify_signer(ec.generate_private_key(curve))
+
+
+def certify_signer(key: Any) -> tuple[bytes, bytes]:
+    """Certificate and key, PEM, of any key."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "signer")])
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, start, start + timedelta(days=3650))
+    certificate = builder.sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA384())
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return certificate.public_bytes(serialization.Encoding.PEM), private

@@ -1,8 +1,8 @@
-"""One node's host as a process of its own, for `support.processes`: `python -P node_process.py PARENT_PID [--tee]`.
+"""One node's host as a process of its own, for `support.processes`: `python -P node_process.py PARENT_PID [--tee | --enclave WORD...]`.
 
 It imports first, then reads the name of its configuration from standard input, and dies with the process that started it.
 With `--tee` all that crosses the link to the enclave, and the way to its security module, is also written to files beside the node's
-directory: what a curious host would see.
+directory: what a curious host would see. With `--enclave` those words start the enclave, in place of this Python.
 """
 
 import ctypes
@@ -53,14 +53,15 @@ class TeeLauncher:
         threading.Thread(target=pump, daemon=True).start()
 
 
-def main(parent: int, tee: bool) -> int:
+def main(parent: int, tee: bool, enclave: list[str]) -> int:
     """Be a node until it ends; returns its exit status."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return 1
     config = load(Path(sys.stdin.readline().strip()))
-    return run_node(config, launcher=TeeLauncher(config.directory) if tee else None)
+    launcher = TeeLauncher(config.directory) if tee else ProcessLauncher(enclave) if enclave else None
+    return run_node(config, launcher=launcher)
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), "--tee" in sys.argv))
+    sys.exit(main(int(sys.argv[1]), "--tee" in sys.argv[:3], sys.argv[3:] if "--enclave" in sys.argv[:3] else []))

@@ -54,7 +54,7 @@ class Node:
         self._output = (service.folder / f"{self.name}.output").open("wb")
         # It imports what it needs while its configuration is not yet known, and reads the name of the file from its standard input.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(SCRIPT), str(os.getpid()), *(("--tee",) if service.is_captured else ())],
+            [sys.executable, "-P", str(SCRIPT), str(os.getpid()), *service.node_options],
             stdin=subprocess.PIPE,
             stdout=self._output,
             stderr=self._output,
@@ -195,14 +195,18 @@ class Service:
         nodes: How many to start.
         captured: Put a proxy before every published address, and record it as well as the link of every enclave.
         policy: Who may use the application.
+        enclave: Words that start an enclave, in place of this Python.
     """
 
     running: ClassVar[list["Service"]] = []
     last_words: ClassVar[list[tuple[str, str]]] = []  # of services that an error ended, for whoever reports it
 
-    def __init__(self, folder: Path, nodes: int = 3, *, captured: bool = False, policy: str = "open") -> None:
+    def __init__(
+        self, folder: Path, nodes: int = 3, *, captured: bool = False, policy: str = "open", enclave: tuple[str, ...] = ()
+    ) -> None:
         self.folder = folder
         self.is_captured = captured
+        self.node_options = ("--tee",) if captured else ("--enclave", *enclave) if enclave else ()
         self.nodes: list[Node] = []
         self._policy = policy
         self._count = nodes

@@ -3,40 +3,14 @@
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from ledgerd.node.image.cpio import archive
 from ledgerd.node.image.errors import ImageError
 from ledgerd.node.image.tree import File, Folder, Link, Tree
-
-
-class Entry(NamedTuple):
-    """One entry as it stands in an archive."""
-
-    name: str
-    numbers: dict[str, int]
-    data: bytes
-
-
-FIELDS = ["ino", "mode", "uid", "gid", "nlink", "mtime", "filesize", "devmajor", "devminor", "rdevmajor", "rdevminor", "namesize", "check"]
-
-
-def entries(data: bytes) -> list[Entry]:
-    """All entries, the trailer too."""
-    found, at = [], 0
-    while data[at : at + 6] == b"070701":
-        numbers = {name: int(data[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i, name in enumerate(FIELDS)}
-        name_end = at + 110 + numbers["namesize"]
-        name = data[at + 110 : name_end]
-        assert name.endswith(b"\0")
-        start = (name_end + 3) // 4 * 4
-        end = start + numbers["filesize"]
-        found.append(Entry(name[:-1].decode(), numbers, data[start:end]))
-        at = (end + 3) // 4 * 4
-    assert not any(data[at:])
-    return found
+from support.images import entries
 
 
 def sample(order: list[str]) -> Tree:

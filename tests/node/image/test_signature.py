@@ -1,12 +1,11 @@
 """The signature section: what AWS's form is, that only the right key over the right PCR0 verifies, and what is refused."""
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import cbor2
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,26 +13,13 @@ from hypothesis import strategies as st
 from ledgerd.ledger.errors import ConfigurationError, IntegrityError
 from ledgerd.node.image import signature
 from ledgerd.node.image.errors import EifError
+from support.images import certify_signer, make_signer
 
 PCR0 = bytes(range(48))
 
 
-def make(curve: ec.EllipticCurve) -> tuple[bytes, bytes]:
-    """Certificate and key, PEM."""
-    return certify(ec.generate_private_key(curve))
-
-
-def certify(key: Any) -> tuple[bytes, bytes]:
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "signer")])
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, start, start + timedelta(days=3650))
-    certificate = builder.sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA384())
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return certificate.public_bytes(serialization.Encoding.PEM), private
-
-
-CERTIFICATE, KEY = make(ec.SECP384R1())
-OTHER = make(ec.SECP384R1())
+CERTIFICATE, KEY = make_signer(ec.SECP384R1())
+OTHER = make_signer(ec.SECP384R1())
 SECTION = signature.sign(PCR0, CERTIFICATE, KEY)
 
 
@@ -78,7 +64,7 @@ def test_it_verifies_for_its_image_only() -> None:
 def test_another_certificate_does_not_verify() -> None:
     with pytest.raises(IntegrityError, match="did not make"):
         signature.verify(signature.read(rebuilt(signing_certificate=list(OTHER[0]))), PCR0)
-    smaller = make(ec.SECP256R1())
+    smaller = make_signer(ec.SECP256R1())
     with pytest.raises(IntegrityError, match=r"P-384"):
         signature.verify(signature.read(rebuilt(signing_certificate=list(smaller[0]))), PCR0)
 
@@ -139,8 +125,8 @@ def test_a_signature_of_another_length_is_refused() -> None:
         (CERTIFICATE, b"", "key"),
         (CERTIFICATE, CERTIFICATE, "key"),
         (OTHER[0], KEY, "belong together"),
-        (*make(ec.SECP256R1()), "P-384"),
-        (*certify(ed25519.Ed25519PrivateKey.generate()), "P-384"),
+        (*make_signer(ec.SECP256R1()), "P-384"),
+        (*certify_signer(ed25519.Ed25519PrivateKey.generate()), "P-384"),
     ],
 )
 def test_a_signer_that_cannot_sign_is_misuse(certificate: bytes, key: bytes, words: str) -> None:
