@@ -112,8 +112,9 @@ def image_describe(output: Output, file: Path) -> None:
     from ledgerd.node.image.describe import describe  # noqa: PLC0415
     from ledgerd.node.image.errors import EifError  # noqa: PLC0415
 
-    size = file.stat().st_size
-    if size > eif.IMAGE_BYTES_MAX:
+    if not file.is_file():
+        raise EifError("size", f"{file} is not a regular file, so it has no size")
+    if (size := file.stat().st_size) > eif.IMAGE_BYTES_MAX:
         raise EifError("size", f"{size} bytes; an image has at most {eif.IMAGE_BYTES_MAX}")
     fields, warnings = describe(eif.read(file.read_bytes()), datetime.now(UTC))
     sections = fields.pop("sections")

@@ -9,7 +9,7 @@ who makes it is made by the image's own Python.
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib import metadata as distributions
 from pathlib import Path
@@ -84,8 +84,8 @@ class Image:
     """A built image, and everything from which a virtual machine can start it without a file.
 
     Attributes:
-        kernel: As given.
-        command_line: As given.
+        spec: What it was made of: kernel, command line, and all that is only asked for.
+        modules: Our own sources and the application's, by path.
         ramdisks: The platform's, then ours (gzip of a cpio archive).
         measurement: PCR0, 1, 2; and 8 if it is signed.
         metadata: Said in the file and measured by nobody.
@@ -93,12 +93,10 @@ class Image:
         sbom: Bill of materials, CycloneDX JSON.
         root: What `ramdisks[1]` holds below `rootfs/`.
         archive_bytes: Size of our ramdisk before it is compressed: what it takes of the enclave's memory.
-        memory_bytes: Asked for in the file's header.
-        cpus: The same.
     """
 
-    kernel: bytes = field(repr=False)
-    command_line: str
+    spec: ImageSpec
+    modules: Mapping[str, bytes] = field(repr=False)
     ramdisks: tuple[bytes, bytes] = field(repr=False)
     measurement: Measurement
     metadata: Mapping[str, Any]
@@ -106,19 +104,22 @@ class Image:
     sbom: bytes = field(repr=False)
     root: Tree = field(repr=False)
     archive_bytes: int
-    memory_bytes: int
-    cpus: int
+
+    def on(self, kernel: bytes, platform_ramdisk: bytes, command_line: str) -> "Image":
+        """The same ramdisk of ours on another platform: PCR2 stays, PCR0 and PCR1 are the platform's."""
+        spec = replace(self.spec, kernel=kernel, platform_ramdisk=platform_ramdisk, command_line=command_line)
+        return _finish(spec, self.modules, self.root, self.archive_bytes, self.ramdisks[1])
 
     def eif(self) -> bytes:
         """The image as a file."""
         return eif.write(
-            self.kernel,
-            self.command_line,
+            self.spec.kernel,
+            self.spec.command_line,
             self.ramdisks,
             metadata=self.metadata,
             signature=self.signature,
-            memory_bytes=self.memory_bytes,
-            cpus=self.cpus,
+            memory_bytes=self.spec.memory_bytes,
+            cpus=self.spec.cpus,
         )
 
 
@@ -174,7 +175,12 @@ def assemble(spec: ImageSpec, parts: Parts, modules: Mapping[str, bytes], tools:
     root = rootfs.compiled(root, tools)
     archive = cpio.archive(rootfs.ramdisk_tree(root, rootfs.command(spec.app, spec.link_port)))
     say(f"compressing {len(archive) >> 20} MiB")
-    ramdisks = (spec.platform_ramdisk, tools.compress(archive))
+    return _finish(spec, modules, root, len(archive), tools.compress(archive))
+
+
+def _finish(spec: ImageSpec, modules: Mapping[str, bytes], root: Tree, archive_bytes: int, ramdisk: bytes) -> Image:
+    """Measure, sign and describe. Our ramdisk is there; the rest is given."""
+    ramdisks = (spec.platform_ramdisk, ramdisk)
     certificate = None if spec.signer is None else signature.certificate_der(spec.signer.certificate)
     measurement = image_pcrs(spec.kernel, spec.command_line.encode(), ramdisks, certificate)
     signed = None if spec.signer is None else signature.sign(measurement.pcr0, spec.signer.certificate, spec.signer.key)
@@ -194,9 +200,7 @@ def assemble(spec: ImageSpec, parts: Parts, modules: Mapping[str, bytes], tools:
         "DockerInfo": {},
         "CustomMetadata": {"Application": spec.app, "LinkPort": spec.link_port, "SbomSha256": sha256(bill).hexdigest()},
     }
-    image = Image(
-        spec.kernel, spec.command_line, ramdisks, measurement, metadata, signed, bill, root, len(archive), spec.memory_bytes, spec.cpus
-    )
+    image = Image(spec, modules, ramdisks, measurement, metadata, signed, bill, root, archive_bytes)
     _check(image)
     return image
 

@@ -131,6 +131,12 @@ def test_a_file_that_is_no_image_is_refused_by_its_rule(ledgerd: Ledgerd, given:
     assert "by rule 'header'" in ran.json["error"]["message"]
 
 
+def test_what_is_no_file_is_not_read_without_end(ledgerd: Ledgerd) -> None:
+    ran = ledgerd("image", "describe", "/dev/zero")
+    assert ran.status == 1
+    assert "not a regular file" in ran.err
+
+
 def test_a_signed_image_with_another_ramdisk_does_not_verify(ledgerd: Ledgerd, given: Path) -> None:
     ledgerd("image", "build", *PARTS, *SIGN, "--out", "a.eif")
     data = (given / "a.eif").read_bytes()

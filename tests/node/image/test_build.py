@@ -151,6 +151,14 @@ def test_the_command_of_another_port_is_another_image(image: Image) -> None:
     assert (other.pcr1, other.pcr2 == image.measurement.pcr2) == (image.measurement.pcr1, False)
 
 
+def test_the_same_ramdisk_on_another_platform_keeps_its_pcr2(image: Image) -> None:
+    moved = image.on(b"other kernel", b"other platform", "quiet")
+    again = built(spec(kernel=b"other kernel", platform_ramdisk=b"other platform", command_line="quiet"))
+    assert (moved.eif(), moved.sbom) == (again.eif(), again.sbom)
+    assert moved.measurement.pcr2 == image.measurement.pcr2
+    assert moved.measurement.pcr1 == pcr(b"other kernel", b"quiet", b"other platform")
+
+
 def test_what_nobody_measures_changes_no_pcr(image: Image) -> None:
     other = built(spec(name="another", memory_bytes=1 << 31, cpus=4))
     assert other.measurement == image.measurement
