@@ -44,19 +44,21 @@ ENCODINGS_KEPT: Final = frozenset(
 
 # Of the standard library, what an enclave has no use for. What computes stays: an application may use it.
 LEFT_OUT: Final[Mapping[str, str]] = {
-    "tests": "test unittest doctest _testinternalcapi ctypes/test __phello__",
-    "packaging and building": "ensurepip venv distutils lib2to3 zipapp modulefinder py_compile compileall _sysconfigdata* _osx_support "
-    "_aix_support _bootsubprocess pyclbr symtable config-*",
-    "debugging and profiling": "pdb bdb cmd code codeop profile cProfile pstats trace tracemalloc timeit faulthandler pydoc pydoc_data "
-    "pickletools tabnanny rlcompleter",
-    "screens, sound and mail": "tkinter turtle turtledemo idlelib curses webbrowser antigravity this aifc chunk sunau wave sndhdr imghdr "
-    "ossaudiodev colorsys importlib/metadata mailbox mailcap smtplib smtpd imaplib poplib nntplib telnetlib ftplib uu xdrlib netrc",
-    "terminals and other programs": "pty tty getpass getopt pipes subprocess crypt nis",
+    "tests": "test unittest doctest __hello__ __phello__",
+    "packaging and building": "venv distutils _distutils_system_mod zipapp modulefinder py_compile compileall _sysconfigdata* "
+    "_osx_support _aix_support _bootsubprocess pyclbr symtable",
+    "debugging and profiling": "pdb bdb cmd code codeop profile cProfile pstats trace tracemalloc timeit pydoc pydoc_data pickletools "
+    "tabnanny rlcompleter",
+    "screens, sound and mail": "turtle curses webbrowser antigravity this aifc chunk sunau wave sndhdr imghdr colorsys mailbox mailcap "
+    "smtplib smtpd imaplib poplib nntplib telnetlib ftplib uu xdrlib netrc",
+    "terminals and other programs": "pty tty getpass getopt pipes subprocess crypt",
     "network, and other processes": "asyncio asyncore asynchat multiprocessing concurrent socketserver ssl http/client http/server "
-    "http/cookies http/cookiejar urllib/request urllib/robotparser urllib/response wsgiref xmlrpc cgi cgitb",
-    "databases and archives": "sqlite3 dbm shelve tarfile zipfile gzip bz2 lzma _compression zipimport",
-    "other systems": "ntpath nturl2path msilib _winapi encodings/mbcs encodings/oem ctypes/macholib ctypes/wintypes zoneinfo",
-    "what runs at the start on a developer's machine": "sitecustomize usercustomize",
+    "http/cookies http/cookiejar urllib/request urllib/robotparser urllib/response urllib/error wsgiref xmlrpc cgi cgitb logging/config",
+    "databases, archives and documents": "sqlite3 dbm shelve tarfile gzip bz2 lzma _compression zipimport xml plistlib",
+    "other systems": "ntpath nturl2path ctypes/_aix ctypes/util ctypes/wintypes zoneinfo",
+    "what is there in C": "_pyio _pydecimal",
+    "metadata of distributions, of which there is none": "importlib/metadata",
+    "what runs at the start on a developer's machine": "sitecustomize",
 }
 _LEFT_OUT: Final = [pattern for patterns in LEFT_OUT.values() for pattern in patterns.split()]
 
