@@ -1,8 +1,8 @@
 """The signature section of an image: who vouches for it. PCR8 measures the certificate; the platform checks the signature at start.
 
 A list of one map {signing_certificate, signature}, byte strings written as arrays of numbers, as AWS's tool does. The signature is an
-untagged COSE_Sign1, ES384, over {register_index: 0, register_value: PCR0}. What was signed is never parsed: it is built again from the
-image's own PCR0 and compared.
+untagged COSE_Sign1 (ES384 in ours; ES256 and ES512 are read too) over {register_index: 0, register_value: PCR0}. What was signed is never
+parsed: it is built again from the image's own PCR0 and compared.
 Source: AWS's format of enclave images, version 4.
 """
 
@@ -18,8 +18,23 @@ from ledgerd.ledger import cbor
 from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityError
 from ledgerd.node.image.errors import EifError
 
-ALGORITHM: Final = -35  # ES384
-_PROTECTED: Final = cbor.encode({1: ALGORITHM})
+
+class Algorithm(NamedTuple):
+    """An algorithm of COSE, with what belongs to it."""
+
+    name: str
+    curve: str
+    digest: hashes.HashAlgorithm
+    half_bytes: int
+
+
+# By the bytes of the protected header that says so, and nothing else.
+ALGORITHMS: Final = {
+    cbor.encode({1: -7}): Algorithm("ES256", "secp256r1", hashes.SHA256(), 32),
+    cbor.encode({1: -35}): Algorithm("ES384", "secp384r1", hashes.SHA384(), 48),
+    cbor.encode({1: -36}): Algorithm("ES512", "secp521r1", hashes.SHA512(), 66),
+}
+_PROTECTED: Final = cbor.encode({1: -35})
 _HALF_BYTES: Final = 48
 _KEYS: Final = {"signing_certificate", "signature"}
 
@@ -31,6 +46,11 @@ class Signature(NamedTuple):
     protected: bytes
     payload: bytes
     signature: bytes
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """By which it was signed, as it says itself."""
+        return ALGORITHMS[self.protected]
 
     @property
     def certificate_der(self) -> bytes:
@@ -58,7 +78,7 @@ def sign(pcr0: bytes, certificate_pem: bytes, key_pem: bytes) -> bytes:
 def read(section: bytes) -> Signature:
     """Read a signature section, of at most `eif.SIGNATURE_BYTES_MAX`. Nothing is verified.
 
-    Raises: EifError: It has another form, or an algorithm other than ES384.
+    Raises: EifError: It has another form, or an unknown algorithm.
     """
     try:
         value = cbor.decode(section, depth=3)
@@ -85,11 +105,10 @@ def read(section: bytes) -> Signature:
     protected, unprotected, payload, signature = parts
     if not (isinstance(protected, bytes) and unprotected == {} and isinstance(payload, bytes) and isinstance(signature, bytes)):
         raise EifError("signature", "its message is no COSE_Sign1 with an empty unprotected header")
-    if protected != _PROTECTED or len(signature) != 2 * _HALF_BYTES:
-        raise EifError(
-            "signature",
-            f"its algorithm is not ES384 (protected header {protected[:20].hex()}, {len(signature)} bytes); others are not read here",
-        )
+    algorithm = ALGORITHMS.get(protected)
+    if algorithm is None or len(signature) != 2 * algorithm.half_bytes:
+        known = ", ".join(known.name for known in ALGORITHMS.values())
+        raise EifError("signature", f"{len(signature)} bytes by the algorithm that header {protected[:20].hex()} names; known are {known}")
     return Signature(certificate, protected, payload, signature)
 
 
@@ -98,14 +117,15 @@ def verify(found: Signature, pcr0: bytes) -> None:
 
     Raises: IntegrityError: It did not.
     """
-    key = found.certificate.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise IntegrityError("the signing certificate's key is not of P-384, but the signature says ES384; sign the image again")
+    key, algorithm = found.certificate.public_key(), found.algorithm
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != algorithm.curve:
+        raise IntegrityError(f"the signing certificate's key is not of the curve of {algorithm.name}; sign the image again")
     if found.payload != _payload(pcr0):
         raise IntegrityError("what was signed is not this image's PCR0; the image was changed after signing, or the signature is another's")
-    halves = (int.from_bytes(half, "big") for half in (found.signature[:_HALF_BYTES], found.signature[_HALF_BYTES:]))
+    halves = (found.signature[: algorithm.half_bytes], found.signature[algorithm.half_bytes :])
+    der = utils.encode_dss_signature(*(int.from_bytes(half, "big") for half in halves))
     try:
-        key.verify(utils.encode_dss_signature(*halves), _to_be_signed(found.protected, found.payload), ec.ECDSA(hashes.SHA384()))
+        key.verify(der, _to_be_signed(found.protected, found.payload), ec.ECDSA(algorithm.digest))
     except InvalidSignature:
         raise IntegrityError("the signing certificate's key did not make this signature; sign the image again") from None
 

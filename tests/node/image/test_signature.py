@@ -5,7 +5,7 @@ from typing import Any
 import cbor2
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +27,7 @@ def rebuilt(**changes: Any) -> bytes:
     """The section with parts of its message or map replaced."""
     entry = cbor2.loads(SECTION)[0]
     message = cbor2.loads(bytes(entry["signature"]))
-    parts = dict(zip(("protected", "unprotected", "payload", "signature"), message, strict=True))
+    parts = dict(zip(("protected", "unprotected", "payload", "signed"), message, strict=True))
     for name in parts.keys() & changes.keys():
         parts[name] = changes.pop(name)
     return cbor2.dumps([{**entry, "signature": list(cbor2.dumps(list(parts.values()))), **changes}])
@@ -65,8 +65,31 @@ def test_another_certificate_does_not_verify() -> None:
     with pytest.raises(IntegrityError, match="did not make"):
         signature.verify(signature.read(rebuilt(signing_certificate=list(OTHER[0]))), PCR0)
     smaller = make_signer(ec.SECP256R1())
-    with pytest.raises(IntegrityError, match=r"P-384"):
+    with pytest.raises(IntegrityError, match="curve of ES384"):
         signature.verify(signature.read(rebuilt(signing_certificate=list(smaller[0]))), PCR0)
+
+
+@pytest.mark.parametrize(
+    ("curve", "header", "digest", "half"),
+    [(ec.SECP256R1(), "a10126", hashes.SHA256(), 32), (ec.SECP521R1(), "a1013823", hashes.SHA512(), 66)],
+)
+def test_signatures_of_aws_s_other_algorithms_are_read(
+    curve: ec.EllipticCurve, header: str, digest: hashes.HashAlgorithm, half: int
+) -> None:
+    certificate, pem = make_signer(curve)
+    key = serialization.load_pem_private_key(pem, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    payload = cbor2.dumps({"register_index": 0, "register_value": list(PCR0)})
+    der = key.sign(cbor2.dumps(["Signature1", bytes.fromhex(header), b"", payload]), ec.ECDSA(digest))
+    signed = b"".join(number.to_bytes(half, "big") for number in utils.decode_dss_signature(der))
+    message = cbor2.dumps([bytes.fromhex(header), {}, payload, signed])
+    section = cbor2.dumps([{"signing_certificate": list(certificate), "signature": list(message)}])
+    found = signature.read(section)
+    signature.verify(found, PCR0)
+    changed = bytearray(found.signature)
+    changed[-1] ^= 1
+    with pytest.raises(IntegrityError):
+        signature.verify(found._replace(signature=bytes(changed)), PCR0)
 
 
 def test_every_changed_bit_of_the_signature_is_refused() -> None:
@@ -95,7 +118,10 @@ def test_every_changed_bit_of_the_signature_is_refused() -> None:
         rebuilt(signing_certificate=[-1]),
         rebuilt(signing_certificate=list(b"nonsense")),
         rebuilt(signature=list(b"")),
-        rebuilt(protected=bytes.fromhex("a10126")),  # ES256
+        rebuilt(signature=bytes(96)),
+        rebuilt(signed=list(bytes(96))),
+        rebuilt(protected=bytes.fromhex("a10126")),  # ES256, whose signatures are shorter
+        rebuilt(protected=bytes.fromhex("a10127")),  # EdDSA
         rebuilt(protected=b""),
         rebuilt(unprotected={1: 2}),
         rebuilt(payload=None),
@@ -114,10 +140,10 @@ def test_other_forms_are_refused(section: bytes) -> None:
     assert caught.value.rule == "signature"
 
 
-def test_a_signature_of_another_length_is_refused() -> None:
-    for length in (0, 64, 95, 97, 132):
-        with pytest.raises(EifError):
-            signature.read(rebuilt(signature=list(cbor2.dumps([bytes.fromhex("a1013822"), {}, b"", bytes(length)]))))
+@pytest.mark.parametrize("length", [0, 64, 95, 97, 132])
+def test_a_signature_of_another_length_is_refused(length: int) -> None:
+    with pytest.raises(EifError, match=f"{length} bytes by the algorithm"):
+        signature.read(rebuilt(signed=bytes(length)))
 
 
 @pytest.mark.parametrize(
