@@ -80,7 +80,7 @@ def _signer(section: bytes, pcr0: bytes, now: datetime) -> tuple[dict[str, Any],
     try:
         start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         subject = certificate.subject.rfc4514_string()[:_NAME_CHARACTERS_MAX]
-    except ValueError as error:
+    except Exception as error:  # these fields are parsed now only; a name of a strange kind is a TypeError, for one
         raise EifError("signature", f"its certificate cannot be read: {str(error)[:100]}") from None
     if not start <= now <= end:
         problems.append(f"the certificate is valid from {_day(start)} to {_day(end)} only; the platform will not start the image now")

@@ -1,11 +1,15 @@
 """`ledgerd image`: built from stand-ins, told in both forms, and describing what it and others wrote."""
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import cbor2
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ledgerd.ledger.attestation.measurement import certificate_pcr
@@ -160,6 +164,20 @@ def test_what_strangers_write_cannot_forge_lines(ledgerd: Ledgerd, given: Path) 
     (given / "a.eif").write_bytes(eif.write(KERNEL, "quiet", [PLATFORM], metadata={"ImageName": "x\npcr0\t00"}))
     lines = ledgerd("image", "describe", "a.eif").out.splitlines()
     assert len([line for line in lines if line.startswith("pcr0\t")]) == 1
+
+
+def test_a_certificate_whose_name_cannot_be_read_is_refused_as_all_else(ledgerd: Ledgerd, given: Path) -> None:
+    """The library reads names when they are asked for; found by fuzzing."""
+    certificate = x509.load_pem_x509_certificate((given / "cert.pem").read_bytes()).public_bytes(serialization.Encoding.DER)
+    strange = certificate.replace(b"\x0c\x06signer", b"\x03\x06\0igner")  # a bit string in place of text
+    assert strange != certificate
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(strange) + b"-----END CERTIFICATE-----\n"
+    signed = cbor2.loads(signature.sign(bytes(48), (given / "cert.pem").read_bytes(), (given / "key.pem").read_bytes()))
+    section = cbor2.dumps([{**signed[0], "signing_certificate": list(pem)}])
+    (given / "a.eif").write_bytes(eif.write(KERNEL, "quiet", [PLATFORM], metadata=None, signature=section))
+    ran = ledgerd("image", "describe", "a.eif", "-o", "json")
+    assert (ran.status, ran.json["error"]["code"]) == (1, "EifError")
+    assert "its certificate cannot be read" in ran.json["error"]["message"]
 
 
 def test_a_certificate_out_of_its_time_is_warned_of(given: Path) -> None:
