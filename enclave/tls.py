@@ -102,14 +102,14 @@ class TlsContext:
             context.set_alpn_protos(list(protocols))
         return cls(context, is_server=False)
 
-    def connection(self, check: Check | None = None) -> "TlsConnection":
-        """Start one connection.
+    def connection(self, check: Check | None = None, server_name: str | None = None) -> "TlsConnection":
+        """Start one connection; a client's asks for `server_name` by SNI.
 
         Raises: UsageError: A client without a check; it would believe anybody.
         """
         if check is None and not self.is_server:
             raise UsageError("a TLS client needs a check of its server's certificate")
-        return TlsConnection(self._context, self.is_server, check)
+        return TlsConnection(self._context, self.is_server, check, server_name)
 
 
 def _context(*, server: bool, minimum: int) -> SSL.Context:
@@ -168,8 +168,10 @@ class TlsConnection:
         "refusal",
     )
 
-    def __init__(self, context: SSL.Context, is_server: bool, check: Check | None) -> None:
+    def __init__(self, context: SSL.Context, is_server: bool, check: Check | None, server_name: str | None = None) -> None:
         connection = SSL.Connection(context, None)
+        if server_name is not None:
+            connection.set_tlsext_host_name(server_name.encode("ascii"))
         self._connection = connection
         self._check = check
         self.established = False

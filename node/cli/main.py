@@ -97,6 +97,11 @@ COMMANDS: Final = {
         "Look at attestation documents, and verify them.",
         {"show": "Show what a document says, unverified.", "verify": "Verify a node's attestation, or a stored document."},
     ),
+    "kms": _noun(
+        "kms",
+        "Give a key of AWS KMS to an image.",
+        {"policy": "Print the key policy that gives a KMS key to an image."},
+    ),
     "completion": Entry("ledgerd.node.cli.completion", "completion", "Print the script that completes commands in a shell."),
 }
 
