@@ -216,11 +216,8 @@ def _read_conditions(value: Any, name: str) -> tuple[_Condition, ...]:
         prefix, mark, rest = str(written).rpartition(":")
         operator = rest.removesuffix("IfExists")
         null = operator == "Null"
-        if (
-            (operator not in _OPERATORS and not null)
-            or (mark and prefix not in ("ForAnyValue", "ForAllValues"))
-            or (null and rest != written)
-        ):
+        known = written == "Null" if null else operator in _OPERATORS and (not mark or prefix in ("ForAnyValue", "ForAllValues"))
+        if not known:
             raise ConfigurationError(f"statement {name} has condition operator {written!r}, which this does not understand")
         if not isinstance(tests, Mapping) or not tests:
             raise ConfigurationError(f"condition {written} of statement {name} names no key")

@@ -40,6 +40,7 @@ def test_all_commands_that_are_promised_are_there() -> None:
         "ledger show",
         "attestation show",
         "attestation verify",
+        "kms policy",
         "completion",
     ]
     assert [" ".join(path) for path, _, _ in ALL] == promised
