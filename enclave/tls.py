@@ -8,7 +8,7 @@ Not here: who a caller is (`enclave.auth`), HTTP (`enclave.http`), peers' certif
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from cryptography import x509
@@ -51,13 +51,18 @@ class TlsContext:
 
     @classmethod
     def for_clients(
-        cls, chain: Sequence[x509.Certificate], key: EllipticCurvePrivateKey, protocols: Sequence[bytes] = CLIENT_PROTOCOLS
+        cls,
+        chain: Sequence[x509.Certificate],
+        key: EllipticCurvePrivateKey,
+        protocols: Sequence[bytes] = CLIENT_PROTOCOLS,
+        named: "Mapping[str, TlsContext] | None" = None,
     ) -> "TlsContext":
         """Serve clients: TLS 1.2 and 1.3, a certificate asked for but not required, any accepted, ALPN from `protocols`.
 
         Args:
             chain: Our certificate first, then those that endorse it.
             key: Of the first certificate.
+            named: Other contexts, also made here, for clients that ask for one of these names (lower case) by SNI.
         """
         context = _context(server=True, minimum=SSL.TLS1_2_VERSION)
         _use(context, chain, key)
@@ -74,6 +79,15 @@ class TlsContext:
             return SSL.NO_OVERLAPPING_PROTOCOLS  # the handshake goes on without ALPN, which means HTTP/1.1
 
         context.set_alpn_select_callback(select)
+        if named:
+            by_name = {name.encode("ascii"): other._context for name, other in named.items()}
+
+            def choose(connection: SSL.Connection) -> None:
+                other = by_name.get((connection.get_servername() or b"").lower())
+                if other is not None:
+                    connection.set_context(other)
+
+            context.set_tlsext_servername_callback(choose)
         return cls(context, is_server=True)
 
     @classmethod

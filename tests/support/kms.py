@@ -4,12 +4,14 @@ The server's TLS and HTTP are pyOpenSSL and a few lines here, so that the client
 """
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
 from ledgerd.enclave.boundary import Ready
@@ -39,6 +41,20 @@ IAM: Final = KeyPolicy(
 )
 CALLER: Final = Caller("ASIAEXAMPLEEXAMPLE00", "a secret that nobody shows".replace(" ", "/"), "token/of/a/session", ROLE, IAM)
 CREDENTIALS: Final = Credentials(CALLER.access_key_id, CALLER.secret_access_key, CALLER.session_token)
+
+
+NAME: Final = "ledger.example.org"
+AUTHORITY: Final = ec.generate_private_key(ec.SECP256R1())
+_AUTHORITY_NAME: Final = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a public authority")])
+
+
+def certify(key: ec.EllipticCurvePublicKey, names: tuple[str, ...] = (NAME,), days: int = 90) -> str:
+    """What a public authority would send for a key: its certificate, and the authority's own."""
+    alternative = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+    begins, ends = BEGIN - timedelta(days=1), BEGIN + timedelta(days=days)
+    leaf = x509.CertificateBuilder(_AUTHORITY_NAME, x509.Name([]), key, 1, begins, ends).add_extension(alternative, critical=True)
+    root = x509.CertificateBuilder(_AUTHORITY_NAME, _AUTHORITY_NAME, AUTHORITY.public_key(), 2, begins, ends)
+    return "".join(item.sign(AUTHORITY, hashes.SHA256()).public_bytes(Encoding.PEM).decode() for item in (leaf, root))
 
 
 class Clock:

@@ -1,14 +1,12 @@
 """The TLS key for a public name: made inside, certified outside, sealed, opened, served with."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import cbor2
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,23 +16,10 @@ from ledgerd.enclave.kms.sealed import Opened
 from ledgerd.enclave.kms.tls_secret import TlsSecret
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityError
-from support.kms import Rig
+from support.kms import AUTHORITY, BEGIN, NAME, Rig, certify
 from support.tls import MemoryClient
 
-NAME = "ledger.example.org"
-NOW = datetime(2026, 9, 21, tzinfo=UTC)
-AUTHORITY = ec.generate_private_key(ec.SECP256R1())
-AUTHORITY_NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a public authority")])
-
-
-def certify(key: ec.EllipticCurvePublicKey, names: tuple[str, ...] = (NAME,), days: int = 90) -> str:
-    """What an authority would send: the certificate, and its own."""
-    subject = x509.Name([])
-    alternative = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
-    begins, ends = NOW - timedelta(days=1), NOW + timedelta(days=days)
-    leaf = x509.CertificateBuilder(AUTHORITY_NAME, subject, key, 1, begins, ends).add_extension(alternative, critical=True)
-    root = x509.CertificateBuilder(AUTHORITY_NAME, AUTHORITY_NAME, AUTHORITY.public_key(), 2, begins, ends)
-    return "".join(item.sign(AUTHORITY, hashes.SHA256()).public_bytes(Encoding.PEM).decode() for item in (leaf, root))
+NOW = BEGIN
 
 
 def complete(secret: TlsSecret) -> TlsSecret:
