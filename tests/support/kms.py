@@ -48,10 +48,10 @@ AUTHORITY: Final = ec.generate_private_key(ec.SECP256R1())
 _AUTHORITY_NAME: Final = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a public authority")])
 
 
-def certify(key: ec.EllipticCurvePublicKey, names: tuple[str, ...] = (NAME,), days: int = 90) -> str:
+def certify(key: ec.EllipticCurvePublicKey, names: tuple[str, ...] = (NAME,), days: int = 90, begins: datetime = BEGIN) -> str:
     """What a public authority would send for a key: its certificate, and the authority's own."""
     alternative = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
-    begins, ends = BEGIN - timedelta(days=1), BEGIN + timedelta(days=days)
+    begins, ends = begins - timedelta(days=1), begins + timedelta(days=days)
     leaf = x509.CertificateBuilder(_AUTHORITY_NAME, x509.Name([]), key, 1, begins, ends).add_extension(alternative, critical=True)
     root = x509.CertificateBuilder(_AUTHORITY_NAME, _AUTHORITY_NAME, AUTHORITY.public_key(), 2, begins, ends)
     return "".join(item.sign(AUTHORITY, hashes.SHA256()).public_bytes(Encoding.PEM).decode() for item in (leaf, root))
