@@ -122,7 +122,9 @@ def test_a_public_name_survives_a_restart() -> None:
 def test_members_see_name_and_key_in_the_genesis() -> None:
     cluster = KmsCluster()
     (first,) = cluster.start(1)
-    recorded = tables.decode(read_public(first.entries[0]).writes[tables.SETTINGS][tables.SINGLETON])
+    written = read_public(first.entries[0]).writes[tables.SETTINGS][tables.SINGLETON]
+    assert written is not None
+    recorded = tables.decode(written)
     assert recorded["public_name"] == {"name": NAME, "key": cluster.arn}
 
 
