@@ -61,7 +61,7 @@ class TlsSecret:
         """
         try:
             chain = tuple(x509.load_pem_x509_certificates(pem.encode()))
-        except ValueError:
+        except Exception:  # of bytes that came through the host; the library's list of what it raises is long and grows
             raise ConfigurationError("the certificates for the public name are not PEM; give the chain that the authority sent") from None
         found = TlsSecret(self.key, chain)
         try:
@@ -121,7 +121,7 @@ def decode(data: bytes) -> TlsSecret:
     try:
         key = load_der_private_key(fields["key"], None)
         chain = tuple(x509.load_der_x509_certificate(item) for item in fields["chain"])
-    except (ValueError, TypeError):
+    except Exception:  # of bytes that came through the host; the library's list of what it raises is long and grows
         raise FormatError("what was sealed as a TLS key and its chain cannot be read") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _CURVES or len(chain) > CHAIN_LENGTH_MAX:
         raise FormatError("what was sealed is no TLS key on P-256 or P-384 with a short chain")

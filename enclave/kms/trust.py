@@ -28,7 +28,7 @@ def parse_server_roots(pems: Iterable[str]) -> tuple[x509.Certificate, ...]:
     for pem in pems:
         try:
             roots.extend(x509.load_pem_x509_certificates(pem.encode()))
-        except ValueError:
+        except Exception:  # of bytes that came through the host; the library's list of what it raises is long and grows
             raise ConfigurationError(
                 "a root for KMS's certificate is not PEM; give the certificates of Amazon's root authorities, not keys"
             ) from None

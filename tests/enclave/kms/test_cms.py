@@ -162,7 +162,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 
 @given(st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_change_is_refused_or_does_not_open_or_is_outside_of_what_counts(data: st.DataObject) -> None:
     """Cut, repeat, replace and insert; whatever is still read has parts of the right sizes."""
     made = bytearray(data.draw(st.sampled_from([CHUNKED, PRIMITIVE])))

@@ -1,5 +1,6 @@
 """The TLS key for a public name: made inside, certified outside, sealed, opened, served with."""
 
+import base64
 from datetime import datetime, timedelta
 
 import cbor2
@@ -20,6 +21,14 @@ from support.kms import AUTHORITY, BEGIN, NAME, Rig, certify
 from support.tls import MemoryClient
 
 NOW = BEGIN
+
+
+CERTIFICATE = x509.load_pem_x509_certificates(certify(AUTHORITY.public_key()).encode())[1].public_bytes(Encoding.DER)
+VERSION_13 = CERTIFICATE.replace(bytes.fromhex("a003020102"), bytes.fromhex("a00302010d"), 1)
+
+
+def pem(der: bytes) -> str:
+    return f"-----BEGIN CERTIFICATE-----\n{base64.b64encode(der).decode()}\n-----END CERTIFICATE-----\n"
 
 
 def complete(secret: TlsSecret) -> TlsSecret:
@@ -86,8 +95,9 @@ def test_a_missing_chain_is_told() -> None:
     secret = tls_secret.create()
     with pytest.raises(IntegrityError, match="0 certificates"):
         secret.check(NAME, NOW)
-    with pytest.raises(ConfigurationError, match="not PEM"):
-        secret.with_chain("nonsense", NAME, NOW)
+    for chain in ("nonsense", pem(VERSION_13)):
+        with pytest.raises(ConfigurationError, match="not PEM"):
+            secret.with_chain(chain, NAME, NOW)
     with pytest.raises(ConfigurationError, match="10 certificates"):
         secret.with_chain(certify(secret.key.public_key()) * 5, NAME, NOW)
 
@@ -108,6 +118,9 @@ def private(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> byte
     return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
+P256 = bytes.fromhex("2a8648ce3d030107")  # the curve's name; with another last byte it is one that nobody knows
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -117,9 +130,11 @@ def private(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> byte
         {"key": b"nonsense", "chain": []},
         {"key": private(AUTHORITY), "chain": [b"nonsense"]},
         {"key": private(AUTHORITY), "chain": ["text"]},
+        {"key": private(AUTHORITY), "chain": [VERSION_13]},
         {"key": private(AUTHORITY), "chain": [], "more": 1},
         {"key": private(ed25519.Ed25519PrivateKey.generate()), "chain": []},
         {"key": private(ec.generate_private_key(ec.SECP521R1())), "chain": []},
+        {"key": private(AUTHORITY).replace(P256, P256[:-1] + b"\x1b"), "chain": []},
     ],
 )
 def test_what_is_no_tls_secret_is_refused(fields: object) -> None:

