@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ledgerd.enclave.kms import settings
+from ledgerd.enclave.kms.settings import PublicNameSettings
 from ledgerd.ledger import cbor
 from ledgerd.ledger.errors import ConfigurationError
 
@@ -81,6 +83,7 @@ class Configuration:
     roots: tuple[str, ...]
     start: StartConfiguration | None
     join: JoinConfiguration | None
+    public_name: PublicNameSettings | None = None
 
     def relevant(self, service_public_key: bytes) -> dict[str, Any]:
         """The part that peers rely on, as sent to the verifier, who recomputes its digest.
@@ -94,6 +97,7 @@ class Configuration:
             "heartbeat_ms": round(self.heartbeat_seconds * 1000),
             "election_timeout_ms": round(self.election_timeout_seconds * 1000),
             "body_bytes": self.body_size_bytes_max,
+            "public_name": None if self.public_name is None else self.public_name.relevant(),
         }
 
 
@@ -168,6 +172,7 @@ def parse(document: bytes) -> Configuration:
         roots=_strings(consortium, "roots"),
         start=_start(_get(root, "start", dict)) if mode == "start" else None,
         join=_join(_get(root, "join", dict)) if mode == "join" else None,
+        public_name=None if root.get("public_name") is None else settings.read(_get(root, "public_name", dict)),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple, cast
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ledgerd.enclave import configuration as configurations
@@ -38,6 +39,10 @@ from ledgerd.enclave.group_commit import RunTogether
 from ledgerd.enclave.http import Limits
 from ledgerd.enclave.joining import Admitted, Joining
 from ledgerd.enclave.keys import NodeKeys, ServiceKeys, at_milliseconds, create_ledger_secret, create_service_keys
+from ledgerd.enclave.kms.amazon_roots import AMAZON_ROOTS
+from ledgerd.enclave.kms.client import KmsClient
+from ledgerd.enclave.kms.public_name import PublicName
+from ledgerd.enclave.kms.settings import PublicNameSettings
 from ledgerd.enclave.nsm import Nsm, attestation
 from ledgerd.enclave.requests import JSON, Response
 from ledgerd.enclave.serving import Serving
@@ -77,6 +82,8 @@ class Enclave:
         self._sessions: Sessions | None = None
         self._joining: Joining | None = None
         self._serving: Serving | None = None
+        self._kms: KmsClient | None = None
+        self._chain: list[x509.Certificate] = []
         self._own_document = b""
         self._measurement: tuple[bytes, bytes, bytes] = (b"", b"", b"")
         self._simulated = False
@@ -121,6 +128,8 @@ class Enclave:
         self._now = now
         if self._joining is not None:
             self._joining.tick(now)
+        if self._kms is not None:
+            self._kms.tick(now)
         if self._serving is not None:
             self._serving.tick(now)
         if now >= self._next_sweep and self._sessions is not None:
@@ -134,6 +143,8 @@ class Enclave:
         wakeup = self._next_sweep
         if self._joining is not None:
             wakeup = min(wakeup, self._joining.next_wakeup())
+        if self._kms is not None:
+            wakeup = min(wakeup, self._kms.next_wakeup())
         if self._serving is not None:
             wakeup = min(wakeup, self._serving.next_wakeup())
         return wakeup
@@ -143,6 +154,8 @@ class Enclave:
         ready, self._ready = self._ready, Ready()
         if self._joining is not None:
             self._joining.carry_out(ready)
+        if self._kms is not None:
+            self._kms.carry_out(ready)
         if self._serving is not None:
             self._serving.carry_out(ready)
         elif self._sessions is not None:
@@ -212,6 +225,8 @@ class Enclave:
                 raise HostError(f"the host opened stream {stream}, which nobody asked for")
             if self._joining is not None and self._joining.owns(stream):
                 self._joining.opened()
+            elif self._kms is not None and self._kms.owns(stream):
+                self._kms.opened()
             elif self._serving is None or not self._serving.dialled(stream):
                 self._closing.append(stream)
             return
@@ -234,12 +249,16 @@ class Enclave:
         elif kind is not None:
             if self._joining is not None and self._joining.owns(stream):
                 self._joining.closed()
+            elif self._kms is not None and self._kms.owns(stream):
+                self._kms.closed()
             elif self._serving is not None:
                 self._serving.peer_closed(stream)
 
     def _peer_received(self, stream: int, data: bytes) -> None:
         if self._joining is not None and self._joining.owns(stream):
             self._joining.received(data)
+        elif self._kms is not None and self._kms.owns(stream):
+            self._kms.received(data)
         elif self._serving is not None:
             self._serving.peer_received(stream, data)
 
@@ -361,9 +380,34 @@ class Enclave:
             sessions=sessions,
             services=self,
         )
-        sessions.use(TlsContext.for_clients([certificate, service.certificate], self._keys.identity))
+        self._chain = [certificate, service.certificate]
+        sessions.use(TlsContext.for_clients(self._chain, self._keys.identity))
         self._ready.notices.append(("service_certificate", service.certificate_pem))
+        if configuration.public_name is not None:
+            self._begin_public_name(configuration.public_name, service)
         return self._serving
+
+    def _begin_public_name(self, settings: PublicNameSettings, service: ServiceKeys) -> None:
+        name = settings.public_name.name
+        if settings.roots and not self._simulated:
+            # Whoever chooses the roots could answer in KMS's place with data keys that he knows.
+            self.log("error", f"the public name {name} is not served: public_name.roots are for simulated enclaves; take them out")
+        elif settings.credentials is None:
+            self.log("warning", f"the public name {name} is not served by this node: its host has no credentials for KMS")
+        else:
+            roots = settings.roots or AMAZON_ROOTS
+            self._kms = KmsClient(settings.endpoint, roots, settings.credentials, self._clock, self.submit, self.next_stream, self._now)
+            PublicName(settings.public_name, self._kms.ask, service.public, lambda: self._clock.milliseconds(self._now), self)
+
+    def serve_name(self, name: str, chain: tuple[x509.Certificate, ...], key: EllipticCurvePrivateKey) -> None:
+        """The key of the public name was opened: clients that ask for it by SNI are served with it."""
+        assert self._sessions is not None, "serving begins before"
+        named = {name: TlsContext.for_clients(chain, key)}
+        self._sessions.use(TlsContext.for_clients(self._chain, self._keys.identity, named=named))
+
+    def notice(self, name: str, text: str) -> None:
+        """Tell the host."""
+        self._ready.notices.append((name, text))
 
     def _answer_early(self, sessions: Sessions) -> None:
         """Before this node is part of a network it answers one question only: how far it is."""

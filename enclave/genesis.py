@@ -97,6 +97,7 @@ def genesis_writes(
                     "admission": start.admission,
                     "open_at_nodes": start.open_at_nodes,
                     "application_policy": start.application_policy,
+                    **({} if configuration.public_name is None else {"public_name": configuration.public_name.relevant()}),
                 }
             )
         },

@@ -44,6 +44,7 @@ class HttpClient:
     """
 
     __slots__ = (
+        "_answer_size_max",
         "_answers",
         "_body",
         "_host",
@@ -58,15 +59,26 @@ class HttpClient:
         "waiting",
     )
 
-    def __init__(self, context: TlsContext, host: str, check: Check) -> None:
+    def __init__(
+        self,
+        context: TlsContext,
+        host: str,
+        check: Check,
+        *,
+        server_name: str | None = None,
+        answer_size_bytes_max: int = ANSWER_SIZE_BYTES_MAX,
+    ) -> None:
         """Begin.
 
         Args:
             context: `TlsContext.for_dialled`.
             host: `host:port`, for the header.
             check: Judges the server's certificate chain (DER, leaf first); raises IntegrityError to refuse it.
+            server_name: What to ask for by SNI, where a server has several certificates; decides nothing about whom we believe.
+            answer_size_bytes_max: Largest body that is taken.
         """
-        self._tls = context.connection(check)
+        self._tls = context.connection(check, server_name)
+        self._answer_size_max = answer_size_bytes_max
         self._host = host
         self._queue: deque[bytes] = deque()
         self._parser = httptools.HttpResponseParser(self)
@@ -186,13 +198,13 @@ class HttpClient:
     def on_headers_complete(self) -> None:
         self._moved = True
         length = self.headers.get("content-length", "0")
-        if len(length) > 18 or (length.isdigit() and int(length) > ANSWER_SIZE_BYTES_MAX):
-            raise PeerError(f"{self._host} announces an answer larger than {ANSWER_SIZE_BYTES_MAX} bytes")
+        if len(length) > 18 or (length.isdigit() and int(length) > self._answer_size_max):
+            raise PeerError(f"{self._host} announces an answer larger than {self._answer_size_max} bytes")
 
     def on_body(self, part: bytes) -> None:
         self._moved = True
-        if len(self._body) + len(part) > ANSWER_SIZE_BYTES_MAX:
-            raise PeerError(f"{self._host} sends an answer larger than {ANSWER_SIZE_BYTES_MAX} bytes")
+        if len(self._body) + len(part) > self._answer_size_max:
+            raise PeerError(f"{self._host} sends an answer larger than {self._answer_size_max} bytes")
         self._body += part
 
     def on_chunk_header(self) -> None:

@@ -260,7 +260,8 @@ class Serving:
         self._ask_consensus(ready)
         self._verify()
         self._dialling.dial(self._consensus.peers or self._joined_peers, self._now, ready)
-        ready.peer_bytes, closing = channels.take_output()
+        output, closing = channels.take_output()
+        ready.peer_bytes.extend(output)
         ready.closes.extend(closing)
         if self._archive.wanted:
             ready.fetches.extend(self._archive.wanted)

@@ -8,7 +8,7 @@ Not here: who a caller is (`enclave.auth`), HTTP (`enclave.http`), peers' certif
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from cryptography import x509
@@ -51,13 +51,18 @@ class TlsContext:
 
     @classmethod
     def for_clients(
-        cls, chain: Sequence[x509.Certificate], key: EllipticCurvePrivateKey, protocols: Sequence[bytes] = CLIENT_PROTOCOLS
+        cls,
+        chain: Sequence[x509.Certificate],
+        key: EllipticCurvePrivateKey,
+        protocols: Sequence[bytes] = CLIENT_PROTOCOLS,
+        named: "Mapping[str, TlsContext] | None" = None,
     ) -> "TlsContext":
         """Serve clients: TLS 1.2 and 1.3, a certificate asked for but not required, any accepted, ALPN from `protocols`.
 
         Args:
             chain: Our certificate first, then those that endorse it.
             key: Of the first certificate.
+            named: Other contexts, also made here, for clients that ask for one of these names (lower case) by SNI.
         """
         context = _context(server=True, minimum=SSL.TLS1_2_VERSION)
         _use(context, chain, key)
@@ -74,6 +79,15 @@ class TlsContext:
             return SSL.NO_OVERLAPPING_PROTOCOLS  # the handshake goes on without ALPN, which means HTTP/1.1
 
         context.set_alpn_select_callback(select)
+        if named:
+            by_name = {name.encode("ascii"): other._context for name, other in named.items()}
+
+            def choose(connection: SSL.Connection) -> None:
+                other = by_name.get((connection.get_servername() or b"").lower())
+                if other is not None:
+                    connection.set_context(other)
+
+            context.set_tlsext_servername_callback(choose)
         return cls(context, is_server=True)
 
     @classmethod
@@ -102,14 +116,14 @@ class TlsContext:
             context.set_alpn_protos(list(protocols))
         return cls(context, is_server=False)
 
-    def connection(self, check: Check | None = None) -> "TlsConnection":
-        """Start one connection.
+    def connection(self, check: Check | None = None, server_name: str | None = None) -> "TlsConnection":
+        """Start one connection; a client's asks for `server_name` by SNI.
 
         Raises: UsageError: A client without a check; it would believe anybody.
         """
         if check is None and not self.is_server:
             raise UsageError("a TLS client needs a check of its server's certificate")
-        return TlsConnection(self._context, self.is_server, check)
+        return TlsConnection(self._context, self.is_server, check, server_name)
 
 
 def _context(*, server: bool, minimum: int) -> SSL.Context:
@@ -168,8 +182,10 @@ class TlsConnection:
         "refusal",
     )
 
-    def __init__(self, context: SSL.Context, is_server: bool, check: Check | None) -> None:
+    def __init__(self, context: SSL.Context, is_server: bool, check: Check | None, server_name: str | None = None) -> None:
         connection = SSL.Connection(context, None)
+        if server_name is not None:
+            connection.set_tlsext_host_name(server_name.encode("ascii"))
         self._connection = connection
         self._check = check
         self.established = False

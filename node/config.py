@@ -6,6 +6,7 @@ Not here: what the enclave makes of its document (`enclave.configuration`).
 """
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.node import public_name
+from ledgerd.node.public_name import PublicNameConfig
 
 PORT_MAX: Final = 65535
 CLIENTS_MAX_DEFAULT: Final = 1_000  # CCF's default of max_open_sessions_soft
@@ -102,6 +105,7 @@ class NodeConfig:
     roots: tuple[str, ...]
     start: StartConfig | None = None
     join: JoinConfig | None = None
+    public_name: PublicNameConfig | None = None
     app_path: Path | None = None
     rpc_published: Address | None = None
     peer_published: Address | None = None
@@ -177,6 +181,7 @@ def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
         debug=attestation.truth("debug"),
         start=_start(root.section("start")) if "start" in modes else None,
         join=_join(root.section("join")) if "join" in modes else None,
+        public_name=_public_name(root.section("public_name")) if root.has("public_name") else None,
     )
     for section in (node, rpc, peer, limits, consensus, attestation, root):
         section.refuse_unknown()
@@ -205,6 +210,19 @@ def _join(section: "_Section") -> JoinConfig:
         target=section.address("target", required=True),
         service_certificate=section.pem("service_certificate", required=True),
         measurements=section.tables("measurements", _measurement),
+    )
+    section.refuse_unknown()
+    return config
+
+
+def _public_name(section: "_Section") -> PublicNameConfig:
+    endpoint = section.address("endpoint") if section.has("endpoint") else None
+    config = PublicNameConfig(
+        name=section.text("name", required=True),
+        key=section.text("key", required=True),
+        folder=section.path("folder", required=True) or Path(),
+        roots=section.pems("roots"),
+        endpoint=None if endpoint is None else (endpoint.host, endpoint.port),
     )
     section.refuse_unknown()
     return config
@@ -427,6 +445,8 @@ def enclave_document(
             "service_certificate": config.join.service_certificate,
             "measurements": [_measurement_document(measurement) for measurement in config.join.measurements],
         }
+    if config.public_name is not None:
+        document["public_name"] = public_name.document(config.public_name, os.environ)
     return json.dumps(document).encode()
 
 

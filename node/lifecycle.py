@@ -21,6 +21,7 @@ from typing import Final
 from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
 from ledgerd.network.streams import Streams
+from ledgerd.node import public_name
 from ledgerd.node.config import Address, Measurement, NodeConfig, enclave_document
 from ledgerd.node.host import EXIT_FAILED, PEERS_MAX, EnclaveLostError, Host, kinds
 from ledgerd.node.launch import Launcher, ProcessLauncher
@@ -128,6 +129,8 @@ def _run(
         log.info("%s: %s", name, text.strip() if "\n" not in text.strip() else f"{len(text)} characters")
         if name in NOTICE_FILES:
             _write(directory / NOTICE_FILES[name], text)
+        if name in public_name.NOTICES and config.public_name is not None:
+            public_name.keep(config.public_name, name, text)
         notice(name, text)
 
     announce("isolation", " ".join(enclave.isolation))

@@ -169,16 +169,28 @@ def _accepted(file: Path | None, registers: tuple[bytes | None, bytes | None, by
             raise ConfigurationError("--pcr0, --pcr1 and --pcr2 count together: give all three")
         lines.append(parse_measurement(pcr0.hex(), pcr1.hex(), pcr2.hex()))
     if file is not None:
-        try:
-            document = json.loads(file.read_bytes())
-            document = document.get("Measurements", document) if isinstance(document, dict) else document
-            for item in document if isinstance(document, list) else [document]:
-                line = {name.lower(): value for name, value in item.items()}
-                lines.append(parse_measurement(line["pcr0"], line["pcr1"], line["pcr2"], line.get("pcr8"), line.get("pcr3")))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ConfigurationError(f"{file} holds no measurements: PCR0, PCR1 and PCR2 in hex, as JSON") from None
+        lines.extend(read_measurements(file))
     if not lines:
         raise ConfigurationError("which image may run? Give --measurements FILE, or --pcr0, --pcr1 and --pcr2")
+    return lines
+
+
+def read_measurements(file: Path) -> "list[Measurement]":
+    """Read the images in a file of measurements.
+
+    Raises: ConfigurationError: There are none in it.
+    """
+    from ledgerd.ledger.attestation.measurement import parse_measurement  # noqa: PLC0415
+
+    lines: list[Measurement] = []
+    try:
+        document = json.loads(file.read_bytes())
+        document = document.get("Measurements", document) if isinstance(document, dict) else document
+        for item in document if isinstance(document, list) else [document]:
+            line = {name.lower(): value for name, value in item.items()}
+            lines.append(parse_measurement(line["pcr0"], line["pcr1"], line["pcr2"], line.get("pcr8"), line.get("pcr3")))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigurationError(f"{file} holds no measurements: PCR0, PCR1 and PCR2 in hex, as JSON") from None
     return lines
 
 

@@ -106,6 +106,11 @@ COMMANDS: Final = {
             "measure": "Tell the PCRs that an image would have.",
         },
     ),
+    "kms": _noun(
+        "kms",
+        "Give a key of AWS KMS to an image.",
+        {"policy": "Print the key policy that gives a KMS key to an image."},
+    ),
     "completion": Entry("ledgerd.node.cli.completion", "completion", "Print the script that completes commands in a shell."),
 }
 

@@ -52,6 +52,22 @@ class HexType(click.ParamType[bytes]):
         return data
 
 
+class IndexedPcrType(click.ParamType[tuple[int, bytes]]):
+    """`N=HEX`: one PCR, index 0 to 31, 48 bytes in hex."""
+
+    name = "n=hex"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, bytes]:
+        """Read one."""
+        if isinstance(value, tuple):
+            return value
+        index, mark, text = value.partition("=")
+        if not mark or not index.isdecimal() or not index.isascii() or len(index) > 2 or int(index) > 31:
+            self.fail(f"{value!r} is not N=HEX, with N from 0 to 31", param, ctx)
+        return int(index), PCR.convert(text, param, ctx)
+
+
 TRANSACTION_ID: Final = TransactionIdType()
 DIGEST: Final = HexType(32)
 PCR: Final = HexType(48)
+INDEXED_PCR: Final = IndexedPcrType()

@@ -27,7 +27,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
     """),
     "governance": names("json typing"),
     "enclave": names("""
-        base64 binascii bisect collections contextlib dataclasses datetime enum functools hashlib http inspect ipaddress itertools
+        base64 binascii bisect collections contextlib dataclasses datetime enum functools hashlib hmac http inspect ipaddress itertools
         json re struct types typing urllib
         cbor2 cryptography httptools msgpack nacl OpenSSL
     """),

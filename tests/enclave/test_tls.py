@@ -18,6 +18,10 @@ SERVER = identity("node")
 DAY = datetime.timedelta(days=1)
 
 
+assert isinstance(SERVER.key, ec.EllipticCurvePrivateKey)
+SERVER_KEY = SERVER.key
+
+
 def server_context(who: Identity = SERVER) -> TlsContext:
     assert isinstance(who.key, ec.EllipticCurvePrivateKey)
     return TlsContext.for_clients([who.certificate], who.key)
@@ -341,3 +345,44 @@ def test_a_server_that_fails_the_check_gets_nothing_from_us() -> None:
     assert not server.established
     with pytest.raises(UsageError):
         client.write(b"secret")
+
+
+NAMED = identity("ledger.example.org", key=ec.generate_private_key(ec.SECP256R1()))
+BY_NAME = TlsContext.for_clients([SERVER.certificate], SERVER_KEY, named={"ledger.example.org": server_context(NAMED)})
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION], ids=["TLS 1.2", "TLS 1.3"])
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        (None, SERVER),
+        ("localhost", SERVER),
+        ("ledger.example.org", NAMED),
+        ("Ledger.Example.ORG", NAMED),
+        ("x.ledger.example.org", SERVER),
+        ("ledger.example.org.", SERVER),
+    ],
+)
+def test_a_client_is_served_with_the_name_that_it_asks_for(asked: str | None, shown: Identity, version: int) -> None:
+    caller = identity("user")
+    server = BY_NAME.connection()
+    client = MemoryClient(caller, version=version, server_name=asked, protocols=[b"http/1.1"])
+    shake(server, client)
+    assert client.established and server.established
+    assert client.connection.get_peer_certificate(as_cryptography=True) == shown.certificate
+    assert server.peer_certificate == caller.der, "callers are asked for their certificates under every name"
+    assert server.alpn == b"http/1.1"
+
+
+def test_a_session_of_one_name_resumes_with_the_identity_of_its_client() -> None:
+    caller = identity("user")
+    server = BY_NAME.connection()
+    client = MemoryClient(caller, server_name="ledger.example.org")
+    shake(server, client)
+    session = client.connection.get_session()
+    assert session is not None
+    server = BY_NAME.connection()
+    again = MemoryClient(session=session, context=client.context, server_name="ledger.example.org")
+    shake(server, again)
+    assert server.established
+    assert server.peer_certificate == caller.der

@@ -47,6 +47,7 @@ class Node:
 
     def __init__(self, service: "Service", number: int) -> None:
         self.service = service
+        self.number = number
         self.name = f"node{number}"
         self.directory = service.folder / self.name
         self.rpc_wire: Proxy | None = None
@@ -72,7 +73,7 @@ class Node:
         file.write_text(
             f'[node]\ndirectory = "{self.name}"\napp = "{APP}"\n'
             f'[rpc]\nlisten = "127.0.0.1:0"\n{wires["rpc"]}\n[peer]\nlisten = "127.0.0.1:0"\n{wires["peer"]}\n'
-            f'[attestation]\nsimulator = "simulator"\n{section}\n'
+            f'[attestation]\nsimulator = "simulator"\n{section}\n{self.service.more(self.number)}\n'
         )
         assert self.process.stdin is not None
         self.process.stdin.write(f"{file}\n".encode())
@@ -196,15 +197,24 @@ class Service:
         captured: Put a proxy before every published address, and record it as well as the link of every enclave.
         policy: Who may use the application.
         enclave: Words that start an enclave, in place of this Python.
+        more: Further sections of a node's configuration, by its number.
     """
 
     running: ClassVar[list["Service"]] = []
     last_words: ClassVar[list[tuple[str, str]]] = []  # of services that an error ended, for whoever reports it
 
     def __init__(
-        self, folder: Path, nodes: int = 3, *, captured: bool = False, policy: str = "open", enclave: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        nodes: int = 3,
+        *,
+        captured: bool = False,
+        policy: str = "open",
+        enclave: tuple[str, ...] = (),
+        more: Callable[[int], str] = lambda number: "",
     ) -> None:
         self.folder = folder
+        self.more = more
         self.is_captured = captured
         self.node_options = ("--tee",) if captured else ("--enclave", *enclave) if enclave else ()
         self.nodes: list[Node] = []

@@ -64,6 +64,7 @@ class MemoryClient:
         version: int | None = None,
         session: SSL.Session | None = None,
         context: SSL.Context | None = None,
+        server_name: str | None = None,
     ) -> None:
         if context is None:
             context = SSL.Context(SSL.TLS_CLIENT_METHOD)
@@ -77,6 +78,8 @@ class MemoryClient:
             context.set_max_proto_version(version)
         self.context = context
         self.connection = SSL.Connection(context, None)
+        if server_name is not None:
+            self.connection.set_tlsext_host_name(server_name.encode())
         if session is not None:
             self.connection.set_session(session)
         self.connection.set_connect_state()

@@ -43,6 +43,7 @@ def test_all_commands_that_are_promised_are_there() -> None:
         "image build",
         "image describe",
         "image measure",
+        "kms policy",
         "completion",
     ]
     assert [" ".join(path) for path, _, _ in ALL] == promised
