@@ -47,7 +47,7 @@ TICK_SECONDS: Final = 0.02  # deadlines are looked at so often while somebody wa
 IDLE_TICK_SECONDS: Final = 0.2
 UNSIGNED_ENTRIES: Final = 2_000  # more than a round holds, but for the largest loads: then replication overlaps with execution
 DOCUMENTS_MAX: Final = 64  # asked of the security module at one time, some milliseconds each; anybody may ask
-VERIFY_SECONDS: Final = 0.05  # between verifications of the newest signature; see `_verify`
+VERIFY_SECONDS: Final = 0.25  # between verifications of the newest signature; see `_verify`
 
 _CONSENSUS: Final = b"\x00"  # first byte of a message on a channel; the others are `answering.REQUEST` and `REPLY`
 
@@ -347,7 +347,7 @@ class Serving:
             self._apply_and_propose(writes, record)
 
     def _verify(self) -> None:
-        """Verify the newest signature that a primary sent, off the path, at most every 50 ms.
+        """Verify the newest signature that a primary sent, off the path, at most four times a second.
 
         Its root was compared with this node's own before it was acknowledged, so the state is right whatever the ECDSA says. What is at
         stake is whether receipts will verify; and a signature covers all that earlier ones covered, so the newest one stands for them.

@@ -142,15 +142,17 @@ class Settings(NamedTuple):
         batch_entries, batch_bytes: Limits of one AppendEntries (CCF's are 20 and 20,000).
         flight_bytes, flight_messages: What may be on the way to one peer without acknowledgement.
         window_entries, window_bytes: Committed entries kept in memory for peers that lag; the host is asked for older ones.
-        unsigned_entries: A primary keeps back what no signature entry covers yet, up to so many entries; 0 to send everything at once,
-            as CCF does.
+        unsigned_entries: What no signature entry covers yet is kept from the disk, up to so many entries: it cannot be committed before,
+            and a round of commits then costs each disk one sync. 0 to store and send everything at once, as CCF does.
+        ahead_entries: A primary sends such entries to peers once it has made so many, so that they are worked on over there while more
+            are made here; fewer go with their signature.
         pre_vote: Ask before standing.
     """
 
     heartbeat: float = 0.1
     election_timeout: float = 1.0
     stalled: float = 10.0
-    commit_notice: float = 0.01
+    commit_notice: float = 0.03
     batch_entries: int = 5_000
     batch_bytes: int = 1 << 20
     flight_bytes: int = 8 << 20
@@ -158,6 +160,7 @@ class Settings(NamedTuple):
     window_entries: int = 5_000
     window_bytes: int = 2 << 20
     unsigned_entries: int = 0
+    ahead_entries: int = 128
     pre_vote: bool = True
 
 
@@ -303,6 +306,7 @@ class Consensus:
 
         # As a backup: what this view's primary is known to share with us, and what it was answered.
         self._matched = Seqno(0)
+        self._kept_messages = 0  # whose entries are kept from the disk
         self._answered_round = -1
         self._refusing = False
 
@@ -310,6 +314,8 @@ class Consensus:
         self._peers: dict[NodeId, Progress] = {}
         self._round = 0
         self._round_at = now
+        self._check_at = now
+        self._ahead = Seqno(0)  # unsigned entries up to here may go to peers
         self._view_start = Seqno(0)
         self._standing = (Seqno(0), 0)  # the oldest signature entry that is not final, and how far it has got; see `_is_stalled`
         self._standing_since = now
@@ -566,12 +572,13 @@ class Consensus:
             self._answer_questions()
         log = self._log
         ready.truncate_after, self._truncate_after = self._truncate_after, None
-        last = self._releasable()
+        last = self._storable()
         if self._handed < last:
             ready.first_seqno = Seqno(self._handed + 1)
             ready.entries = log.data(ready.first_seqno, last)
             ready.view = log.view_of(last)
             self._handed = last
+            self._kept_messages = 0
         if self._told_commit < self.commit_seqno:
             ready.commit = self._told_commit = self.commit_seqno
         if self._messages:
@@ -686,6 +693,7 @@ class Consensus:
         self._round = 0
         self._round_at = self._now
         self._standing_since = self._now
+        self._check_at = self._now
         self._asked_round = 0
         self._peers = {node: Progress(node, self._log.last_seqno, self._now) for node in sorted(self.peers)}
         for peer in self._peers.values():
@@ -810,6 +818,7 @@ class Consensus:
             self._fail(f"entries {view}.{first} to {view}.{first + len(new) - 1} from {sender[:16]}... are refused: {error}")
             return False
         log.extend(view, new, leaves)
+        self._kept_messages += 1
         for note in notes:
             self._note(note)
         return True
@@ -844,13 +853,15 @@ class Consensus:
 
     def _tick_primary(self, now: float) -> None:
         settings = self._settings
-        if self._peers and not self._hears_quorums(now):
-            self._follow(Cause.QUORUM_LOST, self.view, None)
-            return
-        if self._peers and self._is_stalled(now):
-            self._follow(Cause.STALLED, self.view, None)
-            self._election_at = now + 2 * settings.election_timeout  # let somebody else try first
-            return
+        if self._peers and now >= self._check_at:  # not in each of a thousand wake-ups a second
+            self._check_at = now + settings.heartbeat / 4
+            if not self._hears_quorums(now):
+                self._follow(Cause.QUORUM_LOST, self.view, None)
+                return
+            if self._is_stalled(now):
+                self._follow(Cause.STALLED, self.view, None)
+                self._election_at = now + 2 * settings.election_timeout  # let somebody else try first
+                return
         if now >= self._round_at + settings.heartbeat:
             self._round += 1
             self._round_at = now
@@ -973,18 +984,32 @@ class Consensus:
 
     # Sending.
 
-    def _releasable(self) -> Seqno:
-        """Up to where entries go to the disk and to peers now.
+    def _storable(self) -> Seqno:
+        """Up to where entries go to this node's disk now; see `Settings.unsigned_entries`.
 
-        A primary keeps back what stands after its last signature entry: it could not be committed before the next one anyway, and a
-        round of commits then costs every node one sync and one message. Unless so much has come that sending it ahead is worth more.
+        A backup keeps less back than a primary may have on the way to it. Otherwise the signature that it waits for could be stuck behind
+        what it has not acknowledged.
         """
-        log = self._log
-        settings = self._settings
-        signed = log.last_committable
-        if self.role is not Role.PRIMARY or log.last_seqno - signed > settings.unsigned_entries or not settings.unsigned_entries:
-            return log.last_seqno
-        return max(signed, self._handed)
+        log, settings, handed = self._log, self._settings, self._handed
+        last = log.last_seqno
+        begun = max(log.last_committable, handed)
+        if (
+            last == begun
+            or last - begun > settings.unsigned_entries
+            or self._kept_messages * 4 >= settings.flight_messages
+            or sum(map(len, log.data(Seqno(handed + 1), last))) * 4 >= settings.flight_bytes
+        ):
+            return last
+        return begun
+
+    def _sendable(self) -> Seqno:
+        """Up to where a primary's entries go to peers now; see `Settings.ahead_entries`."""
+        log, settings = self._log, self._settings
+        last = log.last_seqno
+        begun = max(log.last_committable, self._ahead)
+        if last - begun >= min(settings.ahead_entries, settings.unsigned_entries):
+            begun = self._ahead = last
+        return begun
 
     def _tell(self, peer: Progress) -> None:
         """Send what there is to send, or a heartbeat."""
@@ -994,8 +1019,8 @@ class Consensus:
             self._append_to(peer, [], peer.sent)
 
     def _send(self, peer: Progress) -> None:
-        """Everything after `peer.sent`, as its flow allows."""
-        last = self._log.last_seqno
+        """What may go to peers after `peer.sent`, as its flow allows."""
+        last = self._sendable()
         settings = self._settings
         if peer.flow is Flow.PROBE and not peer.waiting:
             self._append_to(peer, [], peer.sent)  # an empty one: what it would carry may be a megabyte, and for nothing
@@ -1111,6 +1136,7 @@ class Consensus:
             self._generation += 1
             self._truncate_after = to if self._truncate_after is None else min(self._truncate_after, to)
         self.stored_seqno = min(self.stored_seqno, to)
+        self._ahead = min(self._ahead, to)
 
     def _commit(self, to: Seqno) -> None:
         if to <= self.commit_seqno:

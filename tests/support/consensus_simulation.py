@@ -21,7 +21,8 @@ class Simulation:
     def __init__(self, seed: int, core: type[Consensus] = Consensus) -> None:
         self.random = random.Random(seed)
         settings = SMALL if self.random.random() < 0.7 else Settings()
-        settings = settings._replace(unsigned_entries=(2_000, 3)[seed % 2] if seed % 5 == 2 else 0)  # no draw: seeds keep their meaning
+        if seed % 5 in (1, 2):  # no draw: seeds keep their meaning
+            settings = settings._replace(unsigned_entries=(2_000, 3)[seed % 2], ahead_entries=(1, 2, 7, 128)[seed // 5 % 4])
         self.cluster = Cluster(settings, seed=seed, fetch_count=self.random.choice([3, 20, 500]), core=core)
         self.events: Counter[str] = Counter()
         self.joined = 1

@@ -321,7 +321,7 @@ def test_deadlines_say_when_tick_has_something_to_do() -> None:
     assert n2.now + 0.5 <= n2.core.next_deadline() <= n2.now + 1.0  # an election
     write(cluster, "n1")
     cluster.settle()
-    assert n1.core.next_deadline() <= n1.now + 0.01  # peers do not know of the commit yet
+    assert n1.core.next_deadline() <= n1.now + Settings().commit_notice  # peers do not know of the commit yet
     alone = service("n1").members["n1"].core
     assert alone.next_deadline() == float("inf")
     joiner = cluster.join("n9").core
