@@ -70,9 +70,10 @@ def decode(data: bytes) -> Iterator[Record]:
             or crc32(view[position + _SUMMED_FROM : end]) != checksum
         ):
             return
-        # From here on it is as we wrote it.
-        sizes = struct.unpack_from(f">{count}I", data, start)
+        sizes = struct.unpack_from(f">{count}I", data, start) if 4 * count <= size_bytes else ()
         start += 4 * count
+        if start + sum(sizes) != end:  # not by us, but the file may come from anybody
+            return
         entries = []
         for size in sizes:
             entries.append(data[start : start + size])

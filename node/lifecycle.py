@@ -25,11 +25,12 @@ from ledgerd.node import public_name
 from ledgerd.node.config import Address, Measurement, NodeConfig, enclave_document
 from ledgerd.node.host import EXIT_FAILED, PEERS_MAX, EnclaveLostError, Host, kinds
 from ledgerd.node.launch import Launcher, ProcessLauncher
+from ledgerd.node.ledger_files import holds_ledger
 from ledgerd.node.measure import check_application, measure
 from ledgerd.node.simulator.nsm import SimulatedNsm
 from ledgerd.node.simulator.pki import SimulatedRoot, make_root
 from ledgerd.node.simulator.server import serve
-from ledgerd.node.storage import Storage, holds_ledger
+from ledgerd.node.storage import Storage
 
 EXIT_MISUSE: Final = 2
 LEDGER: Final = "ledger"

@@ -2,28 +2,22 @@
 
 Law: one record in the journal per wake-up of the thread, flushed once, and only then reported (`node.journal`). LMDB follows: with
 everything that it lacks in one synced transaction, whenever nothing waits and NOTE_SECONDS have passed, at the latest when the journal has
-grown by MOVE_BYTES; a large batch goes there at once, rather than be written twice. So a ledger is what LMDB holds, changed by those
-records of the journal that LMDB does not have.
+grown by MOVE_BYTES; a large batch goes there at once, rather than be written twice.
 Whatever goes wrong (no space, a device's error) is final: nothing is reported any more and the node stops, for a disk that lied once may
 not be asked again. What is committed is noted in each record and each transaction, and NOTE_SECONDS later where neither comes, so that an
 idle node's notes are right, too.
-Nothing here verifies anything: the host is not believed, and the enclave checks whatever it reads back.
-Databases: `entries` (seqno, 8 bytes big-endian, to entry bytes), `snapshots` (not yet used), `meta` (`format`, `committed`, `moved`: the
-number of the last record that is in LMDB).
+Not here: how the two files are read together (`node.ledger_files`), and the journal's form (`node.journal`).
 """
 
 import contextlib
-import itertools
 import os
 import queue
-import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import lmdb
 
@@ -32,8 +26,8 @@ from ledgerd.ledger.errors import ConfigurationError, FormatError, LedgerdError
 from ledgerd.ledger.signature import SIGNATURES
 from ledgerd.node import journal
 from ledgerd.node.journal import Journal, Record
+from ledgerd.node.ledger_files import COMMITTED_KEY, DATABASES_MAX, FORMAT, FORMAT_KEY, MOVED_KEY, SEQNO, Suffix, holds_ledger, walk
 
-FORMAT: Final = b"ledgerd ledger 2"
 MAP_SIZE_BYTES_FIRST: Final = 64 << 20  # of address space, not of disk; doubled whenever it is full
 MAP_SIZE_BYTES_MAX: Final = 1 << 42
 FETCH_ENTRIES_MAX: Final = 10_000
@@ -41,14 +35,8 @@ NOTE_SECONDS: Final = 0.2  # before LMDB gets what it lacks, and the note of wha
 MOVE_BYTES: Final = 1 << 20  # in the journal, before LMDB gets them whatever waits
 DIRECT_BYTES: Final = 1 << 20  # of one batch: from here on to write it once saves more than its flushes cost
 JOURNAL_BYTES: Final = MOVE_BYTES + DIRECT_BYTES + journal.BLOCK_BYTES
-DATA: Final = "data.mdb"  # LMDB's name for its file
-_DATABASES: Final = 3
 _READERS_MAX: Final = 126
-_SEQNO: Final = struct.Struct(">Q")
 _SIGNATURE_MARK: Final = SIGNATURES.encode()
-_COMMITTED: Final = b"committed"
-_MOVED: Final = b"moved"
-_FORMAT_KEY: Final = b"format"
 
 
 class StorageError(LedgerdError):
@@ -99,46 +87,6 @@ class Report(NamedTuple):
     failed: str | None
 
 
-class Suffix:
-    """How a ledger ends: up to `base` as it was before, then `entries`.
-
-    Attributes:
-        base: Seqno.
-        entries: From seqno `base + 1` on.
-    """
-
-    def __init__(self, base: int) -> None:
-        self.base = base
-        self.entries: list[bytes] = []
-
-    @property
-    def last(self) -> int:
-        """Seqno of the last entry."""
-        return self.base + len(self.entries)
-
-    def truncate(self, last: int) -> None:
-        """Forget entries above `last`."""
-        if last < self.base:
-            self.base = last
-            self.entries.clear()
-        else:
-            del self.entries[last - self.base :]
-
-    def append(self, append: Append) -> None:
-        """Change it as the enclave says. Raises: StorageError: The entries do not continue what there is."""
-        if append.truncate_after is not None:
-            self.truncate(append.truncate_after)
-        if append.entries:
-            if append.first_seqno != self.last + 1:
-                raise StorageError(f"the enclave hands over entry {append.first_seqno} after {self.last}")
-            self.entries += append.entries
-
-    def replace(self, base: int, entries: Sequence[bytes]) -> None:
-        """Change it as a record of the journal says."""
-        self.truncate(base)
-        self.entries += entries
-
-
 class Storage:
     """A new ledger in an empty directory, and the thread that writes it.
 
@@ -160,7 +108,7 @@ class Storage:
                 str(directory),
                 map_size=min(MAP_SIZE_BYTES_FIRST, map_size_max),
                 subdir=True,
-                max_dbs=_DATABASES,
+                max_dbs=DATABASES_MAX,
                 max_readers=_READERS_MAX,
                 mode=0o600,
                 # The defaults, said aloud: each commit is on disk, data and meta page, when it returns.
@@ -174,7 +122,7 @@ class Storage:
             self._meta = self._environment.open_db(b"meta")
             self._journal = Journal(directory / journal.NAME, JOURNAL_BYTES)
             with self._environment.begin(write=True) as transaction:
-                transaction.put(_FORMAT_KEY, FORMAT, db=self._meta)
+                transaction.put(FORMAT_KEY, FORMAT, db=self._meta)
             _sync_directories(directory)
         except (lmdb.Error, OSError) as error:
             raise ConfigurationError(f"cannot make a ledger in {directory}: {error}") from None
@@ -310,7 +258,12 @@ class Storage:
     def _store(self, appends: list[Append]) -> None:
         change = Suffix(self._suffix.last)
         for append in appends:
-            change.append(append)
+            if append.truncate_after is not None:
+                change.truncate(append.truncate_after)
+            if append.entries:
+                if append.first_seqno != change.last + 1:
+                    raise StorageError(f"the enclave hands over entry {append.first_seqno} after {change.last}")
+                change.entries += append.entries
         if change.entries or change.base < self._suffix.last:
             self._record += 1
             record = Record(self._record, change.base, self._committed, change.entries)
@@ -340,9 +293,9 @@ class Storage:
             try:
                 with self._environment.begin(write=True, db=self._entries) as transaction:
                     self._write(transaction)
-                    transaction.put(_MOVED, _SEQNO.pack(self._record), db=self._meta)
+                    transaction.put(MOVED_KEY, SEQNO.pack(self._record), db=self._meta)
                     if committed:
-                        transaction.put(_COMMITTED, _SEQNO.pack(committed), db=self._meta)
+                        transaction.put(COMMITTED_KEY, SEQNO.pack(committed), db=self._meta)
                 break
             except lmdb.MapFullError:
                 size = self._environment.info()["map_size"]
@@ -358,28 +311,15 @@ class Storage:
     def _write(self, transaction: lmdb.Transaction) -> None:
         suffix = self._suffix
         cursor = transaction.cursor()
-        if suffix.base < self._in_lmdb and cursor.set_range(_SEQNO.pack(suffix.base + 1)):
+        if suffix.base < self._in_lmdb and cursor.set_range(SEQNO.pack(suffix.base + 1)):
             while cursor.delete():
                 pass
-        pack = _SEQNO.pack
+        pack = SEQNO.pack
         cursor.putmulti([(pack(seqno), data) for seqno, data in enumerate(suffix.entries, suffix.base + 1)], append=True)
 
     def _find(self, read: Read) -> list[bytes]:
         with self._environment.begin(db=self._entries) as transaction:
             return find_range(walk(transaction, self._suffix, read.first), read)
-
-
-def walk(transaction: lmdb.Transaction, suffix: Suffix, first: int) -> Iterator[tuple[int, bytes]]:
-    """Entries with their seqnos from `first` on: LMDB's up to the suffix's base, then the suffix's."""
-    cursor: Any = transaction.cursor()
-    if first <= suffix.base and cursor.set_range(_SEQNO.pack(first)):
-        for key, data in cursor.iternext():
-            seqno: int = _SEQNO.unpack(key)[0]
-            if seqno > suffix.base:
-                break
-            yield seqno, data
-    start = max(first - suffix.base - 1, 0)
-    yield from enumerate(itertools.islice(suffix.entries, start, None), suffix.base + 1 + start)
 
 
 def find_range(entries: Iterator[tuple[int, bytes]], read: Read) -> list[bytes]:
@@ -409,101 +349,6 @@ def is_signature(data: bytes) -> bool:
         return False
 
 
-def holds_ledger(directory: Path) -> bool:
-    """Whether there is a ledger in the directory, of whatever age."""
-    return any((directory / name).exists() for name in (DATA, journal.NAME))
-
-
-class LedgerReader:
-    """Reads a ledger directory, also while its node runs: each look, and each `entries` loop, sees one consistent state.
-
-    That state has everything that the node had stored when the look began. For the journal is read first, then LMDB: whatever left the
-    journal meanwhile is in LMDB, and what LMDB has of the journal is told by the number that it keeps.
-
-    Raises: ConfigurationError: There is no ledger, or of another format.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        if not (directory / DATA).exists():
-            raise ConfigurationError(f"{directory} holds no ledger (there is no {DATA})")
-        self._directory = directory
-        try:
-            # Locking, where the file system lets us: else pages that we read could be written anew meanwhile.
-            writable = os.access(directory / "lock.mdb", os.W_OK)
-            self._environment = lmdb.open(str(directory), readonly=True, lock=writable, max_dbs=_DATABASES, create=False)
-            self._entries = self._environment.open_db(b"entries", create=False)
-            self._meta = self._environment.open_db(b"meta", create=False)
-        except (lmdb.Error, OSError) as error:
-            raise ConfigurationError(f"cannot read the ledger in {directory}: {error}") from None
-        with self._begin() as transaction:
-            found = transaction.get(_FORMAT_KEY, db=self._meta)
-        if found != FORMAT:
-            self.close()
-            raise ConfigurationError(f"the ledger in {directory} has format {found!r}, this program reads {FORMAT!r}")
-
-    def _begin(self) -> lmdb.Transaction:
-        while True:
-            try:
-                return self._environment.begin(db=self._entries)
-            except lmdb.MapResizedError:  # the writer has grown it
-                self._environment.set_mapsize(0)
-
-    @contextlib.contextmanager
-    def _look(self) -> Iterator[tuple[lmdb.Transaction, Suffix, int]]:
-        """LMDB's state, what the journal adds to it, and the seqno up to which the node knew entries to be committed.
-
-        Raises: ConfigurationError: The journal cannot be read, or is not of the same moment as LMDB's file.
-        """
-        try:
-            records = list(journal.decode((self._directory / journal.NAME).read_bytes()))
-        except OSError as error:
-            raise ConfigurationError(f"cannot read the journal of the ledger in {self._directory}: {error.strerror}") from None
-        with self._begin() as transaction:
-            cursor = transaction.cursor()
-            suffix = Suffix(_SEQNO.unpack(cursor.key())[0] if cursor.last() else 0)
-            moved, committed = (_number(transaction.get(key, db=self._meta)) for key in (_MOVED, _COMMITTED))
-            for record in records:
-                if record.number <= moved:
-                    continue
-                if record.number != moved + 1 or record.base > suffix.last:
-                    raise ConfigurationError(
-                        f"in {self._directory} the journal does not continue {DATA}: they are copies of different moments, or one was "
-                        "damaged; copy both again while the node does not run, or export from the node's own directory"
-                    )
-                suffix.replace(record.base, record.entries)
-                moved = record.number
-                committed = max(committed, record.committed)
-            yield transaction, suffix, committed
-
-    def last_seqno(self) -> int:
-        """Seqno of the last entry; 0 if there is none."""
-        with self._look() as (_, suffix, _):
-            return suffix.last
-
-    def committed_seqno(self) -> int:
-        """What the node last noted as committed; behind by up to NOTE_SECONDS, longer while it is busy with one batch."""
-        with self._look() as (_, _, committed):
-            return committed
-
-    def entries(self, first: int = 1, last: int | None = None) -> Iterator[tuple[int, bytes]]:
-        """Entries with their seqnos, ascending, from one consistent state; gaps are the reader's to find."""
-        with self._look() as (transaction, suffix, _):
-            for seqno, data in walk(transaction, suffix, first):
-                if last is not None and seqno > last:
-                    return
-                yield seqno, data
-
-    def close(self) -> None:
-        """Give the directory back."""
-        self._environment.close()
-
-    def __enter__(self) -> "LedgerReader":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-
 def _sync_directories(directory: Path) -> None:
     """A file is only there after a crash if its directory was synced, too."""
     for folder in (directory, directory.parent):
@@ -512,7 +357,3 @@ def _sync_directories(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _number(value: bytes | None) -> int:
-    return int(_SEQNO.unpack(value)[0]) if value else 0

@@ -50,7 +50,7 @@ class LmdbSource:
     kind = "lmdb"
 
     def __init__(self, folder: Path) -> None:
-        from ledgerd.node.storage import LedgerReader  # noqa: PLC0415 (loads lmdb)
+        from ledgerd.node.ledger_files import LedgerReader  # noqa: PLC0415 (loads lmdb)
 
         self.reader = LedgerReader(folder)
         self.total = self.reader.last_seqno()
