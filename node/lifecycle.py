@@ -2,8 +2,8 @@
 
 Law: what can be refused is refused before anything is made, in one line, with exit status 2. The enclave is launched before this
 process starts a thread (`node.launch` says why). Whatever was started here ends here, on every way out.
-The directory afterwards: `ledger/` (LMDB), `node.log`, `rpc_address`, `node_address`, what the enclave announced (`node_id`,
-`service_cert.pem`, ...); and while the node runs `host.pid` and `enclave.pid`.
+The directory afterwards: `ledger/` (LMDB and its journal), `node.log`, `rpc_address`, `node_address`, what the enclave announced
+(`node_id`, `service_cert.pem`, ...); and while the node runs `host.pid` and `enclave.pid`.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""`ledgerd ledger`: read, export and verify ledgers offline: a node's LMDB directory or CCF's chunk files, alike.
+"""`ledgerd ledger`: read, export and verify ledgers offline: a node's directory (LMDB and its journal) or CCF's chunk files, alike.
 
 Nothing here is believed but bytes and the certificate that the caller names.
 """

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from ledgerd.ledger.errors import ConfigurationError
@@ -217,6 +218,54 @@ def test_files_of_different_moments_are_refused_when_something_between_them_is_m
     (late / "journal").unlink()
     with pytest.raises(ConfigurationError, match="cannot read the journal"):
         contents(late)
+
+
+@pytest.mark.parametrize("later", [1, 2, 3, 5, 8, 13, 40])
+def test_what_is_stored_while_one_looks_hides_nothing_that_was_there(small: None, tmp_path: Path, later: int) -> None:
+    """A look reads two files. Here the node does all it does in `later` batches after the look has read the first and before the other."""
+    model = Model(2, 60)
+    storage = Storage(tmp_path / "ledger")
+    files: list[list[bytes]] = []
+    for count, append in enumerate(model.appends):
+        files.append([(tmp_path / "ledger" / name).read_bytes() for name in FILES])
+        storage.append(append)
+        read(storage, 1)
+        assert len(files) == count + 1
+    storage.close()
+    look = tmp_path / "look"
+    look.mkdir()
+    seams = 0
+    begin, read_bytes = LedgerReader._begin, Path.read_bytes
+
+    def put(moment: int) -> None:
+        for name, data in zip(FILES, files[moment], strict=True):
+            with (look / name).open("r+b" if (look / name).exists() else "wb") as file:
+                file.write(data)
+
+    def seam() -> None:
+        nonlocal seams
+        seams += 1
+        if seams == 2:
+            put(moment + later)
+
+    def beginning(self: LedgerReader) -> lmdb.Transaction:
+        seam()
+        return begin(self)
+
+    def reading(self: Path) -> bytes:
+        seam()
+        return read_bytes(self)
+
+    put(max(range(len(files)), key=lambda moment: len(files[moment][0])))  # LMDB's file never shrinks under its reader
+    for moment in range(len(files) - later):
+        put(moment)
+        with LedgerReader(look) as reader, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LedgerReader, "_begin", beginning)
+            patch.setattr(Path, "read_bytes", reading)
+            seams = 0
+            found = [data for _, data in reader.entries()]
+            assert seams == 2
+        assert found in model.states[moment : moment + later + 1]
 
 
 READER = """
