@@ -108,9 +108,7 @@ def binding_digest(relevant: dict[str, Any], encryption_public_key: bytes) -> by
     Source: the design's section on joining; deterministic CBOR, RFC 8949 4.2.1.
     """
     return hashlib.sha384(
-        cbor.encode(
-            {"version": PROTOCOL_VERSION, "configuration": configuration_digest(relevant), "encryption_key": encryption_public_key}
-        )
+        cbor.encode({"version": PROTOCOL_VERSION, "configuration": configuration_digest(relevant), "encryption_key": encryption_public_key})
     ).digest()
 
 

@@ -170,7 +170,7 @@ def measure_configuration(nsm: Nsm, digest: bytes) -> None:
     Raises: NsmError: The device refuses; `ReadOnlyIndex` if PCR16 is locked. FormatError: Something else was measured there before.
     """
     if extend_pcr(nsm, CONFIGURATION_PCR, digest) != configuration_pcr(digest):
-        raise FormatError("PCR16 was not zero before this enclave measured its configuration; boot the enclave anew, from an unchanged image")
+        raise FormatError("PCR16 was not zero before this enclave measured its configuration; boot an unchanged image anew")
     lock_pcr(nsm, CONFIGURATION_PCR)
 
 

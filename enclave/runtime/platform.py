@@ -1,7 +1,7 @@
 """What the enclave's process makes sure of before it makes a key: randomness, the security module, the clock.
 
-Runs once, before the loop and before anything has drawn randomness, so it may wait. The module's random bytes go into the kernel's pool by a
-write to /dev/urandom, which credits nothing, so a bad source can only fail to help; then, where this process may, the kernel is told to
+Runs once, before the loop and before anything has drawn randomness, so it may wait. The module's random bytes go into the kernel's pool by
+a write to /dev/urandom, which credits nothing, so a bad source can only fail to help; then, where this process may, the kernel is told to
 reseed from the pool at once. That reaches every user: libsodium asks the kernel for each draw, and the OpenSSL inside `cryptography` seeds
 its generator from the kernel when the first key is made, which is after this. (`cryptography` offers no way to add entropy, on purpose.)
 Refused: a security module that cannot be one, and on a real device one that gives no randomness. Reported, as warnings where they are not a
@@ -9,6 +9,7 @@ real enclave's: the kernel's random source, its clock source, its wall clock. No
 enclave is its attestation document's (`enclave.clock`), carried on by the monotonic clock, which is why the clock source matters.
 """
 
+import contextlib
 import fcntl
 import os
 import time
@@ -80,7 +81,7 @@ def prepare(
     skew_ms = round(wall_clock() * 1000) - document.timestamp_ms
     if abs(skew_ms) > CLOCK_SKEW_MS_MAX:
         warnings.append(
-            f"the kernel's wall clock is {skew_ms} ms from the security module's; this enclave goes by the module's, so look at the machine's"
+            f"the kernel's wall clock is {skew_ms} ms from the security module's; this enclave goes by the module's: look at the machine's"
         )
     version = ".".join(map(str, module.version))
     found = (
@@ -109,10 +110,8 @@ def _mix(random: bytes, pool: str) -> tuple[int, str]:
         return 0, error.strerror or "cannot be opened"
     try:
         written = os.write(descriptor, random)
-        try:
+        with contextlib.suppress(OSError):  # not allowed in a sandbox: then the kernel takes the pool in by itself, within a minute
             fcntl.ioctl(descriptor, _RNDRESEEDCRNG)
-        except OSError:
-            pass  # not allowed in a sandbox: then the kernel takes the pool in by itself, within a minute
         return written, "" if written == len(random) else f"took {written} of {len(random)} bytes"
     except OSError as error:
         return 0, error.strerror or "cannot be written"

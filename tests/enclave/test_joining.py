@@ -116,10 +116,10 @@ def test_a_joiner_whose_pcr16_does_not_measure_its_configuration_is_refused_by_r
     request = json.loads(body)
     fresh = json.loads(client.ask("POST", "/node/join/nonce").body)["nonce"]
     said = decode(base64.b64decode(request["quote_info"]["quote"]))
-    module = Forgetful(cluster.root, PCRS)
-    module.other = other
-    measure_configuration(module, configuration_digest(request["configuration"]))
-    document = attestation(module, user_data=said.user_data, nonce=bytes.fromhex(fresh), public_key=said.public_key)
+    other_module = Forgetful(cluster.root, PCRS)
+    other_module.other = other
+    measure_configuration(other_module, configuration_digest(request["configuration"]))
+    document = attestation(other_module, user_data=said.user_data, nonce=bytes.fromhex(fresh), public_key=said.public_key)
     request = {**request, "nonce": fresh, "quote_info": {"format": "AWS_Nitro_v1", "quote": base64.b64encode(document).decode()}}
     answer = client.ask("POST", "/node/join", json.dumps(request).encode())
     assert answer.status == 401

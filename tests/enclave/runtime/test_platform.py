@@ -101,7 +101,11 @@ def test_a_pool_that_takes_nothing_ends_an_enclave_on_a_device(rig: Rig) -> None
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
-    [({"Error": "InternalError"}, "answers GetRandom with InternalError"), ({"GetRandom": {"random": b""}}, "no random bytes"), (1, "form")],
+    [
+        ({"Error": "InternalError"}, "answers GetRandom with InternalError"),
+        ({"GetRandom": {"random": b""}}, "no random bytes"),
+        (1, "form"),
+    ],
 )
 def test_a_module_without_randomness_is_refused_everywhere(rig: Rig, answer: Any, reason: str) -> None:
     rig.answers["GetRandom"] = answer

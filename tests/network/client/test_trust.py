@@ -201,9 +201,7 @@ def test_a_statement_of_another_shape_is_refused(service: FakeService, attesting
 
 
 @pytest.mark.parametrize("told", [None, [], "x", {"heartbeat_ms": 0.1}])
-def test_a_configuration_of_another_shape_is_refused(
-    service: FakeService, attesting: Attesting, root: SimulatedRoot, told: object
-) -> None:
+def test_a_configuration_of_another_shape_is_refused(service: FakeService, attesting: Attesting, root: SimulatedRoot, told: object) -> None:
     attesting.configuration = told
     with pytest.raises(FormatError):
         Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
