@@ -14,7 +14,7 @@ import msgpack
 
 from ledgerd.ledger.errors import FormatError, HostError, UsageError
 
-LINK_PORT_DEFAULT: Final = 7001  # vsock; where an image connects to its host, and the host listens. AWS's own init uses 9000
+LINK_PORT_DEFAULT: Final = 7000  # vsock; where an image connects to its host, and the host listens. AWS's own init uses 9000
 FRAME_SIZE_BYTES_MAX: Final = 32 << 20  # one fetched range (8 MiB) and a full credit window of client bytes fit well inside
 WINDOW_BYTES: Final = 8 << 20  # credit each way: a thousand busy clients' bytes, and all that a receiver ever has to hold besides one frame
 READY_BYTES_MAX: Final = 8 << 20  # a larger Ready leaves in several frames

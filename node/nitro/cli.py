@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
-from ledgerd.ledger.attestation.measurement import parse_measurement
-from ledgerd.ledger.errors import ConfigurationError, LedgerdError
-from ledgerd.node.config import Measurement
+from ledgerd.ledger.errors import LedgerdError
 from ledgerd.node.nitro.causes import Cause, cause_of
 
 CALL_SECONDS_MAX: Final = 30.0
@@ -89,17 +87,6 @@ class NitroCli:
         found = self._json("terminate-enclave", "--enclave-id", enclave_id)
         if not isinstance(found, dict) or found.get("Terminated") is not True:
             raise _strange("terminate-enclave")
-
-    def measure(self, image: Path) -> Measurement:
-        """PCR0, PCR1 and PCR2 of an image of our own. Raises: NitroError. ConfigurationError: The file is damaged, or no image."""
-        found = self._json("describe-eif", "--eif-path", str(image))
-        try:
-            if found.get("CheckCRC") is False:
-                raise ConfigurationError(f"{image} is damaged: its checksum does not match; copy it anew, or build it anew")
-            line = parse_measurement(*(found["Measurements"][name] for name in ("PCR0", "PCR1", "PCR2")))
-        except (KeyError, TypeError, AttributeError):
-            raise _strange("describe-eif") from None
-        return Measurement(line.pcr0.hex(), line.pcr1.hex(), line.pcr2.hex())
 
     def console(self, enclave_id: str, output: int) -> "subprocess.Popen[bytes]":
         """Write the console of an enclave in debug mode to descriptor `output`, until it ends. Raises: NitroError: No such program."""

@@ -23,6 +23,8 @@ from typing import Final
 from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node.checks import failures
 from ledgerd.node.config import Measurement, NitroConfig
+from ledgerd.node.image import eif
+from ledgerd.node.image.errors import EifError
 from ledgerd.node.nitro.causes import Cause
 from ledgerd.node.nitro.cli import NitroCli, NitroError, RunningInfo, own
 from ledgerd.node.nitro.machine import ALLOCATOR, Machine
@@ -82,8 +84,14 @@ class NitroLauncher:
             raise ConfigurationError("\n".join(["no enclave can be started here:", *found]))
 
     def measurement(self) -> Measurement:
-        """PCR0, PCR1 and PCR2 of the image. Raises: NitroError, ConfigurationError: `nitro-cli` cannot read it."""
-        return self._cli.measure(self._config.image)
+        """PCR0, PCR1 and PCR2 of the image. Raises: ConfigurationError: It cannot be read, or is none."""
+        try:
+            line = eif.read(self._config.image.read_bytes()).measure()
+        except OSError as error:
+            raise ConfigurationError(f"cannot read {self._config.image}: {error.strerror}") from None
+        except EifError as error:
+            raise ConfigurationError(f"{self._config.image} is {error}") from None
+        return Measurement(line.pcr0.hex(), line.pcr1.hex(), line.pcr2.hex())
 
     def launch(self, app: str, nsm: socket.socket) -> "NitroEnclave":
         """As `Launcher.launch`; the application is in the image, and its security module is the device's.

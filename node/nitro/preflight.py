@@ -9,15 +9,16 @@ from typing import Final
 
 from ledgerd.node.checks import Check, failure, success, warning
 from ledgerd.node.config import NitroConfig
+from ledgerd.node.image import eif
+from ledgerd.node.image.errors import EifError
 from ledgerd.node.nitro.causes import ALLOCATOR as ALLOCATOR_FILE
 from ledgerd.node.nitro.causes import RESTART
 from ledgerd.node.nitro.cli import NitroCli, NitroError, RunningInfo, own
 from ledgerd.node.nitro.machine import ALLOCATOR, DEVICE, GROUP, VSOCK, Machine
 
-VERSION_MIN: Final = (1, 2, 0)  # names of enclaves came with 1.1, describe-eif with 1.2
+VERSION_MIN: Final = (1, 2, 0)  # the oldest whose errors and answers were looked at
 ENCLAVES_MAX: Final = 4
 IMAGE_FACTOR: Final = 4  # nitro-cli's own rule: memory of at least four times the image
-_MAGIC: Final = b".eif"
 _OPTION: Final = "launch an instance with --enclave-options Enabled=true, of a type that has enclaves"
 
 
@@ -73,14 +74,13 @@ def _vsock(machine: Machine) -> Check:
 def _image(path: Path) -> tuple[Check, int | None]:
     name = "image"
     try:
-        with path.open("rb") as file:
-            magic = file.read(len(_MAGIC))
-            size = path.stat().st_size
+        data = path.read_bytes()
+        eif.read(data)
     except OSError as error:
         return failure(name, f"cannot read {path}: {error.strerror}", "give the path of an EIF file (--image, or nitro.image)"), None
-    if magic != _MAGIC:
-        return failure(name, f"{path} is no EIF file", "give the file that the image's builder wrote"), None
-    return success(name, f"{path}, {size / (1 << 20):.1f} MiB"), size
+    except EifError as error:
+        return failure(name, f"{path} is {error}", "give the file that `ledgerd image build` wrote"), None
+    return success(name, f"{path}, {len(data) / (1 << 20):.1f} MiB"), len(data)
 
 
 def _memory_for_image(config: NitroConfig, size: int) -> Check:

@@ -3,8 +3,9 @@
 
 Beside the copy: `settings.json` (memory_mib, cpus: what the instance has set aside; slow_seconds of a start; errors: {command: [code, ...]}
 to give in that order, null to work, with a + to do it and fail all the same), `calls.jsonl` (what was asked), `enclaves/` (what runs),
-`console` (what they print). An image is a JSON file behind `.eif` magic: `pcrs`, and `boot`, the command line that stands for what boots in
-it, or nothing: then it hangs. An enclave is a process of its own that outlives this one, as the real program's does.
+`console` (what they print). An image is a real EIF file whose second ramdisk is JSON: `boot`, the command line that stands for what boots
+in it ({pcr0} to {pcr2} replaced), or nothing: then it hangs. An enclave is a process of its own that outlives this one, as the real
+program's does.
 """
 
 import contextlib
@@ -43,10 +44,14 @@ def fail(code: str, **values: Any) -> int:
     return int(code[1:])
 
 
-def image(path: str) -> dict[str, Any]:
-    """What the file holds."""
-    found: dict[str, Any] = json.loads(Path(path).read_bytes().removeprefix(b".eif"))
-    return found
+def boot(path: str) -> list[str]:
+    """What stands for booting the file's image."""
+    from ledgerd.node.image import eif
+
+    image = eif.read(Path(path).read_bytes())
+    pcrs = {f"pcr{index}": value.hex() for index, value in enumerate(image.measure()[:3])}
+    command = json.loads(bytes(image.all(eif.Kind.RAMDISK)[1])).get("boot") or [sys.executable, "-c", "import time; time.sleep(1000)"]
+    return [pcrs.get(part.strip("{}"), part) for part in command]
 
 
 def running() -> list[dict[str, Any]]:
@@ -69,7 +74,7 @@ def run_enclave(options: dict[str, str], settings: dict[str, Any]) -> int:
     others = running()
     print("Start allocating memory...", file=sys.stderr)
     try:
-        content = image(options["--eif-path"])
+        command = boot(options["--eif-path"])
     except OSError:
         return fail("E19")
     if 4 * Path(options["--eif-path"]).stat().st_size > memory << 20:
@@ -80,7 +85,6 @@ def run_enclave(options: dict[str, str], settings: dict[str, Any]) -> int:
         return fail("E27", memory=memory)
     time.sleep(settings.get("slow_seconds", 0))
     cid = int(options.get("--enclave-cid", 16 + len(others)))
-    command = content.get("boot") or [sys.executable, "-c", "import time; time.sleep(1000)"]
     console = (HERE / "console").open("ab")
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True)
     enclave = {
@@ -122,12 +126,6 @@ def main(arguments: list[str]) -> int:
         return run_enclave(options, settings)
     elif command == "describe-enclaves":
         print(json.dumps(running(), indent=2))
-    elif command == "describe-eif":
-        content = image(options["--eif-path"])
-        measurements = {"HashAlgorithm": "Sha384 { ... }", **{f"PCR{index}": value for index, value in enumerate(content["pcrs"])}}
-        print(
-            json.dumps({"EifVersion": 4, "Measurements": measurements, "IsSigned": False, "CheckCRC": content.get("crc", True)}, indent=2)
-        )
     elif command == "terminate-enclave":
         for enclave in running():
             if enclave["EnclaveID"] == options["--enclave-id"]:

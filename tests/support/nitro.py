@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ledgerd.enclave.boundary import LINK_PORT_DEFAULT
 from ledgerd.node.config import NitroConfig
+from ledgerd.node.image import eif
 from ledgerd.node.nitro.machine import Machine
 from ledgerd.node.nitro.transport import Accepted, accept
 
 CLI = Path(__file__).with_name("fake_nitro_cli.py")
-PCRS = tuple(character * 96 for character in "abc")
 APP = "ledgerd.apps.logging"
 
 
@@ -110,16 +111,22 @@ class Instance:
         path = self.cli.parent / "settings.json"
         path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **changes}))
 
-    def build(self, *, boots: bool = False, command: list[str] | None = None, **more: Any) -> Path:
-        """Write the image; `boots` puts the enclave's real runtime in it."""
-        content: dict[str, Any] = {"pcrs": PCRS, **more}
+    def build(self, *, boots: bool = False, command: list[str] | None = None, platform: bytes = b"platform", size: int = 0) -> Path:
+        """Write the image, of `size` bytes or what it takes; `boots` puts the enclave's real runtime in it."""
         if boots:
             script = str(Path(__file__).with_name("unix_enclave.py"))
-            command = [sys.executable, "-I", script, str(self.folder / "vsock-7001"), str(self.folder / "simulator"), *PCRS, APP]
-        if command:
-            content["boot"] = command
-        self.image.write_bytes(b".eif" + json.dumps(content).encode())
+            link, root = self.folder / f"vsock-{LINK_PORT_DEFAULT}", self.folder / "simulator"
+            command = [sys.executable, "-I", script, str(link), str(root), "{pcr0}", "{pcr1}", "{pcr2}", APP]
+        ramdisks = [platform, json.dumps({"boot": command}).encode()]
+        data = eif.write(b"kernel", "console=ttyS0", ramdisks, metadata=None)
+        if size:
+            data = eif.write(b"kernel" + bytes(size - len(data)), "console=ttyS0", ramdisks, metadata=None)
+        self.image.write_bytes(data)
         return self.image
+
+    def measurement(self) -> dict[str, str]:
+        """PCRs of the image as allow-lists have them."""
+        return {f"pcr{index}": value.hex() for index, value in enumerate(eif.read(self.image.read_bytes()).measure()[:3])}
 
     @classmethod
     def at(cls, folder: Path) -> "Instance":

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ledgerd.ledger.errors import ConfigurationError
-from ledgerd.node.config import Measurement
 from ledgerd.node.nitro.causes import _CAUSES, cause_of
 from ledgerd.node.nitro.cli import NitroCli, NitroError
-from support.nitro import PCRS, Instance
+from support.nitro import Instance
 
 
 @pytest.fixture
@@ -33,19 +31,6 @@ def test_an_enclave_is_started_described_and_ended(instance: Instance, cli: Nitr
     assert call == ["--eif-path", str(instance.image), *options.split()]
     cli.terminate(started.id)
     assert cli.describe() == []
-
-
-def test_an_image_is_measured(instance: Instance, cli: NitroCli) -> None:
-    assert cli.measure(instance.image) == Measurement(*PCRS)
-    instance.build(crc=False)
-    with pytest.raises(ConfigurationError, match="checksum"):
-        cli.measure(instance.image)
-
-
-def test_the_image_of_a_debug_build_is_no_measurement(instance: Instance, cli: NitroCli) -> None:
-    instance.build(pcrs=["0" * 96] * 3)
-    with pytest.raises(ConfigurationError, match="zero"):
-        cli.measure(instance.image)
 
 
 def test_words_before_the_answer_are_passed_over(instance: Instance, cli: NitroCli) -> None:

@@ -69,7 +69,7 @@ class Rig:
 
 @pytest.fixture
 def rig(instance: Instance) -> Rig:
-    instance.build(command=[sys.executable, "-I", "-c", BOOT, str(instance.folder / "vsock-7001")])
+    instance.build(command=[sys.executable, "-I", "-c", BOOT, str(instance.folder / "vsock-7000")])
     return Rig(instance)
 
 
@@ -113,7 +113,7 @@ def test_each_directorys_node_has_a_name_of_its_own(instance: Instance) -> None:
 
 def test_an_enclave_that_does_not_end_with_its_link_is_terminated(rig: Rig) -> None:
     stubborn = BOOT.replace("sys.exit(len(link.recv(100)))", "import time; time.sleep(1000)")
-    rig.instance.build(command=[sys.executable, "-I", "-c", stubborn, str(rig.instance.folder / "vsock-7001")])
+    rig.instance.build(command=[sys.executable, "-I", "-c", stubborn, str(rig.instance.folder / "vsock-7000")])
     enclave = rig.launch()
     assert enclave.link.recv(100) == b"hello"
     assert enclave.stop(1.0) == -signal.SIGKILL
@@ -176,7 +176,7 @@ def test_what_a_failed_start_left_behind_is_ended_before_the_next(rig: Rig) -> N
 
     def sleep(seconds: float) -> None:
         seen.append(rig.instance.running())
-        rig.instance.build(command=[sys.executable, "-I", "-c", BOOT, str(rig.instance.folder / "vsock-7001")])
+        rig.instance.build(command=[sys.executable, "-I", "-c", BOOT, str(rig.instance.folder / "vsock-7000")])
 
     rig.sleep = sleep  # type: ignore[method-assign]
     enclave = rig.launch()
@@ -198,7 +198,7 @@ def test_an_image_that_never_connects_is_ended(rig: Rig, monkeypatch: pytest.Mon
     monkeypatch.setattr(launchers, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(launchers, "BOOT_SECONDS_MAX", 0.2)
     rig.instance.build()
-    with pytest.raises(NitroError, match="did not connect to vsock port 7001"):
+    with pytest.raises(NitroError, match="did not connect to vsock port 7000"):
         rig.launch(rig.make(time.monotonic))
     assert rig.instance.running() == []
     assert len(rig.instance.calls("terminate-enclave")) == 1
@@ -212,7 +212,7 @@ def test_another_enclave_of_this_instance_does_not_get_the_link(rig: Rig) -> Non
         deadline = time.monotonic() + SECONDS_MAX
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as intruder:
-                intruder.connect(str(rig.instance.folder / "vsock-7001"))
+                intruder.connect(str(rig.instance.folder / "vsock-7000"))
                 intruder.settimeout(SECONDS_MAX)
                 assert intruder.recv(100) == b""
                 return
@@ -310,4 +310,8 @@ def test_the_check_before_a_start_tells_every_reason_at_once(rig: Rig) -> None:
 
 
 def test_the_measurement_is_the_images(rig: Rig) -> None:
-    assert rig.make().measurement().pcr0 == "a" * 96
+    found = rig.make().measurement()
+    assert {"pcr0": found.pcr0, "pcr1": found.pcr1, "pcr2": found.pcr2} == rig.instance.measurement()
+    rig.instance.image.write_bytes(rig.instance.image.read_bytes()[:-1])
+    with pytest.raises(ConfigurationError, match="no enclave image, by rule"):
+        rig.make().measurement()

@@ -18,11 +18,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from ledgerd.network.client import Client
 from ledgerd.node.lifecycle import simulated_root
 from support.cluster import make_identity
-from support.nitro import PCRS, Instance
+from support.nitro import Instance
 
 SECONDS_MAX = 30.0
 SCRIPT = Path(__file__).parent.parent.parent / "support" / "nitro_node.py"
-MEASUREMENT = {f"pcr{index}": value for index, value in enumerate(PCRS)}
 
 
 class Node:
@@ -122,7 +121,7 @@ def test_two_enclaves_of_one_image_make_a_service_that_commits_and_end_with_thei
     assert "attestation is SIMULATED" in first.log()
     assert int((first.directory / "enclave.pid").read_text()) in rig.instance.running()
     url = f"https://{first.address}"
-    with Client.trust(url, roots=[rig.root.certificate_pem], measurements=[MEASUREMENT]) as client:
+    with Client.trust(url, roots=[rig.root.certificate_pem], measurements=[rig.instance.measurement()]) as client:
         assert client.attestation is not None
         assert client.attestation.configuration["heartbeat_ms"] == 100
         assert client.submit("PUT", "/app/records/1", "from an enclave").committed
@@ -137,10 +136,8 @@ def test_two_enclaves_of_one_image_make_a_service_that_commits_and_end_with_thei
 def test_another_image_is_refused_with_the_rule_and_nothing_is_left(rig: Rig) -> None:
     first = rig.start()
     first.notices("open")
-    other = rig.instance.folder / "other.eif"
-    rig.instance.build(boots=True)
-    other.write_bytes(rig.instance.image.read_bytes().replace(b"c" * 96, b"d" * 96))
-    accepted = "\n".join(f'{name} = "{value}"' for name, value in MEASUREMENT.items())
+    accepted = "\n".join(f'{name} = "{value}"' for name, value in rig.instance.measurement().items())
+    other = rig.instance.build(boots=True, platform=b"another platform").rename(rig.instance.folder / "other.eif")
     second = rig.join(other, f"[[join.measurements]]\n{accepted}\n")
     _, errors = second.process.communicate(timeout=SECONDS_MAX)
     assert second.process.returncode == 1

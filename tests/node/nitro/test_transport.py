@@ -42,15 +42,15 @@ def no_vsock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_listens_on_the_port_for_any_cid() -> None:
-    listener = transport.VsockListener(7001)
+    listener = transport.VsockListener(7000)
     (made,) = FakeSocket.made
-    assert (made.family, made.bound) == (socket.AF_VSOCK, (0xFFFFFFFF, 7001))
+    assert (made.family, made.bound) == (socket.AF_VSOCK, (0xFFFFFFFF, 7000))
     listener.close()
     assert made.is_closed
 
 
 def test_a_port_that_is_taken_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeSocket, "refusal", OSError(errno.EADDRINUSE, "Address already in use"))
-    with pytest.raises(ConfigurationError, match="vsock port 7001: Address already in use; something else here uses it"):
-        transport.VsockListener(7001)
+    with pytest.raises(ConfigurationError, match="vsock port 7000: Address already in use; something else here uses it"):
+        transport.VsockListener(7000)
     assert FakeSocket.made[0].is_closed
