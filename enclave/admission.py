@@ -18,7 +18,16 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from nacl.public import PublicKey, SealedBox
 
-from ledgerd.enclave.configuration import NAMES_MAX, PROTOCOL_VERSION, Address, Configuration, binding_digest, is_data, is_host
+from ledgerd.enclave.configuration import (
+    NAMES_MAX,
+    PROTOCOL_VERSION,
+    Address,
+    Configuration,
+    binding_digest,
+    differing_keys,
+    is_data,
+    is_host,
+)
 from ledgerd.enclave.endpoints import Context, Endpoint, Registry, Result
 from ledgerd.enclave.entropy import random_bytes
 from ledgerd.enclave.frontend import address_of
@@ -28,7 +37,7 @@ from ledgerd.enclave.kv import Store
 from ledgerd.governance import tables
 from ledgerd.ledger import cbor
 from ledgerd.ledger.attestation.errors import AttestationError
-from ledgerd.ledger.attestation.measurement import Measurement
+from ledgerd.ledger.attestation.measurement import Measurement, configuration_digest
 from ledgerd.ledger.attestation.nitro import Attestation
 from ledgerd.ledger.attestation.policy import Policy, verify_now
 from ledgerd.ledger.attestation.roots import parse_roots
@@ -153,10 +162,9 @@ class Admission:
             raise PeerError(f"quote format {request.quote_format!r} is not supported; this service admits {_FORMAT}")
         expected = node.configuration.relevant(node.service.public)
         if request.configuration != expected:
-            differing = sorted(key for key in expected if request.configuration.get(key) != expected[key])
             raise PeerError(
                 "configuration refused by rule 'configuration': the joiner's differs from this service's in "
-                f"{', '.join(differing) or 'unknown keys'}; start it with the service's own values"
+                f"{differing_keys(request.configuration, expected)}; start it with the service's own values"
             )
         measurements = frozenset(
             Measurement(*tables.parse_measurement_key(key)) for key, _ in context.governance(tables.NITRO_MEASUREMENTS).items()
@@ -169,6 +177,7 @@ class Admission:
             nonce=request.nonce,
             public_key=None,  # the node's name follows from it; `_check_key` binds it to the certificate request
             user_data=binding_digest(request.configuration, request.encryption_key),
+            configuration=configuration_digest(request.configuration),
         )
 
     def _check_key(self, request: "_JoinRequest", attestation: Attestation) -> tuple[NodeId, ec.EllipticCurvePublicKey]:

@@ -128,9 +128,13 @@ class ServiceKeys:
         return self.identity.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
-def create_service_keys(at: datetime) -> ServiceKeys:
-    """Make a new service identity. Called once in the life of a service, by its first node."""
-    identity = ec.generate_private_key(ec.SECP384R1())
+def create_service_key() -> ec.EllipticCurvePrivateKey:
+    """Make the key of a new service. Called once in the life of a service, by its first node."""
+    return ec.generate_private_key(ec.SECP384R1())
+
+
+def create_service_keys(identity: ec.EllipticCurvePrivateKey, at: datetime) -> ServiceKeys:
+    """Certify a new service's key, by itself."""
     name = _name("ledgerd Service")
     return ServiceKeys(identity, _certificate(identity, identity.public_key(), name, name, at, ca=True, names=None))
 

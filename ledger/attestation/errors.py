@@ -19,6 +19,7 @@ RULES: Final = (
     "nonce",  # not the nonce that was asked for
     "public_key",  # not the key that was expected
     "user_data",  # not the data that was expected
+    "configuration",  # PCR16 is not the measurement of the configuration that was expected
     "age",  # made too long ago, or in the future
 )
 

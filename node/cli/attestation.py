@@ -129,8 +129,8 @@ def _live(
         service.urls, roots=roots or None, measurements=accepted, genesis=None if genesis is None else genesis.hex(), budget=budget
     ) as client:
         assert client.attestation is not None, "trust sets it"
-        attestation, identity = client.attestation.attestation, client.identity
-    fields = {"genesis": identity.genesis, "service_certificate": identity.certificate}
+        attestation, configuration, identity = client.attestation.attestation, client.attestation.configuration, client.identity
+    fields: dict[str, Any] = {"genesis": identity.genesis, "configuration": configuration, "service_certificate": identity.certificate}
     if save is not None:
         save.write_text(identity.certificate, encoding="ascii")
         fields["saved"] = str(save)

@@ -107,6 +107,24 @@ def test_bindings_are_compared_where_the_caller_states_them(name: str) -> None:
     assert getattr(now(**left_to_the_caller), name) in (PUBLIC_KEY, USER_DATA)
 
 
+DIGEST = sha384(b"a configuration").digest()[:32]
+
+
+def test_pcr16_is_judged_where_the_caller_states_a_configuration() -> None:
+    """The platform's arithmetic: SHA-384 of 48 zero bytes and of the data, which is not hashed before."""
+    measured = forge(pcrs={16: sha384(bytes(48) + DIGEST).digest()})
+    assert now(measured, configuration=DIGEST).pcrs[16] == sha384(bytes(48) + DIGEST).digest()
+    assert rule(measured, configuration=bytes(32)) == "configuration"
+    assert rule(CORRECT, configuration=DIGEST) == "configuration"  # it lists no PCR16
+    assert rule(forge(pcrs={16: bytes(48)}), configuration=DIGEST) == "configuration"
+    now(measured)
+    with pytest.raises(AttestationError) as refusal:
+        verify_recorded(CORRECT.document, CORRECT.policy, at_ms=MADE_AT_MS, configuration=DIGEST)
+    assert refusal.value.rule == "configuration"
+    assert refusal.value.seen == "PCR16 absent"
+    verify_recorded(measured.document, measured.policy, at_ms=MADE_AT_MS, configuration=DIGEST)
+
+
 def test_age_is_bounded_on_both_sides() -> None:
     oldest = MADE_AT_MS + AGE_MS_MAX_DEFAULT + CLOCK_SKEW_MS_MAX
     now(now_ms=oldest)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ledgerd.enclave.nsm import attestation
+from ledgerd.enclave.nsm import attestation, measure_configuration
 from ledgerd.ledger import cbor, entry, signature
+from ledgerd.ledger.attestation.measurement import configuration_digest
 from ledgerd.ledger.receipt import Leaf, build_cose, build_json
 from ledgerd.node.cli.status import COLUMNS
 from ledgerd.node.simulator.nsm import SimulatedNsm
@@ -160,6 +161,9 @@ class Attesting:
     def __init__(self, service: FakeService, root: SimulatedRoot, pcrs: dict[int, bytes]) -> None:
         self.nsm = SimulatedNsm(root, pcrs)
         self.ledger = service.ledger
+        key = self.ledger.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self.configuration = {"service": hashlib.sha256(key).hexdigest(), "heartbeat_ms": 100}
+        measure_configuration(self.nsm, configuration_digest(self.configuration))
         service.nodes[0].behaviour = self.answer
 
     def answer(self, request: FakeRequest) -> FakeAnswer | None:
@@ -176,6 +180,7 @@ class Attesting:
             "raw": base64.b64encode(document).decode(),
             "service_certificate": self.ledger.certificate,
             "genesis_digest": "00" * 32,
+            "configuration": self.configuration,
         }
         return FakeAnswer(200, {}, json.dumps(body).encode())
 
@@ -189,6 +194,7 @@ def test_attestation_is_verified_for_our_nonce_and_its_certificate_kept(ledgerd:
     verify = ["attestation", "verify", "--url", service.urls[0], "--root", tmp_path / "root.pem", "--measurements", measurements]
     ran = ledgerd(*verify, "--save", tmp_path / "kept.pem", "-o", "json")
     assert (ran.status, ran.json["verified"], ran.json["simulated"]) == (0, True, True)
+    assert ran.json["configuration"]["heartbeat_ms"] == 100
     assert "SIMULATED" in ran.err
     assert (tmp_path / "kept.pem").read_text() == service.ledger.certificate
     assert ledgerd(*verify, "--genesis", "00" * 32).status == 0
