@@ -92,6 +92,11 @@ def test_tag_18_is_accepted_once() -> None:
     assert judge(CORRECT, b"\xd2" + CORRECT.document) == judge(CORRECT)
 
 
+@pytest.mark.parametrize("header", [{4: b"who"}, {"x": [1, None]}, {33: b"\x30"}])
+def test_an_unprotected_header_changes_nothing_so_a_document_has_no_hash(header: dict[Any, Any]) -> None:
+    assert judge(CORRECT, CORRECT.document[:6] + cbor2.dumps(header) + CORRECT.document[7:]) == judge(CORRECT)
+
+
 def test_an_indefinite_payload_is_accepted() -> None:
     indefinite = forge(payload=lambda fields: b"\xbf" + cbor2.dumps(fields)[1:] + b"\xff")
     assert judge(indefinite).module_id == MODULE_ID
@@ -156,8 +161,9 @@ def test_payloads_of_impossible_size_are_refused(size: int) -> None:
         lambda d: b"\x83" + d[1:-98],
         lambda d: b"\x85" + d[1:] + b"\xf6",
         lambda d: b"\x9f" + d[1:],
-        lambda d: d[:6] + b"\xa1\x04\x41\x00" + d[7:],  # an unprotected header
-        lambda d: d[:6] + b"\xf6" + d[7:],
+        lambda d: d[:6] + b"\xf6" + d[7:],  # no unprotected header
+        lambda d: d[:6] + b"\x80" + d[7:],
+        lambda d: d[:6] + b"\xa2\x04\x41\x00\x04\x41\x00" + d[7:],  # one that stands twice in it
         lambda d: b"\x84\x44\xa1\x01\x38\x22\xa0\xf6" + d[-98:],  # detached payload
         lambda d: d[:-98] + b"\x58\x5f" + d[-95:],
         lambda d: d[:-98] + b"\x58\x61" + d[-96:] + b"\x00",
