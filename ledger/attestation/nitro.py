@@ -286,7 +286,12 @@ def _verify_chain(said: Document, roots: Sequence[Root], at_ms: int) -> tuple[Ro
                 _refuse_chain(f"certificate {depth} ({certificate.name}) may not issue certificates", "a certificate authority")
             if certificate.path_length is not None and certificate.path_length < below:
                 _refuse_chain(f"certificate {depth} ({certificate.name}) has path length {certificate.path_length}", f"at least {below}")
-        elif certificate.is_authority or certificate.may_sign_certificates or not certificate.may_sign_data:
+        elif (
+            certificate.is_authority
+            or certificate.may_sign_certificates
+            or certificate.path_length is not None
+            or not certificate.may_sign_data
+        ):
             _refuse_chain(f"the leaf ({certificate.name}) is an authority or may not sign data", "a certificate that may only sign data")
         issuer = der
     return root, certificate.key

@@ -209,8 +209,9 @@ def forge_uvm(
     """Forge an endorsement: the message, and the publisher's identifier."""
     root, middle, own = authority("UVM root"), authority("UVM intermediate"), authority("UVM leaf")
     root_der = certify("root", root, "root", root, authority=True, pss=False)
-    middle_der = certify("middle", middle, "root", root, **{"authority": True, "pss": False, **(intermediate or {})})
-    leaf_der = certify("publisher", own, "middle", middle, **{"eku": EKU, "pss": False, **(leaf or {})})
+    above: dict[str, Any] = {"issuer": "root", "issuer_key": root, "authority": True, "pss": False, **(intermediate or {})}
+    below: dict[str, Any] = {"issuer": "middle", "issuer_key": middle, "eku": EKU, "pss": False, **(leaf or {})}
+    middle_der, leaf_der = certify("middle", middle, **above), certify("publisher", own, **below)
     fingerprint = base64.urlsafe_b64encode(sha256(root_der).digest()).rstrip(b"=").decode()
     did = f"did:x509:0:sha256:{fingerprint}::eku:{EKU}"
     said = {

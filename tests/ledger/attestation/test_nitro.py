@@ -330,6 +330,9 @@ UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"
 UNKNOWN_CRITICAL = x509.Extension(UNKNOWN.oid, True, UNKNOWN)
 UNKNOWN_HARMLESS = x509.Extension(UNKNOWN.oid, False, UNKNOWN)
 
+# What no builder makes: a leaf that is no authority and has a path length all the same.
+LEAF_PATH_LENGTH = x509.UnrecognizedExtension(x509.BasicConstraints.oid, b"\x30\x03\x02\x01\x00")
+
 CHAIN: dict[str, tuple[str, int, dict[str, Any]]] = {
     "regional that is no authority": ("chain", REGIONAL, {"authority": False, "path_length": None}),
     "zonal that is no authority": ("chain", ZONAL, {"authority": False, "path_length": None}),
@@ -348,6 +351,11 @@ CHAIN: dict[str, tuple[str, int, dict[str, Any]]] = {
     "leaf without digital signature": ("chain", LEAF, {"usages": frozenset({"content_commitment"})}),
     "leaf without key usage": ("chain", LEAF, {"usages": frozenset()}),
     "leaf without basic constraints": ("chain", LEAF, {"constraints": False}),
+    "leaf with a path length": (
+        "chain",
+        LEAF,
+        {"constraints": False, "extra": x509.Extension(LEAF_PATH_LENGTH.oid, True, LEAF_PATH_LENGTH)},
+    ),
     "regional with another issuer's name": ("chain", REGIONAL, {"issuer": "somebody else"}),
     "leaf with another issuer's name": ("chain", LEAF, {"issuer": "somebody else"}),
     "zonal signed by another key": ("chain", ZONAL, {"foreign_issuer": True}),
@@ -437,6 +445,10 @@ def test_validity_includes_its_first_and_its_last_second() -> None:
 def test_a_remembered_link_is_still_judged_by_time() -> None:
     judge(CORRECT)
     assert refused(CORRECT, at_ms=MADE_AT_MS + 86_400_000).rule == "validity"
+
+
+def test_a_chain_is_judged_by_the_first_rule_it_breaks_from_the_root_down() -> None:
+    assert refused(forge(shapes={LEAF: {"lifetime": timedelta(seconds=30), "foreign_issuer": True}})).rule == "chain"
 
 
 # Rule signature.
