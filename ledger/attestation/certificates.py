@@ -27,6 +27,7 @@ class Loaded(NamedTuple):
         signed: The bytes that its issuer signed.
         name: Its subject, short, for people.
         begins_s, ends_s: First and last second of its validity, since 1970.
+        validity: The same, for people.
     """
 
     certificate: x509.Certificate
@@ -34,6 +35,7 @@ class Loaded(NamedTuple):
     name: str
     begins_s: int
     ends_s: int
+    validity: str
 
     def is_valid_at(self, at_s: int) -> bool:
         """Say whether it is valid in that second since 1970."""
@@ -75,7 +77,9 @@ def load(der: bytes, *, serial_may_be_zero: bool = False) -> Loaded:
         _ = certificate.public_key(), certificate.issuer, certificate.signature_algorithm_oid  # read now, so that it fails here
         extensions = certificate.extensions
         name = certificate.subject.rfc4514_string()[:200]
-        begins_s, ends_s = (int(limit.timestamp()) for limit in (certificate.not_valid_before_utc, certificate.not_valid_after_utc))
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        begins_s, ends_s = int(begins.timestamp()), int(ends.timestamp())
+        validity = f"{begins.isoformat()} to {ends.isoformat()} ({begins_s} to {ends_s})"
     except Exception as error:  # of hostile bytes; the library does not state which of its many exceptions can come
         raise ValueError(str(error)[:200]) from None
     if certificate.version is not x509.Version.v3:
@@ -89,7 +93,7 @@ def load(der: bytes, *, serial_may_be_zero: bool = False) -> Loaded:
         raise ValueError("another algorithm beside the signature than is signed, or a signature that does not use all of its bits")
     if any(extension.critical and extension.oid not in _KNOWN_CRITICAL for extension in extensions):
         raise ValueError("a critical extension that is not known here")
-    return Loaded(certificate, signed, name, begins_s, ends_s)
+    return Loaded(certificate, signed, name, begins_s, ends_s, validity)
 
 
 def role(loaded: Loaded) -> Role:

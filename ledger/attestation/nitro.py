@@ -251,8 +251,9 @@ class _Certificate(NamedTuple):
     path_length: int | None
     may_sign_certificates: bool
     may_sign_data: bool
-    not_before_s: int
-    not_after_s: int
+    begins_s: int
+    ends_s: int
+    validity: str
     name: str
 
 
@@ -273,10 +274,10 @@ def _verify_chain(said: Document, roots: Sequence[Root], at_ms: int) -> tuple[Ro
     issuer: bytes | None = None
     for depth, der in enumerate(chain):
         certificate = _issued(der, issuer)
-        if not certificate.not_before_s <= at_s <= certificate.not_after_s:
+        if not certificate.begins_s <= at_s <= certificate.ends_s:
             raise AttestationError(
                 "validity",
-                f"certificate {depth} ({certificate.name}) is valid from {certificate.not_before_s} to {certificate.not_after_s}",
+                f"certificate {depth} ({certificate.name}) is valid from {certificate.validity}",
                 f"validity at {at_s} (seconds since 1970)",
                 "get a new document; if a new one is refused too, compare both clocks",
             )
@@ -306,7 +307,8 @@ def _issued(der: bytes, issuer: bytes | None) -> _Certificate:
     Raises: AttestationError: Rules `algorithm` and `chain`.
     """
     try:
-        certificate, _, name, not_before_s, not_after_s = load(der)
+        loaded = load(der)
+        certificate, name = loaded.certificate, loaded.name
         key = certificate.public_key()
         extensions = certificate.extensions
         constraints = extensions.get_extension_for_class(x509.BasicConstraints)
@@ -340,8 +342,9 @@ def _issued(der: bytes, issuer: bytes | None) -> _Certificate:
         constraints.value.path_length,
         usage.key_cert_sign,
         usage.digital_signature,
-        not_before_s,
-        not_after_s,
+        loaded.begins_s,
+        loaded.ends_s,
+        loaded.validity,
         name,
     )
 

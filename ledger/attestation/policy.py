@@ -5,7 +5,7 @@ has neither, and judges at the time that the ledger recorded. The single checks 
 Not here: proof of origin (`nitro`), which PCRs an image has (`measurement`), who may change the allow-list (`governance`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Final
@@ -129,6 +129,18 @@ def check_measurement(attestation: Attestation, measurements: Iterable[Measureme
         expected or "an image of the allow-list, which is empty",
         "run an image that the members accepted, or propose to accept this one",
     )
+
+
+def check_pcrs(attestation: Attestation, expected: Mapping[int, bytes]) -> None:
+    """Refuse an enclave of which one of these PCRs, by index, has another value or is not locked (rule `measurement`)."""
+    wrong = [index for index, value in sorted(expected.items()) if attestation.pcrs.get(index) != value]
+    if wrong:
+        raise AttestationError(
+            "measurement",
+            f"{attestation.module_id} with " + ", ".join(f"PCR{i} {attestation.pcrs.get(i, b'').hex() or 'absent'}" for i in wrong),
+            ", ".join(f"PCR{i} {expected[i].hex()}" for i in wrong),
+            "run the image, role or instance that was asked for",
+        )
 
 
 def check_module(attestation: Attestation) -> None:

@@ -230,7 +230,7 @@ def verify(report: bytes, endorsements: bytes, *, at_ms: int, arks: Mapping[str,
         said.measurement,
         said.host_data,
         said.chip_id,
-        bool(said.policy & _POLICY_DEBUG),
+        is_debug(said),
         bool(said.policy & _POLICY_MIGRATION),
         root,
         root not in AMD_ARKS,
@@ -275,7 +275,7 @@ def _verify_chain(endorsements: bytes, arks: Mapping[str, str], at_ms: int) -> t
         if not loaded.is_valid_at(at_s):
             raise AttestationError(
                 "validity",
-                f"{loaded.name} is valid from {loaded.begins_s} to {loaded.ends_s}",
+                f"{loaded.name} is valid from {loaded.validity}",
                 f"validity at {at_s} (seconds since 1970)",
                 "get the certificate anew from AMD; if that one is refused too, compare both clocks",
             )
@@ -336,6 +336,11 @@ def _check_leaf(said: Report, product: str, leaf: Loaded) -> Tcb:
             "get the certificate for the firmware version that the report names",
         )
     return reported
+
+
+def is_debug(said: Report) -> bool:
+    """Say whether the guest's owner allowed the host to read and change its memory."""
+    return bool(said.policy & _POLICY_DEBUG)
 
 
 def tcb_of(raw: bytes, product: str) -> Tcb:

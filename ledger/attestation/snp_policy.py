@@ -223,6 +223,22 @@ def check_host_data(attestation: SnpAttestation, accepted: Iterable[bytes]) -> N
         )
 
 
+def host_data_of(security_policy: bytes) -> bytes:
+    """What a host must bind for a container policy, as Azure does: its SHA-256."""
+    return sha256(security_policy).digest()
+
+
+def check_report_data(attestation: SnpAttestation, expected: bytes) -> None:
+    """Refuse a report whose data is not `expected`, filled up with zeros (rule `nonce`); for tools, where nothing else is bound."""
+    if not compare_digest(attestation.report_data, expected.ljust(REPORT_DATA_SIZE_BYTES, b"\x00")):
+        raise AttestationError(
+            "nonce",
+            f"report data {attestation.report_data.hex()}",
+            f"{expected.hex()}, filled up with zeros",
+            "the report was made for somebody else, or is a replay: ask for a new one",
+        )
+
+
 def check_public_key(attestation: SnpAttestation, public_key: bytes) -> None:
     """Refuse a report that attests another key: its data must begin with the SHA-256 of the key's DER (rule `public_key`)."""
     expected = sha256(public_key).digest()

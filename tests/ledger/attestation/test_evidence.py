@@ -1,12 +1,13 @@
 """One door for every platform: each format goes to its verifier, and what nobody verifies is refused."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ledgerd.ledger.attestation.errors import AttestationError
-from ledgerd.ledger.attestation.evidence import NITRO, SNP, Accepted, Evidence, NitroVerifier, SnpVerifier
+from ledgerd.ledger.attestation.evidence import NITRO, SNP, Accepted, Evidence, NitroVerifier, SnpVerifier, Verdict
 from ledgerd.ledger.attestation.snp import Cpu, Tcb
 from ledgerd.ledger.attestation.snp_policy import LeastTcb, SnpPolicy
 from support import documents, reports
@@ -91,10 +92,12 @@ def test_evidence_of_one_platform_is_nothing_to_the_other(kind: str) -> None:
 @pytest.mark.parametrize("change", [{"endorsements": b"x"}, {"uvm_endorsement": b""}])
 def test_a_nitro_document_has_nothing_beside_it(change: dict[str, Any]) -> None:
     evidence = EVIDENCE[NITRO]._replace(**change)
-    for judge in (
-        lambda: NitroVerifier(DOCUMENT.policy).verify_now(evidence, **NOW[NITRO]),
-        lambda: NitroVerifier(DOCUMENT.policy).verify_recorded(evidence, at_ms=documents.MADE_AT_MS),
-    ):
+    verifier = NitroVerifier(DOCUMENT.policy)
+    judges: list[Callable[[], Verdict]] = [
+        lambda: verifier.verify_now(evidence, **NOW[NITRO]),
+        lambda: verifier.verify_recorded(evidence, at_ms=documents.MADE_AT_MS),
+    ]
+    for judge in judges:
         with pytest.raises(AttestationError) as refusal:
             judge()
         assert refusal.value.rule == "form"

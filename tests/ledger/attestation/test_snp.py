@@ -237,7 +237,7 @@ def test_a_foreign_chain_that_ends_with_the_accepted_root_is_refused() -> None:
     assert rule(CORRECT, foreign.report, pem(*foreign.ders[:2], CORRECT.ders[2])) == "chain"
 
 
-CHAIN: dict[str, tuple[str, dict[str, Any]]] = {
+CHAIN: dict[str, tuple[str, Any]] = {
     "ASK that is no authority": ("chain", {"ask": {"authority": False}}),
     "ARK that is no authority": ("chain", {"ark": {"authority": False}}),
     "ASK without certificate signing": ("chain", {"ask": {"usages": False}}),
@@ -264,15 +264,10 @@ CHAIN: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def forge_wrong(arguments: dict[str, dict[str, Any]]) -> ForgedReport:
-    """`forge_report`, where names of issuers are arguments too."""
-    return forge_report(**arguments)
-
-
 @pytest.mark.parametrize("name", CHAIN)
 def test_wrong_certificates_are_refused(name: str) -> None:
     expected, arguments = CHAIN[name]
-    assert rule(forge_wrong(arguments)) == expected
+    assert rule(forge_report(**arguments)) == expected
 
 
 # Chip and firmware.

@@ -88,7 +88,8 @@ def test_privilege_levels_are_accepted_where_the_policy_says_so_and_the_host_nev
 
 @pytest.mark.parametrize("name", ["nonce", "user_data", "public_key"])
 def test_nonce_key_and_user_data_are_bound(name: str) -> None:
-    assert rule(**{name: b"something else of 27 bytes"}) == ("public_key" if name == "public_key" else "nonce")
+    stated: dict[str, Any] = {name: b"something else of 27 bytes"}
+    assert rule(**stated) == ("public_key" if name == "public_key" else "nonce")
 
 
 def test_a_caller_cannot_do_without_a_nonce() -> None:
@@ -105,9 +106,9 @@ def test_nonce_and_user_data_do_not_flow_into_each_other() -> None:
 
 @pytest.mark.parametrize("at", range(4))
 def test_every_component_of_the_firmware_must_be_reached(at: int) -> None:
-    parts = list(LEAST[0].tcb)
-    parts[at] = (parts[at] or 0) + 1
-    assert rule(policy=replace(POLICY, least_tcb=(LeastTcb(MILAN, Tcb(*parts)),))) == "tcb"
+    name = Tcb._fields[at]
+    newer = LEAST[0].tcb._replace(**{name: getattr(LEAST[0].tcb, name) + 1})
+    assert rule(policy=replace(POLICY, least_tcb=(LeastTcb(MILAN, newer),))) == "tcb"
 
 
 def test_newer_firmware_is_accepted() -> None:
