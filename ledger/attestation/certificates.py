@@ -25,17 +25,24 @@ class Loaded(NamedTuple):
     Attributes:
         certificate: What it says; its serial number may not be the one that stands in it.
         signed: The bytes that its issuer signed.
-        name: Its subject, short, for people.
         begins_s, ends_s: First and last second of its validity, since 1970.
-        validity: The same, for people.
     """
 
     certificate: x509.Certificate
     signed: bytes
-    name: str
     begins_s: int
     ends_s: int
-    validity: str
+
+    @property
+    def name(self) -> str:
+        """Its subject, short, for people."""
+        return self.certificate.subject.rfc4514_string()[:200]
+
+    @property
+    def validity(self) -> str:
+        """First and last second of its validity, for people."""
+        begins, ends = self.certificate.not_valid_before_utc, self.certificate.not_valid_after_utc
+        return f"{begins.isoformat()} to {ends.isoformat()} ({self.begins_s} to {self.ends_s})"
 
     def is_valid_at(self, at_s: int) -> bool:
         """Say whether it is valid in that second since 1970."""
@@ -74,12 +81,11 @@ def load(der: bytes, *, serial_may_be_zero: bool = False) -> Loaded:
         readable = der[:serial_at] + b"\x01" + der[serial_at + 1 :]
     try:
         certificate = x509.load_der_x509_certificate(readable)
-        _ = certificate.public_key(), certificate.issuer, certificate.signature_algorithm_oid  # read now, so that it fails here
+        # Read now, so that it fails here.
+        _ = certificate.public_key(), certificate.subject, certificate.issuer, certificate.signature_algorithm_oid
         extensions = certificate.extensions
-        name = certificate.subject.rfc4514_string()[:200]
-        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        begins_s, ends_s = int(begins.timestamp()), int(ends.timestamp())
-        validity = f"{begins.isoformat()} to {ends.isoformat()} ({begins_s} to {ends_s})"
+        begins_s = int(certificate.not_valid_before_utc.timestamp())
+        ends_s = int(certificate.not_valid_after_utc.timestamp())
     except Exception as error:  # of hostile bytes; the library does not state which of its many exceptions can come
         raise ValueError(str(error)[:200]) from None
     if certificate.version is not x509.Version.v3:
@@ -93,7 +99,7 @@ def load(der: bytes, *, serial_may_be_zero: bool = False) -> Loaded:
         raise ValueError("another algorithm beside the signature than is signed, or a signature that does not use all of its bits")
     if any(extension.critical and extension.oid not in _KNOWN_CRITICAL for extension in extensions):
         raise ValueError("a critical extension that is not known here")
-    return Loaded(certificate, signed, name, begins_s, ends_s, validity)
+    return Loaded(certificate, signed, begins_s, ends_s)
 
 
 def role(loaded: Loaded) -> Role:

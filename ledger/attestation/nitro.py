@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.x509.oid import SignatureAlgorithmOID
 
 from ledgerd.ledger.attestation import items
-from ledgerd.ledger.attestation.certificates import load
+from ledgerd.ledger.attestation.certificates import Loaded, load
 from ledgerd.ledger.attestation.errors import AttestationError
 from ledgerd.ledger.attestation.measurement import PCR_COUNT, PCR_SIZE_BYTES, ZERO
 from ledgerd.ledger.attestation.roots import Root
@@ -251,10 +251,7 @@ class _Certificate(NamedTuple):
     path_length: int | None
     may_sign_certificates: bool
     may_sign_data: bool
-    begins_s: int
-    ends_s: int
-    validity: str
-    name: str
+    loaded: Loaded
 
 
 def _verify_chain(said: Document, roots: Sequence[Root], at_ms: int) -> tuple[Root, ec.EllipticCurvePublicKey]:
@@ -274,26 +271,25 @@ def _verify_chain(said: Document, roots: Sequence[Root], at_ms: int) -> tuple[Ro
     issuer: bytes | None = None
     for depth, der in enumerate(chain):
         certificate = _issued(der, issuer)
-        if not certificate.begins_s <= at_s <= certificate.ends_s:
+        if not certificate.loaded.is_valid_at(at_s):
             raise AttestationError(
                 "validity",
-                f"certificate {depth} ({certificate.name}) is valid from {certificate.validity}",
+                f"certificate {depth} ({certificate.loaded.name}) is valid from {certificate.loaded.validity}",
                 f"validity at {at_s} (seconds since 1970)",
                 "get a new document; if a new one is refused too, compare both clocks",
             )
         below = depth_leaf - depth - 1  # certificate authorities between this certificate and the leaf
         if depth < depth_leaf:
             if not certificate.is_authority or not certificate.may_sign_certificates:
-                _refuse_chain(f"certificate {depth} ({certificate.name}) may not issue certificates", "a certificate authority")
+                _refuse_chain(f"certificate {depth} ({certificate.loaded.name}) may not issue certificates", "a certificate authority")
             if certificate.path_length is not None and certificate.path_length < below:
-                _refuse_chain(f"certificate {depth} ({certificate.name}) has path length {certificate.path_length}", f"at least {below}")
-        elif (
-            certificate.is_authority
-            or certificate.may_sign_certificates
-            or certificate.path_length is not None
-            or not certificate.may_sign_data
-        ):
-            _refuse_chain(f"the leaf ({certificate.name}) is an authority or may not sign data", "a certificate that may only sign data")
+                _refuse_chain(
+                    f"certificate {depth} ({certificate.loaded.name}) has path length {certificate.path_length}", f"at least {below}"
+                )
+        elif certificate.is_authority or certificate.may_sign_certificates or not certificate.may_sign_data:
+            _refuse_chain(
+                f"the leaf ({certificate.loaded.name}) is an authority or may not sign data", "a certificate that may only sign data"
+            )
         issuer = der
     return root, certificate.key
 
@@ -308,7 +304,7 @@ def _issued(der: bytes, issuer: bytes | None) -> _Certificate:
     """
     try:
         loaded = load(der)
-        certificate, name = loaded.certificate, loaded.name
+        certificate = loaded.certificate
         key = certificate.public_key()
         extensions = certificate.extensions
         constraints = extensions.get_extension_for_class(x509.BasicConstraints)
@@ -321,18 +317,18 @@ def _issued(der: bytes, issuer: bytes | None) -> _Certificate:
     if not is_p384 or not is_es384:
         raise AttestationError(
             "algorithm",
-            f"{name}: {certificate.signature_algorithm_oid.dotted_string}",
+            f"{loaded.name}: {certificate.signature_algorithm_oid.dotted_string}",
             "P-384 with ecdsa-with-SHA384",
             "AWS uses nothing else: trust nothing of this",
         )
     if not constraints.critical:
-        _refuse_chain(f"{name}: basic constraints that are not critical", "critical ones")
+        _refuse_chain(f"{loaded.name}: basic constraints that are not critical", "critical ones")
     if parent is not None:
         try:
             certificate.verify_directly_issued_by(parent)
         except (InvalidSignature, ValueError, TypeError):
             _refuse_chain(
-                f"{name}: not issued by {parent.subject.rfc4514_string()[:200]}",
+                f"{loaded.name}: not issued by {parent.subject.rfc4514_string()[:200]}",
                 "a name and a signature of the certificate before it",
             )
     assert isinstance(key, ec.EllipticCurvePublicKey)
@@ -342,10 +338,7 @@ def _issued(der: bytes, issuer: bytes | None) -> _Certificate:
         constraints.value.path_length,
         usage.key_cert_sign,
         usage.digital_signature,
-        loaded.begins_s,
-        loaded.ends_s,
-        loaded.validity,
-        name,
+        loaded,
     )
 
 

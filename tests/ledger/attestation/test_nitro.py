@@ -258,6 +258,7 @@ def with_member(fields: dict[str, Any], member: bytes) -> bytes:
     [
         lambda f: with_member(f, cbor2.dumps("nonce") + cbor2.dumps(b"again")),  # duplicate key
         lambda f: with_member(f, cbor2.dumps("pcrs") + cbor2.dumps(f["pcrs"])),
+        lambda f: b"\xbf" + cbor2.dumps(f)[1:] + cbor2.dumps("nonce") + cbor2.dumps(b"again") + b"\xff",
         lambda f: cbor2.dumps(f) + b"\x00",
         lambda f: cbor2.dumps(f)[:-1],
         lambda f: b"\xbf" + cbor2.dumps(f)[1:],
@@ -330,7 +331,7 @@ UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"
 UNKNOWN_CRITICAL = x509.Extension(UNKNOWN.oid, True, UNKNOWN)
 UNKNOWN_HARMLESS = x509.Extension(UNKNOWN.oid, False, UNKNOWN)
 
-# What no builder makes: a leaf that is no authority and has a path length all the same.
+# What no builder makes: a leaf that is no authority and has a path length all the same. (The library refuses to read it.)
 LEAF_PATH_LENGTH = x509.UnrecognizedExtension(x509.BasicConstraints.oid, b"\x30\x03\x02\x01\x00")
 
 CHAIN: dict[str, tuple[str, int, dict[str, Any]]] = {
