@@ -146,6 +146,7 @@ def _certificate() -> Target:
             certificates.role(loaded)
         except ValueError:
             return False
+        _ = loaded.name, loaded.validity, certificates.issued_by(loaded, loaded)  # may not fail any more
         if loaded.signed not in data:
             raise BrokenLaw("what is signed is not in the certificate")
         return True

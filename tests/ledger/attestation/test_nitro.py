@@ -1,7 +1,7 @@
 """Each wrong thing that a document can hold, made by a local PKI, and the rule that refuses it."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import cbor2
@@ -9,9 +9,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ledgerd.ledger.attestation.certificates import load
 from ledgerd.ledger.attestation.errors import RULES, AttestationError
 from ledgerd.ledger.attestation.nitro import (
     BUNDLE_LENGTH_MAX,
@@ -566,3 +568,25 @@ def test_hostile_values_that_are_well_signed_raise_nothing_but_a_refusal(name: s
         assert decode(document).payload == cbor2.loads(document)[2]
         if name in ("public_key", "user_data", "nonce"):
             assert getattr(said, name) == value
+
+
+# Names: the library reads them late, and strange ones not at all.
+
+
+@pytest.mark.parametrize("kind", range(1, 31))
+def test_a_name_of_a_strange_kind_is_refused_or_shown_and_nothing_else(kind: int) -> None:
+    """A leaf whose common name is no text, or no UTF-8; its signature fits no more, so it is refused whatever it is called."""
+    at = CORRECT.leaf.rindex(b"depth 4")
+    for first in (b"\x00", b"\xff", b"e"):
+        strange = CORRECT.leaf[: at - 2] + bytes((kind,)) + CORRECT.leaf[at - 1 : at] + first + CORRECT.leaf[at + 1 :]
+        assert refused(CORRECT, signed(payload() | {"certificate": strange})).rule == "chain"
+
+
+def test_a_name_of_bits_is_shown() -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.X500_UNIQUE_IDENTIFIER, b"\x00\xff\x01", x509.name._ASN1Type.BitString)])
+    begin = datetime.fromtimestamp(MADE_AT_MS // 1000, UTC)
+    certificate = x509.CertificateBuilder(name, name, key.public_key(), 1, begin, begin).sign(key, hashes.SHA384())
+    loaded = load(certificate.public_bytes(Encoding.DER))
+    assert loaded.name
+    assert loaded.validity.startswith("2026-05-28T")
