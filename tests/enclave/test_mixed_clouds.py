@@ -169,3 +169,17 @@ def test_a_row_that_cannot_be_read_admits_nobody_and_says_so(guest_of: Callable[
     answer = guest.ask()
     assert answer.status == 500
     assert "TCB version of Milan" in json.loads(answer.body)["error"]["message"]
+
+
+def test_the_certificate_request_must_be_signed_by_its_own_key_which_is_on_p384(guest_of: Callable[[WriteSet], Guest]) -> None:
+    guest = guest_of(ACCEPTING)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    signed = builder.sign(guest.identity, hashes.SHA384()).public_bytes(Encoding.DER)
+    other = builder.sign(guest.identity, hashes.SHA384())
+    changed = x509.load_der_x509_csr(signed[:-1] + bytes((signed[-1] ^ 1,))).public_bytes(Encoding.PEM).decode()
+    assert "not signed by its own key" in guest.refused(change={"certificate_signing_request": changed})
+    assert guest.ask(change={"certificate_signing_request": other.public_bytes(Encoding.PEM).decode()}).status == 200
+    small = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+    assert "P-384" in guest.refused(change={"certificate_signing_request": small})
+    foreign = builder.sign(ec.generate_private_key(ec.SECP384R1()), hashes.SHA384()).public_bytes(Encoding.PEM).decode()
+    assert "rule 'public_key'" in guest.refused(change={"certificate_signing_request": foreign})
