@@ -6,7 +6,6 @@ is another node.
 Not here: what serving means (`enclave.serving`), joining (`enclave.joining`), the loop, clock and threads (`enclave.runtime`).
 """
 
-import base64
 import json
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, cast
@@ -37,6 +36,7 @@ from ledgerd.enclave.configuration import Configuration
 from ledgerd.enclave.genesis import genesis_writes, node_record
 from ledgerd.enclave.group_commit import RunTogether
 from ledgerd.enclave.http import Limits
+from ledgerd.enclave.join_policy import record_of
 from ledgerd.enclave.joining import Admitted, Joining, spki_of
 from ledgerd.enclave.keys import (
     NodeKeys,
@@ -59,6 +59,7 @@ from ledgerd.enclave.sessions import SessionLimits, Sessions
 from ledgerd.enclave.status import Attested
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.governance import tables
+from ledgerd.ledger.attestation.evidence import NITRO, Evidence
 from ledgerd.ledger.attestation.measurement import configuration_digest
 from ledgerd.ledger.attestation.nitro import verify
 from ledgerd.ledger.attestation.policy import check_configuration, check_debug, check_public_key
@@ -368,8 +369,8 @@ class Enclave:
             public_key_pem=self._keys.identity.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
             encryption_key_pem=encryption_key_pem(self._keys.encryption_public),
             request_pem=request.public_bytes(Encoding.PEM).decode(),
-            pcr0=self._measurement[0],
-            quote=base64.b64encode(self._own_document).decode(),
+            code_digest=self._measurement[0],
+            quote_info=record_of(Evidence(NITRO, self._own_document)),
             node_data=configuration.node_data,
         )
         writes = genesis_writes(configuration, configuration.start, service, self._keys.id, record, certificate, self._measurement)

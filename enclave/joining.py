@@ -28,6 +28,7 @@ from ledgerd.enclave.nsm import Nsm, attestation
 from ledgerd.enclave.outbound import Answer, HttpClient
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.ledger import cbor
+from ledgerd.ledger.attestation.evidence import NITRO
 from ledgerd.ledger.attestation.measurement import Measurement, configuration_digest
 from ledgerd.ledger.attestation.policy import Policy, verify_now
 from ledgerd.ledger.attestation.roots import parse_roots
@@ -259,7 +260,7 @@ class Joining:
         configuration = self._configuration
         body = {
             "nonce": nonce.hex(),
-            "quote_info": {"format": "AWS_Nitro_v1", "quote": base64.b64encode(document).decode()},
+            "quote_info": {"format": NITRO, "quote": base64.b64encode(document).decode()},
             "public_encryption_key": base64.b64encode(self._keys.encryption_public).decode(),
             "configuration": self._relevant,
             "certificate_signing_request": self._request_pem,

@@ -5,14 +5,14 @@ has neither, and judges at the time that the ledger recorded. The single checks 
 Not here: proof of origin (`nitro`), which PCRs an image has (`measurement`), who may change the allow-list (`governance`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Final
 
 from ledgerd.ledger.attestation.errors import AttestationError
 from ledgerd.ledger.attestation.measurement import CONFIGURATION_PCR, ZERO, Measurement, configuration_pcr, instance_pcr
-from ledgerd.ledger.attestation.nitro import Attestation, verify
+from ledgerd.ledger.attestation.nitro import Attestation, decode, verify, verify_decoded
 from ledgerd.ledger.attestation.roots import Root
 from ledgerd.ledger.errors import UsageError
 
@@ -48,7 +48,8 @@ def verify_now(
 ) -> Attestation:
     """Verify a document that was made for this caller, just now.
 
-    Certificates are judged at the document's own signed time, which the nonce and `age_ms_max` tie to `now_ms`.
+    Certificates are judged at `now_ms`, or at the document's own signed time where that is later: a verifier whose clock is a second
+    behind would otherwise refuse what the hypervisor certified a moment ago, and `check_age` bounds how much later it may be.
 
     Args:
         document: As the security module returned it.
@@ -62,7 +63,8 @@ def verify_now(
     """
     if len(nonce) < NONCE_SIZE_BYTES_MIN:
         raise UsageError(f"a nonce of {len(nonce)} bytes can be guessed or repeat; make at least {NONCE_SIZE_BYTES_MIN} random ones")
-    attestation = verify(document, policy.roots, at_ms=None)
+    said = decode(document)
+    attestation = verify_decoded(said, policy.roots, at_ms=max(now_ms, said.timestamp_ms))
     _check_image(attestation, policy)
     check_nonce(attestation, nonce)
     _check_bindings(attestation, public_key, user_data, configuration)
@@ -143,6 +145,18 @@ def check_measurement(attestation: Attestation, measurements: Iterable[Measureme
         expected or "an image of the allow-list, which is empty",
         "run an image that the members accepted, or propose to accept this one",
     )
+
+
+def check_pcrs(attestation: Attestation, expected: Mapping[int, bytes]) -> None:
+    """Refuse an enclave of which one of these PCRs, by index, has another value or is not locked (rule `measurement`)."""
+    wrong = [index for index, value in sorted(expected.items()) if attestation.pcrs.get(index) != value]
+    if wrong:
+        raise AttestationError(
+            "measurement",
+            f"{attestation.module_id} with " + ", ".join(f"PCR{i} {attestation.pcrs.get(i, b'').hex() or 'absent'}" for i in wrong),
+            ", ".join(f"PCR{i} {expected[i].hex()}" for i in wrong),
+            "run the image, role or instance that was asked for",
+        )
 
 
 def check_module(attestation: Attestation) -> None:
