@@ -25,11 +25,14 @@ class Loaded(NamedTuple):
     Attributes:
         certificate: What it says; its serial number may not be the one that stands in it.
         signed: The bytes that its issuer signed.
+        issuer, subject: Both names as they stand there, in DER.
         begins_s, ends_s: First and last second of its validity, since 1970.
     """
 
     certificate: x509.Certificate
     signed: bytes
+    issuer: bytes
+    subject: bytes
     begins_s: int
     ends_s: int
 
@@ -73,7 +76,7 @@ def load(der: bytes, *, serial_may_be_zero: bool = False) -> Loaded:
     """
     if not 0 < len(der) <= CERTIFICATE_SIZE_BYTES_MAX:
         raise ValueError(f"a certificate of {len(der)} bytes")
-    serial_at, algorithm = _serial_and_algorithm(der)
+    serial_at, algorithm, issuer, subject = _fields(der)
     if der[serial_at] >= 0x80 or (der[serial_at - 1 : serial_at + 1] == b"\x01\x00" and not serial_may_be_zero):
         raise ValueError("a serial number that is not positive")
     readable = der
@@ -99,7 +102,7 @@ def load(der: bytes, *, serial_may_be_zero: bool = False) -> Loaded:
         raise ValueError("another algorithm beside the signature than is signed, or a signature that does not use all of its bits")
     if any(extension.critical and extension.oid not in _KNOWN_CRITICAL for extension in extensions):
         raise ValueError("a critical extension that is not known here")
-    return Loaded(certificate, signed, begins_s, ends_s)
+    return Loaded(certificate, signed, issuer, subject, begins_s, ends_s)
 
 
 def role(loaded: Loaded) -> Role:
@@ -150,17 +153,20 @@ def split_pem(text: bytes) -> list[bytes]:
     return ders
 
 
-def _serial_and_algorithm(der: bytes) -> tuple[int, bytes]:
-    """Position of the serial number's first byte, and the algorithm that is signed, whole (RFC 5280, 4.1)."""
+def _fields(der: bytes) -> tuple[int, bytes, bytes, bytes]:
+    """Position of the serial number's first byte; then whole the algorithm that is signed, issuer and subject (RFC 5280, 4.1)."""
     at = _into(der, _into(der, 0))
     if der[at : at + 1] == b"\xa0":
         at = _after(der, at)
     if der[at : at + 1] != b"\x02":
         raise ValueError("no serial number")
-    serial_at, after = _into(der, at), _after(der, at)
+    serial_at, algorithm_at = _into(der, at), _after(der, at)
     if serial_at >= len(der):
         raise ValueError("cut short")
-    return serial_at, der[after : _after(der, after)]
+    issuer_at = _after(der, algorithm_at)
+    validity_at = _after(der, issuer_at)
+    subject_at = _after(der, validity_at)
+    return serial_at, der[algorithm_at:issuer_at], der[issuer_at:validity_at], der[subject_at : _after(der, subject_at)]
 
 
 def _into(der: bytes, at: int) -> int:

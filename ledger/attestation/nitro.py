@@ -6,6 +6,7 @@ Source: AWS, "Nitro Enclaves attestation process" (aws-nitro-enclaves-nsm-api), 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, NoReturn
@@ -243,8 +244,9 @@ def _checked_field(name: str, value: Any, size_min: int) -> bytes | None:
     _refuse_form(f"a {name} that is no short byte string", f"null or {size_min} to {FIELD_SIZE_BYTES_MAX} bytes")
 
 
-class _Certificate(NamedTuple):
-    """The parts of a certificate that judgement needs."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Certificate:
+    """The parts of a certificate that judgement needs. Each equals only itself, so what was found below one is found again by it alone."""
 
     key: ec.EllipticCurvePublicKey
     is_authority: bool
@@ -268,7 +270,7 @@ def _verify_chain(said: Document, roots: Sequence[Root], at_ms: int) -> tuple[Ro
     chain = (root.certificate, *said.cabundle[1:], said.certificate)
     at_s = at_ms // 1000  # certificates count whole seconds, the last one included
     depth_leaf = len(chain) - 1
-    issuer: bytes | None = None
+    issuer: _Certificate | None = None
     for depth, der in enumerate(chain):
         certificate = _issued(der, issuer)
         if not certificate.loaded.is_valid_at(at_s):
@@ -290,15 +292,16 @@ def _verify_chain(said: Document, roots: Sequence[Root], at_ms: int) -> tuple[Ro
             _refuse_chain(
                 f"the leaf ({certificate.loaded.name}) is an authority or may not sign data", "a certificate that may only sign data"
             )
-        issuer = der
-    return root, certificate.key
+        issuer = certificate
+    assert issuer is not None, "a chain has a root and a leaf"
+    return root, issuer.key
 
 
 # Pure: what it answers depends on these bytes alone, never on the time, the policy or who asks, and a refusal is not kept.
 # Nodes of one region share most of their chains, and four of the five signature checks of a document with them.
 @lru_cache(maxsize=64)
-def _issued(der: bytes, issuer: bytes | None) -> _Certificate:
-    """Read a certificate and check that `issuer` (DER) signed it; None for a root, which is believed because it is pinned.
+def _issued(der: bytes, issuer: _Certificate | None) -> _Certificate:
+    """Read a certificate and check that `issuer` signed it; None for a root, which is believed because it is pinned.
 
     Raises: AttestationError: Rules `algorithm` and `chain`.
     """
@@ -311,7 +314,6 @@ def _issued(der: bytes, issuer: bytes | None) -> _Certificate:
         usage = extensions.get_extension_for_class(x509.KeyUsage).value
         is_p384 = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)
         is_es384 = certificate.signature_algorithm_oid == SignatureAlgorithmOID.ECDSA_WITH_SHA384
-        parent = None if issuer is None else x509.load_der_x509_certificate(issuer)
     except Exception as error:  # of hostile bytes; the library does not state which of its many exceptions can come
         _refuse_chain(f"a certificate that cannot be read: {str(error)[:200]}", "X.509 version 3 with basic constraints and key usage")
     if not is_p384 or not is_es384:
@@ -323,14 +325,13 @@ def _issued(der: bytes, issuer: bytes | None) -> _Certificate:
         )
     if not constraints.critical:
         _refuse_chain(f"{loaded.name}: basic constraints that are not critical", "critical ones")
-    if parent is not None:
-        try:
-            certificate.verify_directly_issued_by(parent)
-        except (InvalidSignature, ValueError, TypeError):
-            _refuse_chain(
-                f"{loaded.name}: not issued by {parent.subject.rfc4514_string()[:200]}",
-                "a name and a signature of the certificate before it",
-            )
+    if issuer is not None:
+        try:  # not the library's `verify_directly_issued_by`: it encodes anew what is signed, and reads the issuer's key each time
+            if loaded.issuer != issuer.loaded.subject:
+                raise InvalidSignature
+            issuer.key.verify(certificate.signature, loaded.signed, _ES384)
+        except InvalidSignature:
+            _refuse_chain(f"{loaded.name}: not issued by {issuer.loaded.name}", "a name and a signature of the certificate before it")
     assert isinstance(key, ec.EllipticCurvePublicKey)
     return _Certificate(
         key,

@@ -10,6 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -334,6 +336,8 @@ UNKNOWN_CRITICAL = x509.Extension(UNKNOWN.oid, True, UNKNOWN)
 UNKNOWN_HARMLESS = x509.Extension(UNKNOWN.oid, False, UNKNOWN)
 
 # What no builder makes: a leaf that is no authority and has a path length all the same. (The library refuses to read it.)
+# Equal to the root's for people and for the library, but not byte for byte: the root's is a UTF8String.
+ROOT_NAME_PRINTABLE = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "depth 0 of a forged chain", _ASN1Type.PrintableString)])
 LEAF_PATH_LENGTH = x509.UnrecognizedExtension(x509.BasicConstraints.oid, b"\x30\x03\x02\x01\x00")
 
 CHAIN: dict[str, tuple[str, int, dict[str, Any]]] = {
@@ -361,6 +365,7 @@ CHAIN: dict[str, tuple[str, int, dict[str, Any]]] = {
     ),
     "regional with another issuer's name": ("chain", REGIONAL, {"issuer": "somebody else"}),
     "leaf with another issuer's name": ("chain", LEAF, {"issuer": "somebody else"}),
+    "regional with its issuer's name in another encoding": ("chain", REGIONAL, {"issuer": ROOT_NAME_PRINTABLE}),
     "zonal signed by another key": ("chain", ZONAL, {"foreign_issuer": True}),
     "leaf signed by another key": ("chain", LEAF, {"foreign_issuer": True}),
     "critical name constraints": ("chain", ZONAL, {"extra": NAME_CONSTRAINTS}),
