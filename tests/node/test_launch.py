@@ -5,8 +5,8 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
