@@ -143,10 +143,11 @@ class Answering:
     def tick(self, now: float) -> None:
         """Answer what has waited for too long."""
         self._now = now
-        late = [held for held in self._undone if held.deadline <= now]
-        if late:
+        late = self._writes.take_expired(now)
+        if self._undone:
+            late += [held for held in self._undone if held.deadline <= now]
             self._undone = [held for held in self._undone if held.deadline > now]
-        for held in (*self._writes.take_expired(now), *late):
+        for held in late:
             self._receipt_data.pop(held.id.seqno, None)
             self.answer(held.reply_to, refusals.still_pending(held.id))
         for held in self._reads.take_expired(now):
@@ -172,13 +173,14 @@ class Answering:
         view = consensus.view
         last = consensus.last_id
         uncommitted = consensus.uncommitted
+        memory_bytes = consensus.memory_bytes
         self._answered_bytes = 0
         left = EXECUTED_MAX
         while requests and left and self._answered_bytes < ANSWERED_BYTES_MAX:
             left -= 1
             request = requests.popleft()
             self._queued_bytes -= len(request.body)
-            if uncommitted > UNCOMMITTED_MAX or consensus.memory_bytes + self._pending_bytes > UNCOMMITTED_BYTES_MAX:
+            if uncommitted > UNCOMMITTED_MAX or memory_bytes + self._pending_bytes > UNCOMMITTED_BYTES_MAX:
                 self.answer(request.reply_to, refusals.TOO_MANY)
                 continue
             wish = request.headers.get("prefer")
@@ -196,6 +198,7 @@ class Answering:
                         self._receipt_data[next_id[1]] = None
                 else:  # what concerns the service itself takes effect before anything else is executed
                     self._propose_pending()
+                    memory_bytes = consensus.memory_bytes
                     entry = self._propose(writes, outcome.claims_digest)
                     if prefer.receipt:
                         self._receipt_data[entry.seqno] = (entry.data, outcome.claims_digest)

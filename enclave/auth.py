@@ -85,10 +85,10 @@ def _any_cert(request: Request, store: Store) -> Caller | str:
 
 
 def _no_auth(request: Request, store: Store) -> Caller | str:
-    return _NOBODY
+    return NOBODY
 
 
-_NOBODY: Final = Caller("no_auth", "", None)
+NOBODY: Final = Caller("no_auth", "", None)
 NO_AUTH: Final = Policy("no_auth", _no_auth, reads_tables=False, security=None)
 
 POLICIES: Final[dict[str, Policy]] = {

@@ -8,6 +8,7 @@ since both ends need the very same rules. Sockets and clocks are in `enclave.run
 
 import struct
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgpack
@@ -81,6 +82,7 @@ Event: TypeAlias = Configured | Opened | Received | Closed | Stored | Fetched | 
 
 _TAGS: Final[tuple[type[Any], ...]] = (Configured, Opened, Received, Closed, Stored, Fetched, Stopping)
 _TAG_OF: Final = {kind: tag for tag, kind in enumerate(_TAGS)}
+_pack: Final = msgpack.Packer().pack  # one for all frames: making it costs more than using it
 _OPENED: Final = _TAG_OF[Opened]
 _RECEIVED: Final = _TAG_OF[Received]
 _CLOSED: Final = _TAG_OF[Closed]
@@ -88,7 +90,7 @@ _CLOSED: Final = _TAG_OF[Closed]
 
 def encode_events(events: list[Event]) -> bytes:
     """Pack a batch of events (host side)."""
-    packed: bytes = msgpack.packb([(_TAG_OF[type(event)], *event) for event in events])
+    packed: bytes = _pack([(_TAG_OF[type(event)], *event) for event in events])
     return packed
 
 
@@ -99,7 +101,7 @@ def encode_streams(opened: list[tuple[int, int, str]], received: list[tuple[int,
         items = [(_OPENED, *item) for item in opened] + items
     items.extend((_CLOSED, stream) for stream in closed)
     items.extend((_TAG_OF[type(event)], *event) for event in others)
-    packed: bytes = msgpack.packb(items)
+    packed: bytes = _pack(items)
     return packed
 
 
@@ -269,9 +271,12 @@ class Ready:
         )
 
 
+_fields_of: Final = attrgetter(*Ready.__slots__)
+
+
 def encode_ready(ready: Ready) -> bytes:
     """Pack a Ready (enclave side)."""
-    packed: bytes = msgpack.packb([getattr(ready, name) for name in Ready.__slots__])
+    packed: bytes = _pack(_fields_of(ready))
     return packed
 
 

@@ -156,6 +156,7 @@ class Endpoint:
         "forwarding",
         "handler",
         "hidden",
+        "is_open",
         "label",
         "method",
         "names",
@@ -189,6 +190,7 @@ class Endpoint:
         self.handler = handler
         self.policies = auth.resolve(policies)
         self.reads_tables = any(policy.reads_tables for policy in self.policies)
+        self.is_open = self.policies[:1] == (auth.NO_AUTH,)
         self.readonly = method in ("GET", "HEAD") if readonly is None else readonly
         self.forwarding: Forwarding = forwarding or ("sometimes" if self.readonly else "always")
         self.system = system

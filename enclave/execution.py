@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Final, NamedTuple
 
-from ledgerd.enclave.auth import authenticate
+from ledgerd.enclave.auth import NOBODY, authenticate
 from ledgerd.enclave.endpoints import ApplicationMaps, Context, Deferred, Endpoint, Maps, Registry, Result
 from ledgerd.enclave.idempotency import HEADER, WINDOW_ENTRIES, Idempotency
 from ledgerd.enclave.kv import Store
@@ -145,7 +145,7 @@ class Executor:
             endpoint, params = registry.match(request.method, path)
             if not is_primary and endpoint.forwarding == "always":
                 return _outcome(endpoint, FORWARD)
-            caller = authenticate(request, store, endpoint.policies)
+            caller = NOBODY if endpoint.is_open else authenticate(request, store, endpoint.policies)
 
             readonly = transaction.readonly = endpoint.readonly
             transaction.touched = endpoint.reads_tables

@@ -20,9 +20,12 @@ _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]{1,256}")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _PATH: Final = re.compile(r"/[\x21\x22\x24-\x7e]*")  # visible ASCII without "#"
 _NAMES_MAX: Final = 4096
+_GOOD_MAX: Final = 256
+_GOOD_SIZE_BYTES_MAX: Final = 512
 
 _pack: Final = msgpack.Packer().pack  # one for all: making it costs more than using it
 _names: set[str] = set()
+_good_sizes: dict[tuple[tuple[str, str], ...], int] = {}  # headers of earlier requests, text all of it, and their sizes
 
 
 class Call:
@@ -194,6 +197,14 @@ class PipelineConnection:
         self._requests.append(Request(call, method, path, query, headers, body, self.certificate, self.caller_id))
 
     def _headers_are_good(self, number: int, headers: dict[Any, Any]) -> bool:
+        # Clients repeat their headers: what was judged good is not judged again.
+        block = tuple(headers.items())
+        try:
+            known = _good_sizes.get(block)
+        except TypeError:  # a value that is a map or a list
+            known = None
+        if known is not None and known <= self._limits.header_bytes:
+            return True
         size = 0
         for name, value in headers.items():
             if type(name) is not str or type(value) is not str or (name not in _names and not _learn(name)) or not _VALUE.fullmatch(value):
@@ -203,6 +214,8 @@ class PipelineConnection:
         if size > self._limits.header_bytes:
             self._reject(number, 431, "RequestHeaderTooLarge", f"The request's header is larger than {self._limits.header_bytes} bytes.")
             return False
+        if size <= _GOOD_SIZE_BYTES_MAX and len(_good_sizes) < _GOOD_MAX:
+            _good_sizes[block] = size
         return True
 
 

@@ -85,13 +85,7 @@ class Replica:
         Returns: The first seqno, the entries' bytes, their leaves.
         """
         first = Seqno(self.history.last + 1)
-        seal = self.sealer.seal
-        data: list[bytes] = []
-        leaves: list[bytes] = []
-        for seqno, (writes, claims_digest) in enumerate(proposals, first):
-            sealed, leaf = seal(view, seqno, writes, claims_digest)
-            data.append(sealed)
-            leaves.append(leaf)
+        data, leaves = self.sealer.seal_many(view, first, proposals)
         self.history.extend(leaves)
         return first, data, leaves
 

@@ -119,6 +119,7 @@ class Serving:
         self._verifying = False
         self._verified_at = now
         self._documents = 0  # that clients wait for
+        self._dial_at = now
 
         store = Store(windows={IDEMPOTENCY_MAP: WINDOW_ENTRIES})
         self._replica = Replica(store, Sealer(ledger_secret), self._governance_changed, self._rolled_back)
@@ -202,6 +203,7 @@ class Serving:
     def peer_closed(self, stream: int) -> None:
         """A peer's stream, accepted or dialled, is gone."""
         self._dialling.closed(stream)
+        self._dial_at = self._now
 
     def dialled(self, stream: int) -> bool:
         """A stream that we asked for is open; False if it is not one of ours."""
@@ -248,6 +250,7 @@ class Serving:
         channels = self._dialling.channels
         self._take_messages()
         for node_id in channels.take_cuts():
+            self._dial_at = self._now
             self._consensus.cut(node_id)
             answering.cut(node_id)
         for node_id in channels.take_lost():  # its answers to what we forwarded may have been lost
@@ -259,7 +262,9 @@ class Serving:
         self._sign()
         self._ask_consensus(ready)
         self._verify()
-        self._dialling.dial(self._consensus.peers or self._joined_peers, self._now, ready)
+        if self._now >= self._dial_at:
+            self._dial_at = self._now + TICK_SECONDS
+            self._dialling.dial(self._consensus.peers or self._joined_peers, self._now, ready)
         output, closing = channels.take_output()
         ready.peer_bytes.extend(output)
         ready.closes.extend(closing)
@@ -417,6 +422,7 @@ class Serving:
     # Governance as it changes; the operator.
 
     def _governance_changed(self) -> None:
+        self._dial_at = self._now
         store = self._replica.store
         records = {key.decode(): tables.decode(value) for key, value in store.map(tables.NODE_INFO).items()}
         self._dialling.learn(

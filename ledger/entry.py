@@ -7,6 +7,8 @@ Not here: the tree over the leaves (`ledger.merkle`), the meaning of built-in ma
 """
 
 import struct
+from binascii import hexlify
+from collections.abc import Sequence
 from hashlib import sha256
 from hmac import digest as hmac_digest
 from typing import Final, NamedTuple
@@ -50,6 +52,10 @@ _TYPE_VERSION = struct.Struct("<Bq")
 _I64 = struct.Struct("<q")
 _ZERO: Final = bytes(8)
 _ONE: Final = _U64.pack(1)
+
+_pack_fixed: Final = _FIXED.pack
+_pack_iv: Final = _IV.pack
+_pack_domain: Final = _DOMAIN_4.pack
 
 _FIXED_SIZE: Final = _FIXED.size
 _DOMAIN_SIZE: Final = _DOMAIN_4.size
@@ -125,37 +131,59 @@ class Sealer:
         return f"ce:{name}:{mac.finalize().hex()}"
 
     def seal(self, view: int, seqno: int, writes: WriteSet, claims_digest: bytes = ZERO_DIGEST, flags: int = 0) -> Sealed:
-        """Serialise and encrypt one entry.
+        """Serialise and encrypt one entry; `seal_many` for several."""
+        data, leaves = self.seal_many(view, seqno, ((writes, claims_digest),), flags)
+        return Sealed(data[0], leaves[0])
+
+    def seal_many(
+        self, view: int, first: int, proposals: Sequence[tuple[WriteSet, bytes]], flags: int = 0
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Serialise and encrypt entries `first`, `first + 1`, ... of one view.
 
         Maps are written in order of name, public ones in the clear; a map without writes leaves no trace.
         Each (view, seqno) must be above the last one sealed: the IV is made of both, and AES-GCM never forgives a repetition.
 
+        Args:
+            proposals: What each entry writes, and its claims digest, 32 bytes.
+            flags: Of each entry, 0 to 3.
+        Returns: The entries' bytes, and their leaves.
         Raises: UsageError: Numbers out of range or not rising, a digest of another length, an entry of more than 1 GiB.
         """
-        if (view, seqno) <= self._last or not 0 < view <= VIEW_MAX or seqno < 1:
-            raise UsageError(f"{view}.{seqno} cannot be sealed after {self._last[0]}.{self._last[1]}: the same IV would be used twice")
-        if len(claims_digest) != DIGEST_SIZE_BYTES or flags & ~3:
-            raise UsageError("a claims digest has 32 bytes, and flags are 0 to 3")
-        mac = self._commit_mac.copy()
-        name = b"%d.%d" % (view, seqno)
-        mac.update(name)
-        evidence_digest = sha256(b"ce:%b:%b" % (name, mac.finalize().hex().encode())).digest()
-        domain = _DOMAIN_4.pack(TYPE_EVIDENCE_AND_CLAIMS, seqno, claims_digest, evidence_digest, 0)
-        private = b""
-        for map_name in sorted(writes) if len(writes) > 1 else writes:
-            if keys := writes[map_name]:
-                block = self._write_map(map_name, keys)
-                if map_name.startswith(PUBLIC_PREFIX):
-                    domain += block
-                else:
-                    private += block
-        sealed = self._cipher.encrypt(_IV.pack(seqno, view), private, domain)
-        size = GCM_HEADER_SIZE_BYTES + 8 + len(domain) + len(sealed) - 16
-        if size > ENTRY_SIZE_BYTES_MAX:
-            raise UsageError(f"entry {view}.{seqno} would have {size} bytes; the format's limit is {ENTRY_SIZE_BYTES_MAX}")
-        data = _FIXED.pack(VERSION | flags << 8 | size << 16, sealed[-16:], seqno, view, len(domain)) + domain + sealed[:-16]
-        self._last = (view, seqno)
-        return Sealed(data, sha256(sha256(data).digest() + evidence_digest + claims_digest).digest())
+        if (view, first) <= self._last or not 0 < view <= VIEW_MAX or first < 1:
+            raise UsageError(f"{view}.{first} cannot be sealed after {self._last[0]}.{self._last[1]}: the same IV would be used twice")
+        if flags & ~3:
+            raise UsageError("flags are 0 to 3")
+        copy_mac = self._commit_mac.copy
+        encrypt = self._cipher.encrypt
+        write_map = self._write_map
+        head = VERSION | flags << 8
+        entries: list[bytes] = []
+        leaves: list[bytes] = []
+        for seqno, (writes, claims_digest) in enumerate(proposals, first):
+            if len(claims_digest) != DIGEST_SIZE_BYTES:
+                raise UsageError("a claims digest has 32 bytes")
+            name = b"%d.%d" % (view, seqno)
+            mac = copy_mac()
+            mac.update(name)
+            evidence_digest = sha256(b"ce:%b:%b" % (name, hexlify(mac.finalize()))).digest()
+            domain = _pack_domain(TYPE_EVIDENCE_AND_CLAIMS, seqno, claims_digest, evidence_digest, 0)
+            private = b""
+            for map_name, keys in sorted(writes.items()) if len(writes) > 1 else writes.items():
+                if keys:
+                    if map_name.startswith(PUBLIC_PREFIX):
+                        domain += write_map(map_name, keys)
+                    else:
+                        private += write_map(map_name, keys)
+            sealed = encrypt(_pack_iv(seqno, view), private, domain)
+            domain_size = len(domain)
+            size = len(sealed) + domain_size + (_SIZE_MIN - 16)
+            if size > ENTRY_SIZE_BYTES_MAX:
+                raise UsageError(f"entry {view}.{seqno} would have {size} bytes; the format's limit is {ENTRY_SIZE_BYTES_MAX}")
+            self._last = (view, seqno)
+            data = _pack_fixed(head | size << 16, sealed[-16:], seqno, view, domain_size) + domain + sealed[:-16]
+            entries.append(data)
+            leaves.append(sha256(sha256(data).digest() + evidence_digest + claims_digest).digest())
+        return entries, leaves
 
     def open(self, data: bytes) -> Opened:
         """Decrypt and check one entry of this epoch.

@@ -2,8 +2,8 @@
 
 Law: what can be refused is refused before anything is made, in one line, with exit status 2. The enclave is launched before this
 process starts a thread (`node.launch` says why). Whatever was started here ends here, on every way out.
-The directory afterwards: `ledger/` (LMDB), `node.log`, `rpc_address`, `node_address`, what the enclave announced (`node_id`,
-`service_cert.pem`, ...); and while the node runs `host.pid` and `enclave.pid`.
+The directory afterwards: `ledger/` (LMDB and its journal), `node.log`, `rpc_address`, `node_address`, what the enclave announced
+(`node_id`, `service_cert.pem`, ...); and while the node runs `host.pid` and `enclave.pid`.
 """
 
 import contextlib
@@ -25,12 +25,13 @@ from ledgerd.node import public_name
 from ledgerd.node.config import Address, Measurement, NodeConfig, enclave_document
 from ledgerd.node.host import EXIT_FAILED, PEERS_MAX, EnclaveLostError, Host, kinds
 from ledgerd.node.launch import Launcher, ProcessLauncher
+from ledgerd.node.ledger_files import holds_ledger
 from ledgerd.node.measure import check_application, measure
 from ledgerd.node.nitro.launcher import NitroLauncher
 from ledgerd.node.simulator.nsm import SimulatedNsm
 from ledgerd.node.simulator.pki import SimulatedRoot, make_root
 from ledgerd.node.simulator.server import serve
-from ledgerd.node.storage import Storage, holds_ledger
+from ledgerd.node.storage import Storage
 
 EXIT_MISUSE: Final = 2
 LEDGER: Final = "ledger"

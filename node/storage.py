@@ -1,40 +1,42 @@
-"""The node's disk: entries by seqno in LMDB, written by one thread, durable before it is said so.
+"""The node's disk: entries by seqno in a journal and then in LMDB, written by one thread, durable before it is said so.
 
-Law: one write transaction per wake-up of the thread, synced once, and only then reported. Whatever goes wrong in it (no space,
-a device's error) is final: nothing is reported any more and the node stops, for a disk that lied once may not be asked again.
-What is committed is noted with the next batch, or after NOTE_SECONDS without one, so that an idle node's notes are right, too.
-Nothing here verifies anything: the host is not believed, and the enclave checks whatever it reads back.
-Databases: `entries` (seqno, 8 bytes big-endian, to entry bytes), `snapshots` (not yet used), `meta` (`format`, `committed`).
+Law: one record in the journal per wake-up of the thread, flushed once, and only then reported (`node.journal`). LMDB follows: with
+everything that it lacks in one synced transaction, whenever nothing waits and NOTE_SECONDS have passed, at the latest when the journal has
+grown by MOVE_BYTES; a large batch goes there at once, rather than be written twice.
+Whatever goes wrong (no space, a device's error) is final: nothing is reported any more and the node stops, for a disk that lied once may
+not be asked again. What is committed is noted in each record and each transaction, and NOTE_SECONDS later where neither comes, so that an
+idle node's notes are right, too.
+Not here: how the two files are read together (`node.ledger_files`), and the journal's form (`node.journal`).
 """
 
 import contextlib
 import os
 import queue
-import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import lmdb
 
 from ledgerd.ledger.entry import read_public
 from ledgerd.ledger.errors import ConfigurationError, FormatError, LedgerdError
 from ledgerd.ledger.signature import SIGNATURES
+from ledgerd.node import journal
+from ledgerd.node.journal import Journal, Record
+from ledgerd.node.ledger_files import COMMITTED_KEY, DATABASES_MAX, FORMAT, FORMAT_KEY, MOVED_KEY, SEQNO, Suffix, holds_ledger, walk
 
-FORMAT: Final = b"ledgerd ledger 1"
 MAP_SIZE_BYTES_FIRST: Final = 64 << 20  # of address space, not of disk; doubled whenever it is full
 MAP_SIZE_BYTES_MAX: Final = 1 << 42
 FETCH_ENTRIES_MAX: Final = 10_000
-NOTE_SECONDS: Final = 0.2  # without a batch, before the note of what is committed has a sync of its own: none while transactions come
-_DATABASES: Final = 3
+NOTE_SECONDS: Final = 0.2  # before LMDB gets what it lacks, and the note of what is committed
+MOVE_BYTES: Final = 1 << 20  # in the journal, before LMDB gets them whatever waits
+DIRECT_BYTES: Final = 1 << 20  # of one batch: from here on to write it once saves more than its flushes cost
+JOURNAL_BYTES: Final = MOVE_BYTES + DIRECT_BYTES + journal.BLOCK_BYTES
 _READERS_MAX: Final = 126
-_SEQNO: Final = struct.Struct(">Q")
 _SIGNATURE_MARK: Final = SIGNATURES.encode()
-_COMMITTED: Final = b"committed"
-_FORMAT_KEY: Final = b"format"
 
 
 class StorageError(LedgerdError):
@@ -66,7 +68,7 @@ class Read(NamedTuple):
 
 
 class _Wake:
-    """Wakes the thread, which waits without end, since there is something to note."""
+    """Wakes the thread: there is something to note, or the time has come to do so."""
 
 
 class Report(NamedTuple):
@@ -106,7 +108,7 @@ class Storage:
                 str(directory),
                 map_size=min(MAP_SIZE_BYTES_FIRST, map_size_max),
                 subdir=True,
-                max_dbs=_DATABASES,
+                max_dbs=DATABASES_MAX,
                 max_readers=_READERS_MAX,
                 mode=0o600,
                 # The defaults, said aloud: each commit is on disk, data and meta page, when it returns.
@@ -118,16 +120,20 @@ class Storage:
             self._entries = self._environment.open_db(b"entries")
             self._environment.open_db(b"snapshots")
             self._meta = self._environment.open_db(b"meta")
+            self._journal = Journal(directory / journal.NAME, JOURNAL_BYTES)
             with self._environment.begin(write=True) as transaction:
-                transaction.put(_FORMAT_KEY, FORMAT, db=self._meta)
+                transaction.put(FORMAT_KEY, FORMAT, db=self._meta)
             _sync_directories(directory)
         except (lmdb.Error, OSError) as error:
             raise ConfigurationError(f"cannot make a ledger in {directory}: {error}") from None
         self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._last = 0
+        self._suffix = Suffix(0)  # what LMDB lacks
+        self._in_lmdb = 0  # seqno of LMDB's last entry
+        self._record = 0  # number of the last record
+        self._due: float | None = None  # when LMDB gets what it lacks
         self._committed = 0
         self._noted = 0
-        self._resting = False  # the thread waits without end: all is noted
+        self._resting = False  # the thread waits without end: LMDB lacks nothing
         self._work: queue.SimpleQueue[Append | Read | _Wake | None] = queue.SimpleQueue()
         self._stored: tuple[int, int, int] | None = None
         self._stored_bytes = 0
@@ -148,7 +154,7 @@ class Storage:
         self._work.put(read)
 
     def committed(self, seqno: int) -> None:
-        """Note that entries up to `seqno` will stay, for whoever looks at the ledger: with the next batch, or after NOTE_SECONDS."""
+        """Note that entries up to `seqno` will stay, for whoever looks at the ledger: with the next batch, or within NOTE_SECONDS."""
         self._committed = seqno
         if self._resting:
             self._resting = False
@@ -174,60 +180,74 @@ class Storage:
     # The thread's side.
 
     def _run(self) -> None:
-        work = self._work
-        ended = False
-        busy = False
         try:
-            while not ended:
-                appends: list[Append] = []
-                reads: list[Read] = []
-                try:
-                    item = self._wait(busy)
-                except queue.Empty:
-                    busy = False
-                    if self._committed != self._noted:
-                        self._store([])
-                    continue
-                busy = True
-                # One transaction for all that waits: a sync costs the same for one entry and for a thousand.
-                # A read ends the batch, to keep its place.
-                for _ in range(work.qsize() + 1):
-                    if item is None:
-                        ended = True
-                        break
-                    if isinstance(item, Read):
-                        reads.append(item)
-                        break
-                    if isinstance(item, Append):
-                        appends.append(item)
-                    if work.empty():
-                        break
-                    item = work.get()
-                if appends or (ended and self._committed != self._noted):
-                    self._store(appends)
-                for read in reads:
-                    entries = self._find(read)
-                    with self._lock:
-                        self._reads.append((read.request, entries))
-                os.eventfd_write(self.wake, 1)
+            while self._turn():
+                pass
         except (lmdb.Error, OSError, StorageError) as error:
             self._fail(f"the disk failed: {error}; nothing after the last report was acknowledged, and this node stops")
         except Exception as error:  # a bug of ours must stop the node just as well, or it would wait for ever for a report
             self._fail(f"the storage thread failed: {type(error).__name__}: {error}")
         finally:
-            with contextlib.suppress(lmdb.Error):
+            with contextlib.suppress(lmdb.Error, OSError):
                 self._environment.close()
+                self._journal.close()
 
-    def _wait(self, busy: bool) -> Append | Read | _Wake | None:
-        """Wait for work; without end only if all is noted, and then `committed` wakes us. Raises: queue.Empty: There was none in time."""
-        if not busy:
+    def _turn(self) -> bool:
+        """Wait for work, and do all that waits; False when it was the last."""
+        work = self._work
+        appends: list[Append] = []
+        read: Read | None = None
+        ended = False
+        item = self._wait()
+        # One record for all that waits: a flush costs the same for one entry and for a thousand. A read ends it, to keep its place.
+        for _ in range(work.qsize() + 1):
+            if item is None:
+                ended = True
+                break
+            if isinstance(item, Read):
+                read = item
+                break
+            if isinstance(item, Append):
+                appends.append(item)
+            if work.empty():
+                break
+            item = work.get()
+        if appends:
+            self._store(appends)
+        if read is not None:
+            entries = self._find(read)
+            with self._lock:
+                self._reads.append((read.request, entries))
+        if appends or read is not None:
+            os.eventfd_write(self.wake, 1)
+        # Only now: what was stored is on its way, and mostly nothing waits until its answer is.
+        if ended:
+            if self._lacks():
+                self._move()
+        elif self._journal.position >= MOVE_BYTES or (self._due is not None and work.empty() and time.monotonic() >= self._due):
+            self._move()
+        return not ended
+
+    def _lacks(self) -> bool:
+        """Whether LMDB lacks something."""
+        return self._journal.position > 0 or self._committed != self._noted
+
+    def _wait(self) -> Append | Read | _Wake | None:
+        """Wait for work, without end only if LMDB lacks nothing: then `committed` wakes us."""
+        if not self._journal.position:
             self._resting = True  # first: of this and the line below, and `committed`, one sees the other
             if self._committed == self._noted:
                 item = self._work.get()
                 self._resting = False
                 return item
             self._resting = False
-        return self._work.get(timeout=NOTE_SECONDS)
+        now = time.monotonic()
+        if self._due is None:
+            self._due = now + NOTE_SECONDS
+        try:
+            return self._work.get(timeout=max(self._due - now, 0.0))
+        except queue.Empty:
+            return _Wake()
 
     def _fail(self, reason: str) -> None:
         with self._lock:
@@ -236,23 +256,23 @@ class Storage:
         os.eventfd_write(self.wake, 1)
 
     def _store(self, appends: list[Append]) -> None:
-        while True:
-            last = self._last
-            committed = self._committed  # the host's thread may move it
-            try:
-                with self._environment.begin(write=True, db=self._entries) as transaction:
-                    for append in appends:
-                        last = self._apply(transaction, append, last)
-                    if committed:
-                        transaction.put(_COMMITTED, _SEQNO.pack(committed), db=self._meta)
-                break
-            except lmdb.MapFullError:
-                size = self._environment.info()["map_size"]
-                if size >= self._map_size_max:
-                    raise StorageError(f"the ledger reached its limit of {self._map_size_max} bytes") from None
-                self._environment.set_mapsize(min(size * 2, self._map_size_max))
-        self._last = last
-        self._noted = committed
+        change = Suffix(self._suffix.last)
+        for append in appends:
+            if append.truncate_after is not None:
+                change.truncate(append.truncate_after)
+            if append.entries:
+                if append.first_seqno != change.last + 1:
+                    raise StorageError(f"the enclave hands over entry {append.first_seqno} after {change.last}")
+                change.entries += append.entries
+        if change.entries or change.base < self._suffix.last:
+            self._record += 1
+            record = Record(self._record, change.base, self._committed, change.entries)
+            is_direct = journal.payload_bytes(record) >= DIRECT_BYTES
+            if not is_direct:
+                self._journal.append(journal.encode(record))
+            self._suffix.replace(change.base, change.entries)
+            if is_direct:
+                self._move()
         stored: tuple[int, int, int] | None = None
         size = 0
         for append in appends:
@@ -266,46 +286,56 @@ class Storage:
             self._stored_bytes += size
             self._stored = stored or (None if any(append.truncate_after is not None for append in appends) else self._stored)
 
-    def _apply(self, transaction: lmdb.Transaction, append: Append, last: int) -> int:
+    def _move(self) -> None:
+        """Give LMDB all that it lacks, in one synced transaction; then the journal is free."""
+        while True:
+            committed = self._committed  # the host's thread may move it
+            try:
+                with self._environment.begin(write=True, db=self._entries) as transaction:
+                    self._write(transaction)
+                    transaction.put(MOVED_KEY, SEQNO.pack(self._record), db=self._meta)
+                    if committed:
+                        transaction.put(COMMITTED_KEY, SEQNO.pack(committed), db=self._meta)
+                break
+            except lmdb.MapFullError:
+                size = self._environment.info()["map_size"]
+                if size >= self._map_size_max:
+                    raise StorageError(f"the ledger reached its limit of {self._map_size_max} bytes") from None
+                self._environment.set_mapsize(min(size * 2, self._map_size_max))
+        self._journal.restart()
+        self._in_lmdb = self._suffix.last
+        self._suffix = Suffix(self._in_lmdb)
+        self._noted = committed
+        self._due = None
+
+    def _write(self, transaction: lmdb.Transaction) -> None:
+        suffix = self._suffix
         cursor = transaction.cursor()
-        if append.truncate_after is not None and append.truncate_after < last:
-            if cursor.set_range(_SEQNO.pack(append.truncate_after + 1)):
-                while cursor.delete():
-                    pass
-            last = append.truncate_after
-        if append.entries:
-            if append.first_seqno != last + 1:
-                raise StorageError(f"the enclave hands over entry {append.first_seqno} after {last}")
-            pack = _SEQNO.pack
-            items = [(pack(seqno), data) for seqno, data in enumerate(append.entries, append.first_seqno)]
-            cursor.putmulti(items, append=True)
-            last += len(items)
-        return last
+        if suffix.base < self._in_lmdb and cursor.set_range(SEQNO.pack(suffix.base + 1)):
+            while cursor.delete():
+                pass
+        pack = SEQNO.pack
+        cursor.putmulti([(pack(seqno), data) for seqno, data in enumerate(suffix.entries, suffix.base + 1)], append=True)
 
     def _find(self, read: Read) -> list[bytes]:
         with self._environment.begin(db=self._entries) as transaction:
-            return find_range(transaction, read)
+            return find_range(walk(transaction, self._suffix, read.first), read)
 
 
-def find_range(transaction: lmdb.Transaction, read: Read) -> list[bytes]:
+def find_range(entries: Iterator[tuple[int, bytes]], read: Read) -> list[bytes]:
     """Entries from `read.first` up to and including the first signature entry above `read.through`.
 
     Fewer where they end, or where `size_max` bytes do; at least one if there is one.
     """
     found: list[bytes] = []
-    cursor: Any = transaction.cursor()
-    if not cursor.set_key(_SEQNO.pack(read.first)):
-        return found
     room = read.size_max
-    seqno = read.first
-    for key, data in cursor.iternext():
-        if key != _SEQNO.pack(seqno) or (found and (room < len(data) or len(found) >= FETCH_ENTRIES_MAX)):
+    for expected, (seqno, data) in enumerate(entries, read.first):
+        if seqno != expected or (found and (room < len(data) or len(found) >= FETCH_ENTRIES_MAX)):
             break
         found.append(data)
         room -= len(data)
         if seqno > read.through and is_signature(data):
             break
-        seqno += 1
     return found
 
 
@@ -317,76 +347,6 @@ def is_signature(data: bytes) -> bool:
         return SIGNATURES in read_public(data).writes
     except FormatError:
         return False
-
-
-def holds_ledger(directory: Path) -> bool:
-    """Whether there is a ledger in the directory, of whatever age."""
-    return (directory / "data.mdb").exists()
-
-
-class LedgerReader:
-    """Reads a ledger directory, also while its node runs: LMDB gives each `entries` loop one consistent state.
-
-    Raises: ConfigurationError: There is no ledger, or of another format.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        if not holds_ledger(directory):
-            raise ConfigurationError(f"{directory} holds no ledger (there is no data.mdb)")
-        try:
-            # Locking, where the file system lets us: else pages that we read could be written anew meanwhile.
-            writable = os.access(directory / "lock.mdb", os.W_OK)
-            self._environment = lmdb.open(str(directory), readonly=True, lock=writable, max_dbs=_DATABASES, create=False)
-            self._entries = self._environment.open_db(b"entries", create=False)
-            self._meta = self._environment.open_db(b"meta", create=False)
-        except (lmdb.Error, OSError) as error:
-            raise ConfigurationError(f"cannot read the ledger in {directory}: {error}") from None
-        with self._begin() as transaction:
-            found = transaction.get(_FORMAT_KEY, db=self._meta)
-        if found != FORMAT:
-            self.close()
-            raise ConfigurationError(f"the ledger in {directory} has format {found!r}, this program reads {FORMAT!r}")
-
-    def _begin(self) -> lmdb.Transaction:
-        while True:
-            try:
-                return self._environment.begin(db=self._entries)
-            except lmdb.MapResizedError:  # the writer has grown it
-                self._environment.set_mapsize(0)
-
-    def last_seqno(self) -> int:
-        """Seqno of the last entry; 0 if there is none."""
-        with self._begin() as transaction:
-            cursor = transaction.cursor()
-            return int(_SEQNO.unpack(cursor.key())[0]) if cursor.last() else 0
-
-    def committed_seqno(self) -> int:
-        """What the node last noted as committed; behind by up to NOTE_SECONDS, longer while it is busy with one batch."""
-        with self._begin() as transaction:
-            value = transaction.get(_COMMITTED, db=self._meta)
-            return int(_SEQNO.unpack(value)[0]) if value else 0
-
-    def entries(self, first: int = 1, last: int | None = None) -> Iterator[tuple[int, bytes]]:
-        """Entries with their seqnos, ascending, from one consistent state; gaps are the reader's to find."""
-        with self._begin() as transaction:
-            cursor: Any = transaction.cursor()
-            if not cursor.set_range(_SEQNO.pack(first)):
-                return
-            for key, data in cursor.iternext():
-                seqno: int = _SEQNO.unpack(key)[0]
-                if last is not None and seqno > last:
-                    return
-                yield seqno, data
-
-    def close(self) -> None:
-        """Give the directory back."""
-        self._environment.close()
-
-    def __enter__(self) -> "LedgerReader":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
 
 def _sync_directories(directory: Path) -> None:

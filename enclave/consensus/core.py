@@ -160,7 +160,7 @@ class Settings(NamedTuple):
     window_entries: int = 5_000
     window_bytes: int = 2 << 20
     unsigned_entries: int = 0
-    ahead_entries: int = 128
+    ahead_entries: int = 1_000
     pre_vote: bool = True
 
 
@@ -615,11 +615,17 @@ class Consensus:
         return any(self.node_id in configuration.nodes for configuration in self._configurations)
 
     def _is_electable(self) -> bool:
-        """Members, and those whose removal is not on record yet: such a one may be the only node with the latest signed entries, and the
-        others, who do not know yet that its removal is final, need its vote. If it could not stand, it would refuse theirs and nobody would
-        ever lead again.
+        """Members by what is signed, and those whose removal is not on record yet.
+
+        By what is signed, since whoever wins discards the rest: a node that stood for the sake of an unsigned configuration would lead
+        a service that it is no member of, and could not stand again. And the others, since such a one may be the only node with the latest
+        signed entries, and those who do not know yet that its removal is final need its vote. If it could not stand, it would refuse theirs
+        and nobody would ever lead again.
         """
-        return self._is_member() or self.retirement in (Retirement.ORDERED, Retirement.SIGNED, Retirement.COMPLETED)
+        signed = self._log.last_committable
+        return any(
+            self.node_id in configuration.nodes for configuration in self._configurations if configuration.seqno <= signed
+        ) or self.retirement in (Retirement.ORDERED, Retirement.SIGNED, Retirement.COMPLETED)
 
     def _follow(self, cause: Cause, view: View, primary: NodeId | None) -> None:
         """Be a backup in `view`."""

@@ -88,12 +88,13 @@ class ProposeVote(NamedTuple):
 Message: TypeAlias = AppendEntries | AppendAccepted | AppendRefused | RequestVote | Vote | ProposeVote
 
 _KINDS: Final[tuple[type[Any], ...]] = (AppendEntries, AppendAccepted, AppendRefused, RequestVote, Vote, ProposeVote)
+_pack: Final = msgpack.Packer().pack  # making it costs more than using it
 _TAGS: Final = {kind: tag for tag, kind in enumerate(_KINDS)}
 
 
 def encode(message: Message) -> bytes:
     """Pack one message."""
-    packed: bytes = msgpack.packb((_TAGS[type(message)], *message))
+    packed: bytes = _pack((_TAGS[type(message)], *message))
     return packed
 
 

@@ -1,4 +1,4 @@
-"""`ledgerd ledger`: read, export and verify ledgers offline: a node's LMDB directory or CCF's chunk files, alike.
+"""`ledgerd ledger`: read, export and verify ledgers offline: a node's directory (LMDB and its journal) or CCF's chunk files, alike.
 
 Nothing here is believed but bytes and the certificate that the caller names.
 """
@@ -50,7 +50,7 @@ class LmdbSource:
     kind = "lmdb"
 
     def __init__(self, folder: Path) -> None:
-        from ledgerd.node.storage import LedgerReader  # noqa: PLC0415 (loads lmdb)
+        from ledgerd.node.ledger_files import LedgerReader  # noqa: PLC0415 (loads lmdb)
 
         self.reader = LedgerReader(folder)
         self.total = self.reader.last_seqno()

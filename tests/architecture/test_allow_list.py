@@ -28,7 +28,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
     "governance": names("json typing"),
     "enclave": names("""
         base64 binascii bisect collections contextlib dataclasses datetime enum functools hashlib hmac http inspect ipaddress itertools
-        json re struct types typing urllib
+        json operator re struct types typing urllib
         cbor2 cryptography httptools msgpack nacl OpenSSL
     """),
     # The enclave's entry: the one place with I/O, and without any library of others.

@@ -17,6 +17,7 @@ import pytest
 from ledgerd.apps.logging import app
 from ledgerd.enclave import boundary
 from ledgerd.enclave.boundary import Ready
+from ledgerd.ledger.signature import SIGNATURES
 from support.cluster import Cluster, Host
 from support.https import Request, Session
 from support.processes import Service
@@ -142,6 +143,7 @@ def test_what_is_public_is_seen_on_every_disk_and_every_link(service: Service, w
     public = {"the public value": written.public}
     for node in service.nodes:
         assert list(traces(public, files(service, f"{node.name}/ledger/data.mdb")))
+        assert all(SIGNATURES.encode() in data for _, data in files(service, f"{node.name}/ledger/journal"))
         assert list(traces(public, files(service, f"{node.name}.link.out")))
         assert len(wires(service, "peer_wire")) >= len(service.nodes)
         assert b"is trusted" in node.log().encode() or b"starts a new service" in node.log().encode()
@@ -149,7 +151,9 @@ def test_what_is_public_is_seen_on_every_disk_and_every_link(service: Service, w
 
 def test_private_data_is_on_no_disk_in_no_log_and_on_no_link(service: Service, written: Written) -> None:
     places = files(service, "**/*")
-    assert {"node0/ledger/data.mdb", "node1/node.log", "node2.link.in", "node3.link.out", "node0.nsm.out"} <= {name for name, _ in places}
+    assert {"node0/ledger/data.mdb", "node1/ledger/journal", "node1/node.log", "node2.link.in", "node3.link.out", "node0.nsm.out"} <= {
+        name for name, _ in places
+    }
     assert list(traces(written.secrets, places)) == []
 
 

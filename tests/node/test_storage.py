@@ -1,5 +1,7 @@
+import errno
 import os
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +13,9 @@ import pytest
 from ledgerd.ledger.entry import Sealer
 from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.ledger.signature import SIGNATURES
-from ledgerd.node.storage import Append, LedgerReader, Read, Report, Storage, is_signature
+from ledgerd.node.journal import Journal, decode
+from ledgerd.node.ledger_files import LedgerReader
+from ledgerd.node.storage import DIRECT_BYTES, MOVE_BYTES, Append, Read, Report, Storage, is_signature
 
 SECONDS_MAX = 10.0
 
@@ -48,10 +52,37 @@ def contents(directory: Path) -> list[tuple[int, bytes]]:
         return list(reader.entries())
 
 
+def crashed(directory: Path, to: Path) -> Path:
+    """A copy of a ledger's files as they are now: what is there if its process is killed."""
+    to.mkdir()
+    for name in ("data.mdb", "journal"):
+        shutil.copy(directory / name, to / name)
+    return to
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is made durable, in order, by name."""
+    found: list[str] = []
+    append, move = Journal.append, Storage._move
+
+    def appended(self: Journal, data: bytes) -> None:
+        append(self, data)
+        found.append("journal")
+
+    def moved(self: Storage) -> None:
+        move(self)
+        found.append("LMDB")
+
+    monkeypatch.setattr(Journal, "append", appended)
+    monkeypatch.setattr(Storage, "_move", moved)
+    return found
+
+
 READER = """
 import sys
 from pathlib import Path
-from ledgerd.node.storage import LedgerReader
+from ledgerd.node.ledger_files import LedgerReader
 with LedgerReader(Path(sys.argv[1])) as reader:
     for line in sys.stdin:
         print(reader.last_seqno(), sum(1 for _ in reader.entries()), next(reader.entries())[1][:10], flush=True)
@@ -75,6 +106,55 @@ def test_what_is_stored_can_be_read_by_another_process_also_while_the_map_grows(
         print("look", file=reader.stdin, flush=True)
         assert reader.stdout.readline() == "102 102 b'one'\n"
         reader.stdin.close()
+
+
+def test_what_is_in_the_journal_only_is_read_by_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[str]) -> None:
+    monkeypatch.setattr("ledgerd.node.storage.NOTE_SECONDS", 60.0)
+    storage = Storage(tmp_path / "ledger")
+    storage.append(Append(0, 2, None, 1, [b"one", b"two"]))
+    wait_stored(storage, 2)
+    look = subprocess.run(
+        [sys.executable, "-c", READER, str(tmp_path / "ledger")], input="look\n", stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert look.stdout == "2 2 b'one'\n"
+    assert steps == ["journal"]
+    storage.close()
+
+
+def test_a_batch_is_flushed_once_and_lmdb_follows_when_the_journal_has_grown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[str]
+) -> None:
+    monkeypatch.setattr("ledgerd.node.storage.NOTE_SECONDS", 60.0)
+    storage = Storage(tmp_path / "ledger")
+    for seqno in range(1, 6):
+        storage.append(Append(0, 2, None, seqno, [bytes(MOVE_BYTES // 3)]))
+        wait_stored(storage, seqno)
+    storage.close()
+    assert steps == ["journal", "journal", "journal", "LMDB", "journal", "journal", "LMDB"]
+
+
+def test_lmdb_follows_after_a_while(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[str]) -> None:
+    monkeypatch.setattr("ledgerd.node.storage.NOTE_SECONDS", 0.01)
+    storage.append(Append(0, 2, None, 1, [b"entry"]))
+    deadline = time.monotonic() + SECONDS_MAX
+    while steps != ["journal", "LMDB"]:
+        assert time.monotonic() < deadline, steps
+        select.select([storage.wake], [], [], 0.001)
+        storage.collect()
+
+
+def test_a_large_batch_goes_to_lmdb_at_once_with_what_was_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[str]) -> None:
+    monkeypatch.setattr("ledgerd.node.storage.NOTE_SECONDS", 60.0)
+    storage = Storage(tmp_path / "ledger")
+    large = bytes(DIRECT_BYTES)
+    for seqno, data in enumerate((b"1", large, b"3"), 1):
+        storage.append(Append(0, 2, None, seqno, [data]))
+        wait_stored(storage, seqno)
+    assert steps == ["journal", "LMDB", "journal"]
+    copy = crashed(tmp_path / "ledger", tmp_path / "copy")
+    assert [record.base for record in decode((copy / "journal").read_bytes())] == [2]
+    assert contents(copy) == [(1, b"1"), (2, large), (3, b"3")]
+    storage.close()
 
 
 def test_batches_that_wait_are_reported_as_one_with_the_credit_of_all(storage: Storage) -> None:
@@ -162,29 +242,98 @@ def test_a_full_map_is_a_clear_error_and_nothing_is_acknowledged(tmp_path: Path)
     assert contents(tmp_path / "ledger") == [(1, b"small")]
 
 
-@pytest.mark.parametrize(("device", "reason"), [("/dev/full", "No space left on device"), ("/proc/self/mem", "Input/output error")])
-def test_a_failing_device_is_a_clear_error_and_nothing_is_acknowledged(tmp_path: Path, device: str, reason: str) -> None:
-    """The ledger's own descriptors are made to lead to a device that fails every write, as a full or broken disk does."""
-    storage = Storage(tmp_path / "ledger")
-    storage.append(Append(0, 2, None, 1, [b"before"]))
-    wait_stored(storage, 1)
+DEVICES = [("/dev/full", "No space left on device"), ("/proc/self/mem", "Input/output error")]
+
+
+def break_file(path: Path, device: str) -> None:
+    """Make the ledger's own descriptors lead to a device that fails every write, as a full or broken disk does."""
     broken = os.open(device, os.O_RDWR)
     for name in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
         except OSError:
             continue
-        if target == str(tmp_path / "ledger" / "data.mdb"):
+        if target == str(path):
             os.dup2(broken, int(name))
     os.close(broken)
-    storage.append(Append(0, 2, None, 2, [b"after"]))
+
+
+def wait_failed(storage: Storage) -> str:
     report = wait(storage, lambda report: report.failed is not None)
-    assert reason in str(report.failed)
     assert report.stored is None
+    return str(report.failed)
+
+
+@pytest.mark.parametrize(("device", "reason"), DEVICES)
+@pytest.mark.parametrize(("file", "size"), [("journal", 5), ("data.mdb", DIRECT_BYTES)])
+def test_a_failing_device_is_a_clear_error_and_nothing_is_acknowledged(
+    tmp_path: Path, file: str, size: int, device: str, reason: str
+) -> None:
+    storage = Storage(tmp_path / "ledger")
+    storage.append(Append(0, 2, None, 1, [b"before"]))
+    wait_stored(storage, 1)
+    break_file(tmp_path / "ledger" / file, device)
+    storage.append(Append(0, 2, None, 2, [bytes(size)]))
+    assert reason in wait_failed(storage)
     storage.append(Append(0, 2, None, 3, [b"more"]))  # ignored, not answered
     storage.close()
     assert storage.collect().stored is None
     assert contents(tmp_path / "ledger") == [(1, b"before")]
+
+
+@pytest.mark.parametrize(("device", "reason"), DEVICES)
+def test_when_lmdb_fails_after_the_journal_what_was_acknowledged_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, reason: str
+) -> None:
+    monkeypatch.setattr("ledgerd.node.storage.NOTE_SECONDS", 60.0)
+    storage = Storage(tmp_path / "ledger")
+    storage.append(Append(0, 2, None, 1, [b"1", b"2"]))
+    wait_stored(storage, 2)
+    break_file(tmp_path / "ledger" / "data.mdb", device)
+    storage.append(Append(1, 3, 1, 2, [b"2'", b"3"]))
+    assert wait_stored(storage, 3) == (1, 3, 3)
+    storage.close()
+    assert reason in wait_failed(storage)
+    assert contents(tmp_path / "ledger") == [(1, b"1"), (2, b"2'"), (3, b"3")]
+
+
+def test_a_flush_that_fails_acknowledges_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(tmp_path / "ledger")
+
+    def fdatasync(file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    storage.append(Append(0, 2, None, 1, [b"1"]))
+    assert "Input/output error" in wait_failed(storage)
+    storage.close()
+
+
+def test_a_disk_without_room_for_the_journal_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int, data: bytes, position: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(ConfigurationError, match=r"cannot make a ledger in .*No space left"):
+        Storage(tmp_path / "ledger")
+    with pytest.raises(ConfigurationError, match="has format None"):
+        LedgerReader(tmp_path / "ledger")
+
+
+def test_a_full_map_after_the_journal_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "ledger", map_size_max=1 << 20)
+    entries = [bytes([i]) * 300_000 for i in range(10)]
+    seqno, failed = 0, None
+    while failed is None:
+        seqno += 1
+        storage.append(Append(0, 2, None, seqno, [entries[seqno]]))
+        report = wait(storage, lambda report: report.failed is not None or report.stored is not None)
+        failed = report.failed
+    assert "reached its limit of 1048576 bytes" in failed
+    storage.close()
+    found = contents(tmp_path / "ledger")
+    assert found == list(enumerate(entries[1:], 1))[: len(found)]
+    assert len(found) >= seqno - 1 >= 3
 
 
 def test_a_used_directory_is_refused(storage: Storage, tmp_path: Path) -> None:
@@ -213,7 +362,7 @@ def test_closing_stores_what_is_queued_and_what_is_committed(tmp_path: Path) -> 
 COMMITTED_READER = """
 import sys
 from pathlib import Path
-from ledgerd.node.storage import LedgerReader
+from ledgerd.node.ledger_files import LedgerReader
 with LedgerReader(Path(sys.argv[1])) as reader:
     for line in sys.stdin:
         print(reader.committed_seqno(), flush=True)
@@ -242,23 +391,20 @@ def test_an_idle_node_notes_what_is_committed_also_long_after_its_last_batch(
         reader.stdin.close()
 
 
-def test_while_batches_come_the_note_goes_with_them_and_needs_no_sync_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_batches_come_the_note_goes_with_them_and_needs_no_sync_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[str]
+) -> None:
     monkeypatch.setattr("ledgerd.node.storage.NOTE_SECONDS", 60.0)
-    stores: list[int] = []
-    store = Storage._store
-
-    def counted(self: Storage, appends: list[Append]) -> None:
-        stores.append(len(appends))
-        store(self, appends)
-
-    monkeypatch.setattr(Storage, "_store", counted)
     storage = Storage(tmp_path / "ledger")
     for seqno in range(1, 6):
         storage.append(Append(0, 2, None, seqno, [b"entry"]))
         wait_stored(storage, seqno)
         storage.committed(seqno)
-    assert stores == [1] * 5
+    assert steps == ["journal"] * 5
+    with LedgerReader(crashed(tmp_path / "ledger", tmp_path / "copy")) as reader:
+        assert (reader.last_seqno(), reader.committed_seqno()) == (5, 4)
     storage.close()
+    assert steps == ["journal"] * 5 + ["LMDB"]
     with LedgerReader(tmp_path / "ledger") as reader:
         assert reader.committed_seqno() == 5
 
@@ -269,3 +415,9 @@ def test_reading_where_there_is_no_ledger_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(b"not LMDB" * 1000)
     with pytest.raises(ConfigurationError, match="cannot read the ledger"):
         LedgerReader(tmp_path)
+    (tmp_path / "data.mdb").unlink()
+    (tmp_path / "journal").touch()
+    with pytest.raises(ConfigurationError, match=r"there is no data\.mdb"):
+        LedgerReader(tmp_path)
+    with pytest.raises(ConfigurationError, match="choose a new directory"):
+        Storage(tmp_path)

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from ledgerd.node.storage import LedgerReader
+from ledgerd.node.ledger_files import LedgerReader
 from support.cluster import make_identity
 from support.https import Session
 from support.wires import Proxy

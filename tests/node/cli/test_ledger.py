@@ -1,5 +1,8 @@
 """`ledgerd ledger` on ledgers of a small service, as chunks and in LMDB."""
 
+import select
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,9 +52,28 @@ def write_lmdb(folder: Path, entries: list[bytes], committed: int) -> Path:
     return folder
 
 
-@pytest.fixture(params=["chunks", "lmdb"])
+def write_killed(folder: Path, entries: list[bytes], committed: int) -> Path:
+    """What is left of a node that was killed: half of the entries are in LMDB, the rest is in the journal only."""
+    half = len(entries) // 2
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("ledgerd.node.storage.NOTE_SECONDS", 60.0)
+        storage = Storage(folder.with_name("running"))
+        for first, some, direct_bytes in ((0, entries[:half], 0), (half, entries[half:], 1 << 20)):
+            monkeypatch.setattr("ledgerd.node.storage.DIRECT_BYTES", direct_bytes)
+            storage.committed(committed)
+            storage.append(Append(1, 2, None, first + 1, some))
+            while storage.collect().stored is None:
+                assert select.select([storage.wake], [], [], 10.0)[0]
+        (folder / "ledger").mkdir(parents=True)
+        for name in ("data.mdb", "journal"):
+            shutil.copy(folder.with_name("running") / name, folder / "ledger" / name)
+        storage.close()
+    return folder
+
+
+@pytest.fixture(params=["chunks", "lmdb", "killed"])
 def ledger(request: pytest.FixtureRequest, service: Service, tmp_path: Path) -> Path:
-    write = write_chunks if request.param == "chunks" else write_lmdb
+    write = {"chunks": write_chunks, "lmdb": write_lmdb, "killed": write_killed}[request.param]
     return write(tmp_path / "node0", service.entries, service.signatures[-1])
 
 
@@ -97,11 +119,12 @@ def test_a_lost_entry_in_lmdb_is_refused(ledgerd: Ledgerd, service: Service, cer
     assert (ran.status, ran.fields["good_up_to"]) == (1, f"2.{signed}"), "what follows the last good signature is not proven"
 
 
+@pytest.mark.parametrize("write", [write_lmdb, write_killed])
 def test_export_gives_what_verifies_and_names_committed_what_is(
-    ledgerd: Ledgerd, service: Service, certificate: Path, tmp_path: Path
+    ledgerd: Ledgerd, service: Service, certificate: Path, tmp_path: Path, write: Callable[[Path, list[bytes], int], Path]
 ) -> None:
     committed = service.signatures[-2]
-    node = write_lmdb(tmp_path / "node0", service.entries, committed)
+    node = write(tmp_path / "node0", service.entries, committed)
     ran = ledgerd("ledger", "export", node, tmp_path / "out", "--chunk-bytes", 2000, "-o", "json")
     assert ran.status == 0
     files = ran.json["files"]
