@@ -18,28 +18,35 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from nacl.public import PublicKey, SealedBox
 
-from ledgerd.enclave.configuration import NAMES_MAX, PROTOCOL_VERSION, Address, Configuration, binding_digest, is_data, is_host
+from ledgerd.enclave.configuration import (
+    NAMES_MAX,
+    PROTOCOL_VERSION,
+    Address,
+    Configuration,
+    binding_digest,
+    differing_keys,
+    is_data,
+    is_host,
+)
 from ledgerd.enclave.endpoints import Context, Endpoint, Registry, Result
 from ledgerd.enclave.entropy import random_bytes
 from ledgerd.enclave.frontend import address_of
 from ledgerd.enclave.genesis import node_record
-from ledgerd.enclave.keys import ServiceKeys, at_milliseconds, load_p384_public_key, node_id_of, spki
+from ledgerd.enclave.join_policy import accepted, parse_evidence, record_of
+from ledgerd.enclave.keys import ServiceKeys, at_milliseconds, node_id_of, spki
 from ledgerd.enclave.kv import Store
 from ledgerd.governance import tables
 from ledgerd.ledger import cbor
 from ledgerd.ledger.attestation.errors import AttestationError
-from ledgerd.ledger.attestation.measurement import Measurement
-from ledgerd.ledger.attestation.nitro import Attestation
-from ledgerd.ledger.attestation.policy import Policy, verify_now
-from ledgerd.ledger.attestation.roots import parse_roots
+from ledgerd.ledger.attestation.evidence import Verdict
+from ledgerd.ledger.attestation.measurement import configuration_digest
 from ledgerd.ledger.entry import WriteSet
-from ledgerd.ledger.errors import PeerError, RequestError
+from ledgerd.ledger.errors import ConfigurationError, PeerError, RequestError
 from ledgerd.ledger.ids import NodeId, Seqno
 
 NONCE_SIZE_BYTES: Final = 32
 NONCE_LIFETIME_SECONDS: Final = 60.0  # a joiner answers within milliseconds; a minute bears a machine that swaps
 NONCES_MAX: Final = 1 << 16  # 10 MB; the oldest goes first, and nobody can ask for so many while a joiner has its document made
-_FORMAT: Final = "AWS_Nitro_v1"
 
 
 class Admitting(Protocol):
@@ -124,15 +131,20 @@ class Admission:
         self._redirect_to_primary(context, "/node/join")
         request = _JoinRequest(context.request.body)
         try:
-            attestation = self._attest(context, request)
-            node_id, key = self._check_key(request, attestation)
+            key = _checked_key(request)
+            verdict = self._attest(context, request, spki(key))
+            _check_signed(request)
         except (AttestationError, PeerError) as error:
             self._node.log("warning", f"refused a node that asked to join: {error}")
             raise RequestError(401, "InvalidQuote", str(error)) from None
+        except ConfigurationError as error:
+            self._node.log("warning", f"the members' join policy cannot be read, so nobody joins: {error}")
+            raise RequestError(500, "InternalError", f"The service's join policy cannot be read: {error}") from None
+        node_id = node_id_of(spki(key))
         nodes = context.kv[tables.NODE_INFO]
         stored = nodes.get(node_id.encode())
         if stored is None:
-            return self._record(context, request, attestation, node_id, key)
+            return self._record(context, request, verdict, node_id, key)
         record = tables.decode(stored)
         version = nodes.version_of(node_id.encode())
         assert version is not None, "it is stored"
@@ -146,50 +158,27 @@ class Admission:
             return {"node_status": tables.PENDING, "node_id": node_id}
         return self._secrets(context, request, node_id)
 
-    def _attest(self, context: Context, request: "_JoinRequest") -> Attestation:
+    def _attest(self, context: Context, request: "_JoinRequest", public_key: bytes) -> Verdict:
         node = self._node
         self._nonces.redeem(request.nonce, node.now)
-        if request.quote_format != _FORMAT:
-            raise PeerError(f"quote format {request.quote_format!r} is not supported; this service admits {_FORMAT}")
+        verifier = accepted(context).verifier_of(request.evidence)
         expected = node.configuration.relevant(node.service.public)
         if request.configuration != expected:
-            differing = sorted(key for key in expected if request.configuration.get(key) != expected[key])
             raise PeerError(
                 "configuration refused by rule 'configuration': the joiner's differs from this service's in "
-                f"{', '.join(differing) or 'unknown keys'}; start it with the service's own values"
+                f"{differing_keys(request.configuration, expected)}; start it with the service's own values"
             )
-        measurements = frozenset(
-            Measurement(*tables.parse_measurement_key(key)) for key, _ in context.governance(tables.NITRO_MEASUREMENTS).items()
-        )
-        roots = parse_roots(value.decode() for _, value in context.governance(tables.NITRO_ROOTS).items())
-        return verify_now(
-            request.quote,
-            Policy(roots, measurements),
+        return verifier.verify_now(
+            request.evidence,
             now_ms=node.now_ms,
             nonce=request.nonce,
-            public_key=None,  # the node's name follows from it; `_check_key` binds it to the certificate request
+            public_key=public_key,
             user_data=binding_digest(request.configuration, request.encryption_key),
+            configuration=configuration_digest(request.configuration),
         )
 
-    def _check_key(self, request: "_JoinRequest", attestation: Attestation) -> tuple[NodeId, ec.EllipticCurvePublicKey]:
-        if attestation.public_key is None:
-            raise AttestationError("public_key", "none", "the node's identity key", "start a ledgerd enclave, which attests its key")
-        key = load_p384_public_key(attestation.public_key)
-        requested = request.requested_key
-        if not isinstance(requested, ec.EllipticCurvePublicKey) or spki(requested) != attestation.public_key:
-            raise AttestationError(
-                "public_key", "a certificate request for another key", "a request for the attested key", "do not trust the sender"
-            )
-        try:  # not before: to check a signature of a key of the sender's choice can cost as much as the sender likes
-            is_signed = request.certificate_request.is_signature_valid
-        except Exception:  # an algorithm that the library does not know, and whatever else it finds
-            is_signed = False
-        if not is_signed:
-            raise PeerError("the certificate request is not signed by its own key")
-        return node_id_of(attestation.public_key), key
-
     def _record(
-        self, context: Context, request: "_JoinRequest", attestation: Attestation, node_id: NodeId, key: ec.EllipticCurvePublicKey
+        self, context: Context, request: "_JoinRequest", verdict: Verdict, node_id: NodeId, key: ec.EllipticCurvePublicKey
     ) -> Result:
         record = node_record(
             str(request.rpc),
@@ -198,13 +187,13 @@ class Admission:
             public_key_pem=key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
             encryption_key_pem=encryption_key_pem(request.encryption_key),
             request_pem=request.certificate_request.public_bytes(Encoding.PEM).decode(),
-            pcr0=attestation.pcrs[0],
-            quote=base64.b64encode(request.quote).decode(),
+            code_digest=verdict.code_digest,
+            quote_info=record_of(request.evidence),
             node_data=request.node_data,
         )
         context.kv[tables.NODE_INFO].set(node_id.encode(), tables.encode(record))
-        word = "SIMULATED attestation" if attestation.simulated else "attestation"
-        self._node.log("info", f"node {node_id[:16]}... at {request.rpc} asks to join, by {word} of {attestation.module_id}")
+        word = "SIMULATED attestation" if verdict.simulated else "attestation"
+        self._node.log("info", f"node {node_id[:16]}... at {request.rpc} asks to join, by {word} of {verdict.machine}")
         return {"node_status": tables.PENDING, "node_id": node_id}
 
     def _trust(self, context: Context, request: "_JoinRequest", node_id: NodeId, record: dict[str, Any]) -> None:
@@ -261,6 +250,24 @@ class Admission:
         }
 
 
+def _checked_key(request: "_JoinRequest") -> ec.EllipticCurvePublicKey:
+    """The key that the certificate request names, which must be the attested one, and is if the evidence verifies."""
+    key = request.requested_key
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
+        raise PeerError("the certificate request is not for a key on P-384; nodes have P-384 identity keys")
+    return key
+
+
+def _check_signed(request: "_JoinRequest") -> None:
+    """Check the certificate request's own signature, last: an algorithm of the sender's choice can cost as much as the sender likes."""
+    try:
+        is_signed = request.certificate_request.is_signature_valid
+    except Exception:  # an algorithm that the library does not know, and whatever else it finds
+        is_signed = False
+    if not is_signed:
+        raise PeerError("the certificate request is not signed by its own key")
+
+
 def encryption_key_pem(key: bytes) -> str:
     """PEM of a raw X25519 public key, as the tables keep it."""
     return X25519PublicKey.from_public_bytes(key).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
@@ -280,8 +287,7 @@ class _JoinRequest:
         try:
             root = json.loads(body)
             self.nonce = bytes.fromhex(root["nonce"])
-            self.quote_format = str(root["quote_info"]["format"])[:64]
-            self.quote = base64.b64decode(root["quote_info"]["quote"], validate=True)
+            self.evidence = parse_evidence(root["quote_info"])
             self.encryption_key = base64.b64decode(root["public_encryption_key"], validate=True)
             self.configuration: dict[str, Any] = root["configuration"]
             self.certificate_request = x509.load_pem_x509_csr(root["certificate_signing_request"].encode())

@@ -7,7 +7,7 @@ since both ends need the very same rules. Sockets and clocks are in `enclave.run
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -15,9 +15,14 @@ import msgpack
 
 from ledgerd.ledger.errors import FormatError, HostError, UsageError
 
+LINK_PORT_DEFAULT: Final = 7000  # vsock; where an image connects to its host, and the host listens. AWS's own init uses 9000
 FRAME_SIZE_BYTES_MAX: Final = 32 << 20  # one fetched range (8 MiB) and a full credit window of client bytes fit well inside
 WINDOW_BYTES: Final = 8 << 20  # credit each way: a thousand busy clients' bytes, and all that a receiver ever has to hold besides one frame
 READY_BYTES_MAX: Final = 8 << 20  # a larger Ready leaves in several frames
+# A frame of nothing but empty lists would take 70 bytes of memory for each of its own. Small frames may: a mebibyte becomes 75 MB for
+# a moment. In larger ones, of large data and few items, items are counted: that costs a call for each list, too much for every frame.
+UNCOUNTED_BYTES_MAX: Final = 1 << 20
+ITEMS_MAX: Final = 1 << 20  # a million connections' worth, and 100 MB at most
 EVENTS_MAX: Final = 1 << 16  # events in one frame; a wake-up of 10,000 busy connections needs fewer
 STREAM_MAX: Final = 1 << 53
 
@@ -114,6 +119,7 @@ def decode_events(frame: bytes | memoryview) -> list[Event]:
             max_ext_len=0,
             max_str_len=4096,
             max_bin_len=FRAME_SIZE_BYTES_MAX,
+            list_hook=_counting(frame),
         )
     except (ValueError, msgpack.UnpackException) as error:
         raise HostError(f"the host sent a frame of {len(frame)} bytes that is not msgpack: {type(error).__name__}") from None
@@ -127,6 +133,22 @@ def decode_events(frame: bytes | memoryview) -> list[Event]:
         else:
             events.append(_decode_rare(item))
     return events
+
+
+def _counting(frame: bytes | memoryview) -> Callable[[Any], Any] | None:
+    """A hook that counts what lists and maps hold, and raises ValueError at more than ITEMS_MAX; None for small frames."""
+    if len(frame) <= UNCOUNTED_BYTES_MAX:
+        return None
+    left = ITEMS_MAX
+
+    def count(items: Any) -> Any:
+        nonlocal left
+        left -= len(items) + 1
+        if left < 0:
+            raise ValueError("too many items")
+        return items
+
+    return count
 
 
 def _decode_rare(item: Any) -> Event:
@@ -305,7 +327,8 @@ def decode_ready(frame: bytes | memoryview) -> Ready:
     Raises: FormatError: The frame is not a Ready; enclave and host are not of one version.
     """
     try:
-        values = msgpack.unpackb(frame)
+        count = _counting(frame)
+        values = msgpack.unpackb(frame, max_array_len=min(ITEMS_MAX, len(frame)), list_hook=count, object_hook=count)
         ready = Ready()
         for name, value in zip(Ready.__slots__, values, strict=True):
             setattr(ready, name, value)

@@ -1,7 +1,7 @@
 """The configuration that the host hands to the enclave: read, bounded, typed; and the part of it that peers are told.
 
 The host may write what it likes here. What others must be able to rely on (roots, service identity, consensus timing, limits) is
-digested into the attestation document's `user_data`, so a peer sees exactly what this enclave runs with.
+digested into the attestation document's `user_data` and PCR16, so a peer sees exactly what this enclave runs with.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from typing import Any, Final
 from ledgerd.enclave.kms import settings
 from ledgerd.enclave.kms.settings import PublicNameSettings
 from ledgerd.ledger import cbor
+from ledgerd.ledger.attestation.measurement import configuration_digest
 from ledgerd.ledger.errors import ConfigurationError
 
 PROTOCOL_VERSION: Final = 1
@@ -106,10 +107,15 @@ def binding_digest(relevant: dict[str, Any], encryption_public_key: bytes) -> by
 
     Source: the design's section on joining; deterministic CBOR, RFC 8949 4.2.1.
     """
-    configuration = hashlib.sha256(cbor.encode(relevant)).digest()
     return hashlib.sha384(
-        cbor.encode({"version": PROTOCOL_VERSION, "configuration": configuration, "encryption_key": encryption_public_key})
+        cbor.encode({"version": PROTOCOL_VERSION, "configuration": configuration_digest(relevant), "encryption_key": encryption_public_key})
     ).digest()
+
+
+def differing_keys(told: dict[str, Any], expected: dict[str, Any]) -> str:
+    """Name what one node's relevant configuration has otherwise than another's, for people."""
+    keys = sorted(key for key in expected if told.get(key) != expected[key])
+    return ", ".join(keys) or "unknown keys"
 
 
 def service_digest(service_public_key: bytes, genesis_digest: bytes) -> bytes:

@@ -6,7 +6,6 @@ is another node.
 Not here: what serving means (`enclave.serving`), joining (`enclave.joining`), the loop, clock and threads (`enclave.runtime`).
 """
 
-import base64
 import json
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, cast
@@ -37,21 +36,33 @@ from ledgerd.enclave.configuration import Configuration
 from ledgerd.enclave.genesis import genesis_writes, node_record
 from ledgerd.enclave.group_commit import RunTogether
 from ledgerd.enclave.http import Limits
-from ledgerd.enclave.joining import Admitted, Joining
-from ledgerd.enclave.keys import NodeKeys, ServiceKeys, at_milliseconds, create_ledger_secret, create_service_keys
+from ledgerd.enclave.join_policy import record_of
+from ledgerd.enclave.joining import Admitted, Joining, spki_of
+from ledgerd.enclave.keys import (
+    NodeKeys,
+    ServiceKeys,
+    at_milliseconds,
+    create_ledger_secret,
+    create_service_key,
+    create_service_keys,
+    parse_certificate,
+    spki,
+)
 from ledgerd.enclave.kms.amazon_roots import AMAZON_ROOTS
 from ledgerd.enclave.kms.client import KmsClient
 from ledgerd.enclave.kms.public_name import PublicName
 from ledgerd.enclave.kms.settings import PublicNameSettings
-from ledgerd.enclave.nsm import Nsm, attestation
+from ledgerd.enclave.nsm import Nsm, attestation, measure_configuration
 from ledgerd.enclave.requests import JSON, Response
 from ledgerd.enclave.serving import Serving
 from ledgerd.enclave.sessions import SessionLimits, Sessions
 from ledgerd.enclave.status import Attested
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.governance import tables
+from ledgerd.ledger.attestation.evidence import NITRO, Evidence
+from ledgerd.ledger.attestation.measurement import configuration_digest
 from ledgerd.ledger.attestation.nitro import verify
-from ledgerd.ledger.attestation.policy import check_debug, check_public_key
+from ledgerd.ledger.attestation.policy import check_configuration, check_debug, check_public_key
 from ledgerd.ledger.attestation.roots import parse_roots
 from ledgerd.ledger.errors import FormatError, HostError, LedgerdError
 
@@ -84,6 +95,8 @@ class Enclave:
         self._serving: Serving | None = None
         self._kms: KmsClient | None = None
         self._chain: list[x509.Certificate] = []
+        self._service_key: EllipticCurvePrivateKey | None = None  # of the service that this node starts
+        self._digest = b""  # of the configuration, as PCR16 measures it
         self._own_document = b""
         self._measurement: tuple[bytes, bytes, bytes] = (b"", b"", b"")
         self._simulated = False
@@ -270,13 +283,26 @@ class Enclave:
         try:
             configuration = configurations.parse(document)
             parse_roots(configuration.roots)
+            self._digest = configuration_digest(configuration.relevant(self._service_public(configuration)))
         except LedgerdError as error:
             self._give_up(str(error))
             return
         self._configuration = configuration
-        public_key = self._keys.public
+        public_key, digest = self._keys.public, self._digest
         self._ready.notices.append(("node_id", self._keys.id))
-        self.submit(lambda nsm: attestation(nsm, user_data=None, nonce=None, public_key=public_key), self._attested)
+
+        def attest(nsm: Nsm) -> bytes:
+            measure_configuration(nsm, digest)
+            return attestation(nsm, user_data=None, nonce=None, public_key=public_key)
+
+        self.submit(attest, self._attested)
+
+    def _service_public(self, configuration: Configuration) -> bytes:
+        """The key of the service that is started or joined: part of what PCR16 measures, so the first node makes it here already."""
+        if configuration.join is not None:
+            return spki_of(parse_certificate(configuration.join.service_certificate))
+        self._service_key = create_service_key()
+        return spki(self._service_key.public_key())
 
     def _attested(self, result: Any) -> None:
         """The enclave's own first document: it says what time it is, what this enclave is measured as, and below which root."""
@@ -289,6 +315,7 @@ class Enclave:
             own = verify(result, parse_roots(configuration.roots), at_ms=None)
             check_debug(own)
             check_public_key(own, self._keys.public)
+            check_configuration(own, self._digest)
             if not {0, 1, 2} <= own.pcrs.keys():
                 raise FormatError("it has no PCR0, PCR1 and PCR2")
             at = at_milliseconds(own.timestamp_ms)
@@ -331,7 +358,8 @@ class Enclave:
     def _start(self, configuration: Configuration) -> None:
         assert configuration.start is not None, "the caller has seen it"
         at = at_milliseconds(self._clock.milliseconds(self._now))
-        service = create_service_keys(at)
+        assert self._service_key is not None, "made with the configuration's digest"
+        service = create_service_keys(self._service_key, at)
         request = self._keys.certificate_request(configuration.names)
         certificate = service.endorse(request, at)
         record = node_record(
@@ -341,8 +369,8 @@ class Enclave:
             public_key_pem=self._keys.identity.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
             encryption_key_pem=encryption_key_pem(self._keys.encryption_public),
             request_pem=request.public_bytes(Encoding.PEM).decode(),
-            pcr0=self._measurement[0],
-            quote=base64.b64encode(self._own_document).decode(),
+            code_digest=self._measurement[0],
+            quote_info=record_of(Evidence(NITRO, self._own_document)),
             node_data=configuration.node_data,
         )
         writes = genesis_writes(configuration, configuration.start, service, self._keys.id, record, certificate, self._measurement)

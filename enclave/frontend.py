@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 from ledgerd.enclave.endpoints import Context, Deferred, Endpoint, Registry, Result
 from ledgerd.enclave.requests import COSE, JSON, Response
 from ledgerd.governance import tables
+from ledgerd.ledger.attestation.evidence import NITRO
 from ledgerd.ledger.errors import FormatError, RequestError
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View, parse_transaction_id
 
@@ -255,7 +256,8 @@ class Frontend:
         for key, value in context.governance(tables.NODE_INFO).items():
             record = tables.decode(value)
             if record["status"] == tables.TRUSTED:
-                found.append(attestation_object(key.decode(), record["quote_info"]["quote"], record["code_digest"], self._node.simulated))
+                shown = attestation_object(key.decode(), record["quote_info"]["quote"], record["code_digest"], self._node.simulated)
+                found.append({**shown, **{name: part for name, part in record["quote_info"].items() if name != "quote"}})
         return found
 
     def _attestation_self(self, context: Context) -> Result:
@@ -303,7 +305,7 @@ def attestation_object(node_id: str, raw: str, measurement: str, simulated: bool
     """One attestation in CCF's shape; `raw` is base64. `simulated` is ours: the root is not the vendor's."""
     return {
         "node_id": node_id,
-        "format": "AWS_Nitro_v1",
+        "format": NITRO,
         "raw": raw,
         "endorsements": "",
         "measurement": measurement,

@@ -32,11 +32,11 @@ def node_record(
     public_key_pem: str,
     encryption_key_pem: str,
     request_pem: str,
-    pcr0: bytes,
-    quote: str,
+    code_digest: bytes,
+    quote_info: dict[str, str],
     node_data: Any,
 ) -> dict[str, Any]:
-    """One record of `nodes.info`, in CCF's shape. `quote` is the base64 of the attestation document."""
+    """One record of `nodes.info`, in CCF's shape; see `join_policy.record_of` for `quote_info`."""
     rpc_interface = {"bind_address": configuration_rpc, "published_address": configuration_rpc, "protocol": "tcp"}
     record: dict[str, Any] = {
         "status": status,
@@ -46,8 +46,8 @@ def node_record(
         "public_key": public_key_pem,
         "encryption_pub_key": encryption_key_pem,
         "certificate_signing_request": request_pem,
-        "code_digest": pcr0.hex(),
-        "quote_info": {"format": "AWS_Nitro_v1", "quote": quote, "endorsements": ""},
+        "code_digest": code_digest.hex(),
+        "quote_info": quote_info,
         "ledger_secret_seqno": 1,
     }
     if node_data is not None:

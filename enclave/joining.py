@@ -21,17 +21,18 @@ from nacl.public import SealedBox
 
 from ledgerd.enclave.boundary import Connect, Ready
 from ledgerd.enclave.clock import AttestedClock
-from ledgerd.enclave.configuration import Configuration, JoinConfiguration, binding_digest, service_digest
+from ledgerd.enclave.configuration import Configuration, JoinConfiguration, binding_digest, differing_keys, service_digest
 from ledgerd.enclave.entropy import random_bytes
 from ledgerd.enclave.keys import LEDGER_SECRET_SIZE_BYTES, NodeKeys, ServiceKeys, parse_certificate, receive_service_keys
 from ledgerd.enclave.nsm import Nsm, attestation
 from ledgerd.enclave.outbound import Answer, HttpClient
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.ledger import cbor
-from ledgerd.ledger.attestation.measurement import Measurement
+from ledgerd.ledger.attestation.evidence import NITRO
+from ledgerd.ledger.attestation.measurement import Measurement, configuration_digest
 from ledgerd.ledger.attestation.policy import Policy, verify_now
 from ledgerd.ledger.attestation.roots import parse_roots
-from ledgerd.ledger.errors import FormatError, IntegrityError, LedgerdError, PeerError
+from ledgerd.ledger.errors import FormatError, IntegrityError, LedgerdError, PeerError, UsageError
 from ledgerd.ledger.ids import NodeId
 
 PATIENCE_SECONDS: Final = 0.02  # to the first poll; doubled up to the limit
@@ -208,8 +209,10 @@ class Joining:
         try:
             document = base64.b64decode(body["raw"], validate=True)
             self._genesis_digest = bytes.fromhex(body["genesis_digest"])
-        except (KeyError, ValueError, TypeError, binascii.Error):
-            raise PeerError("its attestation has no document or genesis digest") from None
+            told = dict(body["configuration"])
+            told_digest = configuration_digest(told)
+        except (KeyError, ValueError, TypeError, binascii.Error, UsageError):
+            raise PeerError("its attestation has no document, genesis digest or configuration") from None
         try:
             verify_now(
                 document,
@@ -218,9 +221,15 @@ class Joining:
                 nonce=self._nonce,
                 public_key=self._server_public,
                 user_data=service_digest(self._service_public, self._genesis_digest),
+                configuration=told_digest,
             )
         except IntegrityError as error:
             raise JoinRefusedError(f"this node will not join: the other node's {error}") from None
+        if told != self._relevant:
+            raise JoinRefusedError(
+                "this node will not join, by rule 'configuration': the service's attested configuration differs from this node's in "
+                f"{differing_keys(told, self._relevant)}; start this node with the service's own values"
+            )
         self._attempts = 0
         self._ask_nonce()
 
@@ -251,7 +260,7 @@ class Joining:
         configuration = self._configuration
         body = {
             "nonce": nonce.hex(),
-            "quote_info": {"format": "AWS_Nitro_v1", "quote": base64.b64encode(document).decode()},
+            "quote_info": {"format": NITRO, "quote": base64.b64encode(document).decode()},
             "public_encryption_key": base64.b64encode(self._keys.encryption_public).decode(),
             "configuration": self._relevant,
             "certificate_signing_request": self._request_pem,

@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_der_private_key,
-    load_der_public_key,
 )
 from cryptography.x509.oid import NameOID
 from nacl.public import PrivateKey
@@ -41,20 +40,6 @@ def spki(key: ec.EllipticCurvePublicKey) -> bytes:
 def node_id_of(public_key: bytes) -> NodeId:
     """Name of the node whose identity key has this DER SubjectPublicKeyInfo."""
     return NodeId(hashlib.sha256(public_key).hexdigest())
-
-
-def load_p384_public_key(der: bytes) -> ec.EllipticCurvePublicKey:
-    """Read a DER SubjectPublicKeyInfo that must hold a P-384 key.
-
-    Raises: PeerError: It does not.
-    """
-    try:
-        key = load_der_public_key(der)
-    except ValueError:
-        raise PeerError("the public key is not a DER SubjectPublicKeyInfo; send the P-384 key of the node") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
-        raise PeerError("the public key is not on P-384; nodes have P-384 identity keys")
-    return key
 
 
 class NodeKeys:
@@ -128,9 +113,13 @@ class ServiceKeys:
         return self.identity.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
-def create_service_keys(at: datetime) -> ServiceKeys:
-    """Make a new service identity. Called once in the life of a service, by its first node."""
-    identity = ec.generate_private_key(ec.SECP384R1())
+def create_service_key() -> ec.EllipticCurvePrivateKey:
+    """Make the key of a new service. Called once in the life of a service, by its first node."""
+    return ec.generate_private_key(ec.SECP384R1())
+
+
+def create_service_keys(identity: ec.EllipticCurvePrivateKey, at: datetime) -> ServiceKeys:
+    """Certify a new service's key, by itself."""
     name = _name("ledgerd Service")
     return ServiceKeys(identity, _certificate(identity, identity.public_key(), name, name, at, ca=True, names=None))
 

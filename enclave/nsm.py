@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Protocol
 import cbor2
 
 from ledgerd.ledger.attestation import items
+from ledgerd.ledger.attestation.measurement import CONFIGURATION_PCR, configuration_pcr
 from ledgerd.ledger.errors import FormatError, LedgerdError
 
 REQUEST_SIZE_BYTES_MAX: Final = 0x1000  # the driver's own limits; it wants the whole response buffer to be there
@@ -161,6 +162,16 @@ def lock_pcrs(nsm: Nsm, below: int) -> None:
     Raises: NsmError, FormatError: As in `attestation`.
     """
     _ask(nsm, "LockPCRs", {"range": below}, None)
+
+
+def measure_configuration(nsm: Nsm, digest: bytes) -> None:
+    """Measure the digest of this enclave's configuration into PCR16 and lock it: every document from then on attests it.
+
+    Raises: NsmError: The device refuses; `ReadOnlyIndex` if PCR16 is locked. FormatError: Something else was measured there before.
+    """
+    if extend_pcr(nsm, CONFIGURATION_PCR, digest) != configuration_pcr(digest):
+        raise FormatError("PCR16 was not zero before this enclave measured its configuration; boot an unchanged image anew")
+    lock_pcr(nsm, CONFIGURATION_PCR)
 
 
 def _ask(nsm: Nsm, name: str, arguments: dict[str, Any] | None, shape: dict[str, type] | None) -> dict[str, Any]:

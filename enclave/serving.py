@@ -413,6 +413,7 @@ class Serving:
         attested = self.status.attested
         shown = attestation_object(self._keys.id, base64.b64encode(document).decode(), attested.pcr0.hex(), attested.simulated)
         shown["service_certificate"] = self.status.service.certificate_pem
+        shown["configuration"] = self.status.configuration.relevant(self.status.service.public)
         genesis = self._replica.genesis_digest
         if genesis is not None:
             shown["genesis_digest"] = genesis.hex()

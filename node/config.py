@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ledgerd.enclave.boundary import LINK_PORT_DEFAULT
+from ledgerd.ledger.attestation.roots import AWS_ROOT_G1_PEM
 from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node import public_name
 from ledgerd.node.public_name import PublicNameConfig
@@ -21,8 +23,13 @@ from ledgerd.node.public_name import PublicNameConfig
 PORT_MAX: Final = 65535
 CLIENTS_MAX_DEFAULT: Final = 1_000  # CCF's default of max_open_sessions_soft
 BODY_BYTES_DEFAULT: Final = 1 << 20  # CCF's default of max_body_size
+NITRO_MEMORY_MB_DEFAULT: Final = 2048  # a small image four times, and about a million keys
+NITRO_CPUS_DEFAULT: Final = 2
 _ADDRESS: Final = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:]+)\]|(?P<host>[^:\[\]\s]+)):(?P<port>[0-9]{1,5})")
 _PCR: Final = re.compile(r"[0-9a-fA-F]{96}")
+_ENCLAVE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+CID_MAX: Final = (1 << 32) - 2  # the last number is the wildcard, for ports too
+_IN_IMAGE: Final = "the application is in the image"
 _PEM: Final = "-----BEGIN "
 
 
@@ -84,18 +91,40 @@ class JoinConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class NitroConfig:
+    """What `nitro-cli` is to start.
+
+    Attributes:
+        image: The EIF file; the application is in it.
+        memory_mb, cpus: For the enclave; memory at least four times the image, CPUs in full cores.
+        cid, name: Its vsock address and name; None: a free one, one of the node's own.
+        link_port: The vsock port that the image connects to.
+        cli: The program.
+    """
+
+    image: Path
+    memory_mb: int = NITRO_MEMORY_MB_DEFAULT
+    cpus: int = NITRO_CPUS_DEFAULT
+    cid: int | None = None
+    name: str | None = None
+    link_port: int = LINK_PORT_DEFAULT
+    cli: str = "nitro-cli"
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """All that a node's host must know. Exactly one of `start` and `join` is there.
 
     Attributes:
         directory: Where the node keeps its ledger, log and process ids; must not have been used.
-        app, app_path: The application's module, and a folder to look for it in if it is not installed.
+        app, app_path: The application's module, and a folder to look for it in if it is not installed; not with `nitro`.
         rpc, peer: Where to listen, for clients and for other nodes.
         rpc_published, peer_published: How others reach that; port 0 or None stands for what was bound.
         names: Host names and addresses for the node's certificate.
         roots: PEM certificates of attestation roots that the service accepts.
         simulator: Directory with the simulated root (`root_cert.pem`, `root_privk.pem`), made if empty; for launchers without an NSM.
-        debug: Simulate an enclave in debug mode (tests: it must be refused).
+        launcher, nitro: How to start the enclave; the second is there where the first says `nitro`.
+        debug: Start the enclave in debug mode, or simulate that: it must be refused, but its console can be read.
     """
 
     directory: Path
@@ -112,6 +141,7 @@ class NodeConfig:
     names: tuple[str, ...] = ("localhost", "127.0.0.1")
     data: Any = None
     launcher: str = "process"
+    nitro: NitroConfig | None = None
     simulator: Path | None = None
     debug: bool = False
     memory_bytes: int = 8 << 30
@@ -122,9 +152,13 @@ class NodeConfig:
     election_timeout_ms: int = 1_000
 
 
-def load(path: Path) -> NodeConfig:
+def load(path: Path, *, launcher: str | None = None, image: Path | None = None) -> NodeConfig:
     """Read a TOML file.
 
+    Args:
+        path: The file.
+        launcher: In place of its `node.launcher`.
+        image: In place of its `nitro.image`, relative to the working directory.
     Raises: ConfigurationError: It cannot be read, or is wrong; one line for each problem.
     """
     try:
@@ -134,7 +168,14 @@ def load(path: Path) -> NodeConfig:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from None
+    _replace(document, "node", "launcher", launcher)
+    _replace(document, "nitro", "image", None if image is None else str(image.absolute()))
     return parse(document, path.parent)
+
+
+def _replace(document: dict[str, Any], section: str, key: str, value: str | None) -> None:
+    if value is not None and isinstance(document.setdefault(section, {}), dict):
+        document[section][key] = value
 
 
 def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
@@ -153,6 +194,20 @@ def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
     if len(modes) != 1:
         root.problem("start", "needed, or [join] in its place: a node either starts a service or joins one", key_is_section=True)
     simulator = attestation.path("simulator")
+    launcher = node.choice("launcher", "process", ("process", "nitro"))
+    app = node.text("app", required=launcher != "nitro")
+    app_path = node.path("app_path")
+    roots = attestation.pems("roots")
+    nitro = _nitro(root.section("nitro")) if launcher == "nitro" or root.has("nitro") else None
+    if launcher == "nitro":
+        for key, text in (("app", _IN_IMAGE), ("app_path", _IN_IMAGE), ("memory_mb", "an enclave's memory is nitro.memory_mb")):
+            if node.has(key):
+                node.problem(key, f"{text}: leave this out")
+        if simulator is not None:
+            attestation.problem("simulator", "an enclave has a security module of its own: leave this out")
+        roots = roots or (AWS_ROOT_G1_PEM,)
+    elif simulator is None:
+        attestation.problem("simulator", "missing; a process has no security module: give a folder for a simulated root")
     heartbeat = consensus.number("heartbeat_ms", 100, 1, 60_000)
     election = consensus.number("election_timeout_ms", 1_000, 10, 600_000)
     if election < 2 * heartbeat:
@@ -161,11 +216,12 @@ def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
         )
     config = NodeConfig(
         directory=node.path("directory", required=True) or folder,
-        app=node.text("app", required=True),
-        app_path=node.path("app_path"),
+        app=app,
+        app_path=app_path,
         names=node.texts("names", ("localhost", "127.0.0.1")),
         data=node.anything("data"),
-        launcher=node.choice("launcher", "process", ("process",)),
+        launcher=launcher,
+        nitro=nitro,
         memory_bytes=node.number("memory_mb", 8192, 128, 1 << 20) << 20,
         ledger_bytes_max=node.number("ledger_mb_max", 1 << 22, 1, 1 << 22) << 20,
         rpc=rpc.address("listen", required=True),
@@ -176,7 +232,7 @@ def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
         body_bytes_max=limits.number("body_bytes", BODY_BYTES_DEFAULT, 1024, 64 << 20),
         heartbeat_ms=heartbeat,
         election_timeout_ms=election,
-        roots=attestation.pems("roots"),
+        roots=roots,
         simulator=simulator,
         debug=attestation.truth("debug"),
         start=_start(root.section("start")) if "start" in modes else None,
@@ -187,6 +243,22 @@ def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
         section.refuse_unknown()
     if root.problems:
         raise ConfigurationError("\n".join(root.problems))
+    return config
+
+
+def _nitro(section: "_Section") -> NitroConfig:
+    config = NitroConfig(
+        image=section.path("image", required=True) or Path(),
+        memory_mb=section.number("memory_mb", NITRO_MEMORY_MB_DEFAULT, 64, 1 << 24),
+        cpus=section.number("cpus", NITRO_CPUS_DEFAULT, 1, 1024),
+        cid=section.number("cid", 16, 4, CID_MAX) if section.has("cid") else None,
+        name=section.text("name") or None,
+        link_port=section.number("link_port", LINK_PORT_DEFAULT, 1, CID_MAX),
+        cli=section.text("cli", "nitro-cli"),
+    )
+    if config.name is not None and not _ENCLAVE_NAME.fullmatch(config.name):
+        section.problem("name", "may have letters, digits, `-`, `_` and `.`, at most 128")
+    section.refuse_unknown()
     return config
 
 

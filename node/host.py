@@ -31,7 +31,7 @@ from ledgerd.enclave.boundary import (
     encode_events,
     encode_streams,
 )
-from ledgerd.ledger.errors import FormatError, LedgerdError
+from ledgerd.ledger.errors import FormatError, HostError, LedgerdError
 from ledgerd.network.streams import Kind, Streams
 from ledgerd.node.storage import Append, Read, Storage, StorageError
 
@@ -42,6 +42,7 @@ FETCHES_MAX: Final = 4096
 CLIENT_UNSENT_BYTES_MAX: Final = 1 << 20
 PEER_UNSENT_BYTES_MAX: Final = 64 << 20  # a peer that catches up
 PEERS_MAX: Final = 256
+METRICS_MAX: Final = 1_000
 OUTPUT_LOGGED_BYTES_MAX: Final = 1 << 20  # of what the enclave prints; it prints only when it fails
 _SLEEP_SECONDS: Final = 1.0
 # While many streams are busy, their bytes trickle in one by one; each frame costs a wake-up here and one in the enclave. So a busy host
@@ -196,8 +197,8 @@ class Host:
                     break
         except OSError as error:
             raise EnclaveLostError(f"the link to the enclave broke: {error.strerror}") from None
-        except FormatError as error:
-            raise EnclaveLostError(str(error)) from None
+        except (FormatError, HostError) as error:  # the rules of the link are the same for both of its ends
+            raise EnclaveLostError(f"the enclave breaks the protocol of the link: {error}") from None
 
     def _carry_out(self, ready: Ready, size: int) -> None:
         """Do what the enclave is ready with, in the order that `boundary.Ready` gives."""
@@ -227,6 +228,8 @@ class Host:
             log.log(logging.getLevelNamesMapping().get(level.upper(), logging.INFO), "enclave: %s", text)
         if ready.metrics:
             self.metrics.update(ready.metrics)
+            if len(self.metrics) > METRICS_MAX:
+                raise EnclaveLostError(f"the enclave tells more than {METRICS_MAX} metrics")
             self.metrics["streams_dropped"] = self._streams.dropped
         for name, text in ready.notices:
             self._notice(name, text)

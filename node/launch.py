@@ -72,8 +72,8 @@ class RunningEnclave(Protocol):
     def close_output(self) -> None:
         """Give `output` back."""
 
-    def stop(self, seconds: float) -> int:
-        """Close the link, give it `seconds` to end, then kill it. Returns its exit status, negative for a signal."""
+    def stop(self, seconds: float) -> int | None:
+        """Close the link, give it `seconds` to end, then kill it. Returns its exit status, negative for a signal, None if not known."""
 
 
 class Launcher(Protocol):

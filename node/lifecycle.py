@@ -27,6 +27,7 @@ from ledgerd.node.host import EXIT_FAILED, PEERS_MAX, EnclaveLostError, Host, ki
 from ledgerd.node.launch import Launcher, ProcessLauncher
 from ledgerd.node.ledger_files import holds_ledger
 from ledgerd.node.measure import check_application, measure
+from ledgerd.node.nitro.launcher import NitroLauncher
 from ledgerd.node.simulator.nsm import SimulatedNsm
 from ledgerd.node.simulator.pki import SimulatedRoot, make_root
 from ledgerd.node.simulator.server import serve
@@ -93,16 +94,19 @@ def _run(
     directory = config.directory
     refuse_used(directory)
     if launcher is None:
-        check_application(config.app, config.app_path)
-        launcher = ProcessLauncher(memory_bytes=config.memory_bytes, app_path=config.app_path)
-    _allow_files(config.clients_max + 2 * PEERS_MAX + _FILES_BESIDE_STREAMS)
+        launcher = _launcher(config)
+    if isinstance(launcher, NitroLauncher):
+        launcher.check()
+        own = launcher.measurement()
+    else:
+        own = measured(config)
+    _allow_files(files_needed(config.clients_max))
     streams = Streams()
     stack.callback(streams.shut)
     kind = kinds(config.clients_max)
     rpc = Address(*streams.listen(config.rpc.host, config.rpc.port, kind[CLIENT]))
     peer = Address(*streams.listen(config.peer.host, config.peer.port, kind[PEER]))
     root = simulated_root(config.simulator) if config.simulator is not None else None
-    measured = measure(config.app, config.app_path)
     _make(directory)
     stack.enter_context(_logging(directory / LOG, notice))
 
@@ -110,9 +114,9 @@ def _run(
     stack.callback(own_end.close)
     enclave = launcher.launch(config.app, enclave_nsm)
     stack.callback(enclave.close_output)
-    stack.callback(lambda: log.info("enclave ended with status %d", enclave.stop(STOP_SECONDS)))
+    stack.callback(lambda: log.info("the enclave %s", _how(enclave.stop(STOP_SECONDS))))
     if root is not None:
-        pcrs = {0: measured.pcr0, 1: measured.pcr1, 2: measured.pcr2}
+        pcrs = {index: bytes.fromhex(value) for index, value in enumerate((own.pcr0, own.pcr1, own.pcr2))}
         nsm = SimulatedNsm(root, pcrs, debug=config.debug)
         threading.Thread(target=serve, args=(nsm, own_end), name="nsm-simulator", daemon=True).start()
     storage = Storage(directory / LEDGER, config.ledger_bytes_max)
@@ -139,16 +143,14 @@ def _run(
         _write(directory / name, str(address))
         announce(name, str(address))
 
-    own = Measurement(measured.pcr0.hex(), measured.pcr1.hex(), measured.pcr2.hex())
     roots = [*config.roots, *([root.certificate_pem] if root is not None and root.certificate_pem not in config.roots else [])]
     document = enclave_document(config, rpc=rpc, peer=peer, isolation=enclave.isolation, roots=roots, own_measurement=own)
     host = Host(enclave.link, storage, streams, kind[OUTBOUND], enclave.output, announce)
     try:
         status = host.run(document, catch_signals)
     except EnclaveLostError as error:
-        status = enclave.stop(STOP_SECONDS)
+        how = _how(enclave.stop(STOP_SECONDS))
         host.log_rest()
-        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         log.error("%s; the enclave process %s", error, how)
         raise EnclaveLostError(f"{error}; the enclave process {how}; {directory / LOG} may say why") from None
     except LedgerdError as error:
@@ -158,6 +160,27 @@ def _run(
     if status and refused:
         print(f"ledgerd: {refused[-1]}", file=sys.stderr)
     return status
+
+
+def _launcher(config: NodeConfig) -> Launcher:
+    """The launcher that the configuration names. Raises: ConfigurationError: What it is to start cannot be."""
+    if config.nitro is not None and config.launcher == "nitro":
+        return NitroLauncher(config.nitro, config.directory, debug=config.debug)
+    check_application(config.app, config.app_path)
+    return ProcessLauncher(memory_bytes=config.memory_bytes, app_path=config.app_path)
+
+
+def measured(config: NodeConfig) -> Measurement:
+    """What the simulator says of a process in place of an image."""
+    line = measure(config.app, config.app_path)
+    return Measurement(line.pcr0.hex(), line.pcr1.hex(), line.pcr2.hex())
+
+
+def _how(status: int | None) -> str:
+    """How an enclave ended, in words."""
+    if status is None:
+        return "has ended"
+    return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
 
 def refuse_used(directory: Path) -> None:
@@ -230,6 +253,11 @@ def _logging(path: Path, notice: Callable[[str, str], None]) -> Iterator[None]:
         log.removeHandler(warnings)
         log.removeHandler(handler)
         handler.close()
+
+
+def files_needed(clients_max: int) -> int:
+    """How many open files a host with so many clients needs."""
+    return clients_max + 2 * PEERS_MAX + _FILES_BESIDE_STREAMS
 
 
 def _allow_files(count: int) -> None:

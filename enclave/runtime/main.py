@@ -6,6 +6,7 @@ Law: what this process prints can be read by the host. So an unforeseen exceptio
 passed, never by its message or values; only our own errors, which hold no secrets by contract, speak for themselves.
 """
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -19,11 +20,13 @@ import types
 from collections.abc import Callable
 from typing import Any, Final
 
+from ledgerd.enclave.boundary import Ready
 from ledgerd.enclave.runtime.link import Link, LinkClosedError
 from ledgerd.enclave.runtime.loop import run
 from ledgerd.enclave.runtime.nsm import DeviceNsm, NsmTransport, SocketNsm
+from ledgerd.enclave.runtime.platform import prepare
 from ledgerd.enclave.runtime.workers import Workers
-from ledgerd.ledger.errors import LedgerdError
+from ledgerd.ledger.errors import HostError, LedgerdError
 
 EXIT_FAILED: Final = 1
 EXIT_MISUSE: Final = 2
@@ -50,11 +53,18 @@ def main(arguments: list[str], make_core: Callable[[Any, float], Any] | None = N
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     link = Link(_open_link(options["--link"]))
+    try:
+        nsm = _open_nsm(options["--nsm"])
+        found = prepare(nsm, is_device=isinstance(nsm, DeviceNsm))
+    except LedgerdError as error:
+        return _refuse(link, error)
     if make_core is None:
         make_core = importlib.import_module("ledgerd.enclave.core").Enclave
     app = importlib.import_module(options["--app"]).app
     core = make_core(app, time.monotonic())
-    workers = Workers(_open_nsm(options["--nsm"]))
+    for level, text in found:
+        core.log(level, text)
+    workers = Workers(nsm)
     core.run_together = workers.run_together
     gc.collect()
     gc.freeze()
@@ -74,7 +84,21 @@ def _open_link(name: str) -> socket.socket:
 
 
 def _open_nsm(name: str) -> NsmTransport:
-    return SocketNsm(socket.socket(fileno=int(name))) if name.isdigit() else DeviceNsm(name)
+    if name.isdigit():
+        return SocketNsm(socket.socket(fileno=int(name)))
+    try:
+        return DeviceNsm(name)
+    except OSError as error:
+        raise HostError(f"the security module {name} cannot be opened: {error.strerror}; is this a Nitro Enclave?") from None
+
+
+def _refuse(link: Link, error: LedgerdError) -> int:
+    """Tell the host why nothing begins."""
+    ready = Ready()
+    ready.notices, ready.logs, ready.stop = [("refused", str(error))], [("error", str(error))], EXIT_FAILED
+    with contextlib.suppress(LinkClosedError):
+        link.send(ready)
+    return EXIT_FAILED
 
 
 def describe(error: BaseException) -> str:

@@ -6,19 +6,27 @@ from ledgerd.ledger.errors import IntegrityError
 
 # Names of rules are stable: logs, tests, exit messages and operators' alerts rely on them. In the order in which they are checked.
 RULES: Final = (
+    "format",  # a kind of evidence that nobody here verifies, or that the policy does not accept
     "size",  # longer than any document, or empty
-    "form",  # not the one CBOR shape that documents have
-    "algorithm",  # not ES384, or a certificate that is not P-384 with ecdsa-with-SHA384
-    "root",  # the bundle's root is none of those that are accepted
+    "form",  # not the one shape that documents have
+    "algorithm",  # not the platform's: ES384 and P-384; RSA-PSS with SHA-384 for AMD's authorities
+    "root",  # the chain's root is none of those that are accepted
     "chain",  # certificates do not follow from the root: signature, names, CA flags, path lengths, key usage
     "validity",  # a certificate is not valid at the time of judgement
     "signature",  # the leaf's key did not sign these bytes
-    "debug",  # started in debug mode: the host can read its console, PCR0-2 are zero
-    "measurement",  # PCR0, 1 and 2 together (and 3, 8 where asked) are in no line of the allow-list
-    "module",  # PCR4 is not the measurement of the instance that module_id names
+    "chip",  # SNP: the report is not of the chip, or the kind of processor, whose certificate signs
+    "tcb",  # SNP: firmware is not what the certificate says, or older than the least that is accepted
+    "debug",  # started in debug mode: the host can read it (Nitro: PCR0-2 are zero)
+    "migration",  # SNP: the guest may be moved to another machine, so there could be two of it
+    "vmpl",  # SNP: the report was made by the host, or at a privilege level that is not accepted
+    "endorsement",  # SNP: the statement that vouches for the measurement (UVM endorsement) does not verify, or is not accepted
+    "measurement",  # what runs is in no line of the allow-list (Nitro: PCR0, 1 and 2 together, and 3, 8 where asked)
+    "host_data",  # SNP: the container policy that the guest enforces is none that is accepted
+    "module",  # Nitro: PCR4 is not the measurement of the instance that module_id names
     "nonce",  # not the nonce that was asked for
     "public_key",  # not the key that was expected
     "user_data",  # not the data that was expected
+    "configuration",  # Nitro: PCR16 is not the measurement of the configuration that was expected
     "age",  # made too long ago, or in the future
 )
 

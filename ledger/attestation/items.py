@@ -1,8 +1,8 @@
 """Reads the few CBOR shapes that the Nitro platform writes, and nothing else.
 
-A closed grammar instead of a general decoder: integers, byte and text strings, arrays, maps, false, true, null. So tags, floats,
-chunked strings, duplicate keys and keys other than unsigned integers and text cannot even be expressed. AWS changed from
-definite to indefinite maps in 2025, so both lengths of arrays and maps are read.
+A closed grammar instead of a general decoder: integers, byte and text strings, arrays, maps, false, true, null. So floats,
+chunked strings, duplicate keys, keys other than unsigned integers and text, and tags that the caller does not name cannot even be
+expressed. AWS changed from definite to indefinite maps in 2025, so both lengths of arrays and maps are read.
 Not here: what we write ourselves, which is deterministic (`ledger.cbor`).
 """
 
@@ -16,16 +16,17 @@ ITEMS_MAX: Final = 512  # the largest document has about 60 items; bounds the wo
 _END: Final = object()
 
 
-def read(data: bytes, *, shortest: bool = True) -> Any:
+def read(data: bytes, *, shortest: bool = True, tags: frozenset[int] = frozenset()) -> Any:
     """Decode exactly one item that fills `data`.
 
     Args:
         data: All the bytes there are.
         shortest: Refuse integers and lengths that are not in their shortest form.
+        tags: Those that may stand before an item; what is read is the item.
     Returns: int, bytes, str, list, dict (keys int or str), bool or None.
     Raises: FormatError: The bytes are anything else, are cut short, or continue after the item.
     """
-    value, position = _Reader(data, shortest).item(0, DEPTH_MAX)
+    value, position = _Reader(data, shortest, tags).item(0, DEPTH_MAX)
     if value is _END:
         raise FormatError("a break outside of any item")
     if position != len(data):
@@ -34,11 +35,12 @@ def read(data: bytes, *, shortest: bool = True) -> Any:
 
 
 class _Reader:
-    __slots__ = ("data", "left", "shortest")
+    __slots__ = ("data", "left", "shortest", "tags")
 
-    def __init__(self, data: bytes, shortest: bool) -> None:
+    def __init__(self, data: bytes, shortest: bool, tags: frozenset[int]) -> None:
         self.data = data
         self.shortest = shortest
+        self.tags = tags
         self.left = ITEMS_MAX
 
     def item(self, at: int, depth: int) -> tuple[Any, int]:
@@ -78,6 +80,13 @@ class _Reader:
                 raise FormatError(f"nested deeper than {DEPTH_MAX}")
             count = None if indefinite else number
             return self.array(at, depth - 1, count) if major == 4 else self.map(at, depth - 1, count)
+        if major == 6 and not indefinite and number in self.tags:
+            if depth == 0:
+                raise FormatError(f"nested deeper than {DEPTH_MAX}")
+            value, at = self.item(at, depth - 1)
+            if value is _END:
+                raise FormatError("a break in place of a value")
+            return value, at
         raise FormatError("a tag" if major == 6 else "a chunked string, or an integer without a value")
 
     def number(self, info: int, at: int) -> tuple[int, int]:

@@ -5,14 +5,16 @@ Source: AWS's description of PCRs, checked against genuine documents and a secon
 """
 
 from collections.abc import Sequence
-from hashlib import sha384
-from typing import Final, NamedTuple, TypeAlias
+from hashlib import sha256, sha384
+from typing import Any, Final, NamedTuple, TypeAlias
 
+from ledgerd.ledger import cbor
 from ledgerd.ledger.errors import ConfigurationError
 
 PCR_SIZE_BYTES: Final = 48
 PCR_COUNT: Final = 32
 ZERO: Final = bytes(PCR_SIZE_BYTES)
+CONFIGURATION_PCR: Final = 16  # the first that is the application's
 
 Bytes: TypeAlias = bytes | memoryview
 
@@ -103,3 +105,16 @@ def instance_pcr(instance_id: str) -> bytes:
 def certificate_pcr(certificate: bytes) -> bytes:
     """PCR8: measures the DER of the certificate that signed the image."""
     return ext(certificate)
+
+
+def configuration_digest(configuration: Any) -> bytes:
+    """The 32 bytes that stand for the configuration that others rely on: SHA-256 of its deterministic CBOR.
+
+    Raises: UsageError: It holds what deterministic CBOR has not, such as a float.
+    """
+    return sha256(cbor.encode(configuration)).digest()
+
+
+def configuration_pcr(digest: bytes) -> bytes:
+    """PCR16: measures that digest; the enclave extends it once, when it learns its configuration, and locks it."""
+    return extend(ZERO, digest)

@@ -6,6 +6,7 @@ Source: AWS, "Nitro Enclaves attestation process" (aws-nitro-enclaves-nsm-api), 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, NoReturn
@@ -15,9 +16,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
+from cryptography.x509.oid import SignatureAlgorithmOID
 
 from ledgerd.ledger.attestation import items
+from ledgerd.ledger.attestation.certificates import Loaded, load
 from ledgerd.ledger.attestation.errors import AttestationError
 from ledgerd.ledger.attestation.measurement import PCR_COUNT, PCR_SIZE_BYTES, ZERO
 from ledgerd.ledger.attestation.roots import Root
@@ -36,7 +38,6 @@ _PROTECTED: Final = bytes.fromhex("a1013822")  # {1: -35}: algorithm ES384
 _SIGN1_TAG: Final = 0xD2  # tag 18, allowed once; the documents that AWS makes have none
 _REQUIRED: Final = frozenset({"module_id", "digest", "timestamp", "pcrs", "certificate", "cabundle"})
 _OPTIONAL: Final = frozenset({"public_key", "user_data", "nonce"})
-_KNOWN_CRITICAL: Final = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE})
 
 
 class Document(NamedTuple):
@@ -92,8 +93,8 @@ class Attestation(NamedTuple):
 def decode(document: bytes) -> Document:
     """Read a document's form strictly. Believes nothing: use `verify`.
 
-    Accepts COSE_Sign1 untagged or with one tag 18; definite or indefinite maps; optional fields null or absent.
-    Refuses unknown keys, since what we do not know we cannot judge.
+    Accepts COSE_Sign1 untagged or with one tag 18; definite or indefinite maps; optional fields null or absent. Ignores the
+    unprotected header, which nobody signs. Refuses unknown keys, since what we do not know we cannot judge.
 
     Raises: AttestationError: Rules `size`, `form`, `algorithm`.
     """
@@ -153,7 +154,11 @@ def verify(document: bytes, roots: Sequence[Root], *, at_ms: int | None) -> Atte
         at_ms: When every certificate must be valid, milliseconds since 1970; None for the document's own signed time.
     Raises: AttestationError: Rules `size` to `signature` of `errors.RULES`.
     """
-    said = decode(document)
+    return verify_decoded(decode(document), roots, at_ms=at_ms)
+
+
+def verify_decoded(said: Document, roots: Sequence[Root], *, at_ms: int | None) -> Attestation:
+    """As `verify`, of a document that `decode` returned."""
     root, leaf = _verify_chain(said, roots, said.timestamp_ms if at_ms is None else at_ms)
     r, s = int.from_bytes(said.signature[:48], "big"), int.from_bytes(said.signature[48:], "big")
     try:
@@ -203,9 +208,9 @@ def _decode_sign1(document: bytes) -> tuple[bytes, bytes]:
             "a1013822, ES384 alone",
             "AWS signs with ES384 only: trust nothing of this",
         )
-    if type(unprotected) is not dict or unprotected:
-        # Nobody signs it, so whatever stands there could have been added by anyone on the way.
-        _refuse_form("an unprotected header that is not empty", "an empty map")
+    # Nobody signs it, so whatever stands there could have been added by anyone on the way: it makes a document neither better nor worse.
+    if type(unprotected) is not dict:
+        _refuse_form("an unprotected header that is no map", "a map; AWS's is empty")
     if not 0 < len(payload) <= PAYLOAD_SIZE_BYTES_MAX:
         raise AttestationError("size", f"a payload of {len(payload)} bytes", f"1 to {PAYLOAD_SIZE_BYTES_MAX} bytes", "get a new document")
     if len(signature) != SIGNATURE_SIZE_BYTES:
@@ -239,17 +244,16 @@ def _checked_field(name: str, value: Any, size_min: int) -> bytes | None:
     _refuse_form(f"a {name} that is no short byte string", f"null or {size_min} to {FIELD_SIZE_BYTES_MAX} bytes")
 
 
-class _Certificate(NamedTuple):
-    """The parts of a certificate that judgement needs."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Certificate:
+    """The parts of a certificate that judgement needs. Each equals only itself, so what was found below one is found again by it alone."""
 
     key: ec.EllipticCurvePublicKey
     is_authority: bool
     path_length: int | None
     may_sign_certificates: bool
     may_sign_data: bool
-    not_before_s: int
-    not_after_s: int
-    name: str
+    loaded: Loaded
 
 
 def _verify_chain(said: Document, roots: Sequence[Root], at_ms: int) -> tuple[Root, ec.EllipticCurvePublicKey]:
@@ -266,73 +270,68 @@ def _verify_chain(said: Document, roots: Sequence[Root], at_ms: int) -> tuple[Ro
     chain = (root.certificate, *said.cabundle[1:], said.certificate)
     at_s = at_ms // 1000  # certificates count whole seconds, the last one included
     depth_leaf = len(chain) - 1
-    issuer: bytes | None = None
+    issuer: _Certificate | None = None
     for depth, der in enumerate(chain):
         certificate = _issued(der, issuer)
-        if not certificate.not_before_s <= at_s <= certificate.not_after_s:
+        if not certificate.loaded.is_valid_at(at_s):
             raise AttestationError(
                 "validity",
-                f"certificate {depth} ({certificate.name}) is valid from {certificate.not_before_s} to {certificate.not_after_s}",
+                f"certificate {depth} ({certificate.loaded.name}) is valid from {certificate.loaded.validity}",
                 f"validity at {at_s} (seconds since 1970)",
                 "get a new document; if a new one is refused too, compare both clocks",
             )
         below = depth_leaf - depth - 1  # certificate authorities between this certificate and the leaf
         if depth < depth_leaf:
             if not certificate.is_authority or not certificate.may_sign_certificates:
-                _refuse_chain(f"certificate {depth} ({certificate.name}) may not issue certificates", "a certificate authority")
+                _refuse_chain(f"certificate {depth} ({certificate.loaded.name}) may not issue certificates", "a certificate authority")
             if certificate.path_length is not None and certificate.path_length < below:
-                _refuse_chain(f"certificate {depth} ({certificate.name}) has path length {certificate.path_length}", f"at least {below}")
+                _refuse_chain(
+                    f"certificate {depth} ({certificate.loaded.name}) has path length {certificate.path_length}", f"at least {below}"
+                )
         elif certificate.is_authority or certificate.may_sign_certificates or not certificate.may_sign_data:
-            _refuse_chain(f"the leaf ({certificate.name}) is an authority or may not sign data", "a certificate that may only sign data")
-        issuer = der
-    return root, certificate.key
+            _refuse_chain(
+                f"the leaf ({certificate.loaded.name}) is an authority or may not sign data", "a certificate that may only sign data"
+            )
+        issuer = certificate
+    assert issuer is not None, "a chain has a root and a leaf"
+    return root, issuer.key
 
 
 # Pure: what it answers depends on these bytes alone, never on the time, the policy or who asks, and a refusal is not kept.
 # Nodes of one region share most of their chains, and four of the five signature checks of a document with them.
 @lru_cache(maxsize=64)
-def _issued(der: bytes, issuer: bytes | None) -> _Certificate:
-    """Read a certificate and check that `issuer` (DER) signed it; None for a root, which is believed because it is pinned.
+def _issued(der: bytes, issuer: _Certificate | None) -> _Certificate:
+    """Read a certificate and check that `issuer` signed it; None for a root, which is believed because it is pinned.
 
     Raises: AttestationError: Rules `algorithm` and `chain`.
     """
     try:
-        certificate = x509.load_der_x509_certificate(der)
+        loaded = load(der)
+        certificate = loaded.certificate
         key = certificate.public_key()
         extensions = certificate.extensions
-        if certificate.version is not x509.Version.v3:
-            raise ValueError("not version 3")
-        # The library ignores how many bits of the signature are called unused, so the same certificate could have several forms.
-        if not der.endswith(bytes((0x03, len(certificate.signature) + 1, 0)) + certificate.signature):
-            raise ValueError("a signature that does not use all of its bits")
-        if any(extension.critical and extension.oid not in _KNOWN_CRITICAL for extension in extensions):
-            raise ValueError("a critical extension that is not known here")
         constraints = extensions.get_extension_for_class(x509.BasicConstraints)
         usage = extensions.get_extension_for_class(x509.KeyUsage).value
-        name = certificate.subject.rfc4514_string()
         is_p384 = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)
         is_es384 = certificate.signature_algorithm_oid == SignatureAlgorithmOID.ECDSA_WITH_SHA384
-        parent = None if issuer is None else x509.load_der_x509_certificate(issuer)
-        not_before_s, not_after_s = int(certificate.not_valid_before_utc.timestamp()), int(certificate.not_valid_after_utc.timestamp())
     except Exception as error:  # of hostile bytes; the library does not state which of its many exceptions can come
         _refuse_chain(f"a certificate that cannot be read: {str(error)[:200]}", "X.509 version 3 with basic constraints and key usage")
     if not is_p384 or not is_es384:
         raise AttestationError(
             "algorithm",
-            f"{name[:200]}: {certificate.signature_algorithm_oid.dotted_string}",
+            f"{loaded.name}: {certificate.signature_algorithm_oid.dotted_string}",
             "P-384 with ecdsa-with-SHA384",
             "AWS uses nothing else: trust nothing of this",
         )
     if not constraints.critical:
-        _refuse_chain(f"{name[:200]}: basic constraints that are not critical", "critical ones")
-    if parent is not None:
-        try:
-            certificate.verify_directly_issued_by(parent)
-        except (InvalidSignature, ValueError, TypeError):
-            _refuse_chain(
-                f"{name[:200]}: not issued by {parent.subject.rfc4514_string()[:200]}",
-                "a name and a signature of the certificate before it",
-            )
+        _refuse_chain(f"{loaded.name}: basic constraints that are not critical", "critical ones")
+    if issuer is not None:
+        try:  # not the library's `verify_directly_issued_by`: it encodes anew what is signed, and reads the issuer's key each time
+            if loaded.issuer != issuer.loaded.subject:
+                raise InvalidSignature
+            issuer.key.verify(certificate.signature, loaded.signed, _ES384)
+        except InvalidSignature:
+            _refuse_chain(f"{loaded.name}: not issued by {issuer.loaded.name}", "a name and a signature of the certificate before it")
     assert isinstance(key, ec.EllipticCurvePublicKey)
     return _Certificate(
         key,
@@ -340,9 +339,7 @@ def _issued(der: bytes, issuer: bytes | None) -> _Certificate:
         constraints.value.path_length,
         usage.key_cert_sign,
         usage.digital_signature,
-        not_before_s,
-        not_after_s,
-        name[:200],
+        loaded,
     )
 
 

@@ -5,14 +5,14 @@ has neither, and judges at the time that the ledger recorded. The single checks 
 Not here: proof of origin (`nitro`), which PCRs an image has (`measurement`), who may change the allow-list (`governance`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Final
 
 from ledgerd.ledger.attestation.errors import AttestationError
-from ledgerd.ledger.attestation.measurement import ZERO, Measurement, instance_pcr
-from ledgerd.ledger.attestation.nitro import Attestation, verify
+from ledgerd.ledger.attestation.measurement import CONFIGURATION_PCR, ZERO, Measurement, configuration_pcr, instance_pcr
+from ledgerd.ledger.attestation.nitro import Attestation, decode, verify, verify_decoded
 from ledgerd.ledger.attestation.roots import Root
 from ledgerd.ledger.errors import UsageError
 
@@ -37,11 +37,19 @@ class Policy:
 
 
 def verify_now(
-    document: bytes, policy: Policy, *, now_ms: int, nonce: bytes, public_key: bytes | None, user_data: bytes | None
+    document: bytes,
+    policy: Policy,
+    *,
+    now_ms: int,
+    nonce: bytes,
+    public_key: bytes | None,
+    user_data: bytes | None,
+    configuration: bytes | None = None,
 ) -> Attestation:
     """Verify a document that was made for this caller, just now.
 
-    Certificates are judged at the document's own signed time, which the nonce and `age_ms_max` tie to `now_ms`.
+    Certificates are judged at `now_ms`, or at the document's own signed time where that is later: a verifier whose clock is a second
+    behind would otherwise refuse what the hypervisor certified a moment ago, and `check_age` bounds how much later it may be.
 
     Args:
         document: As the security module returned it.
@@ -50,20 +58,28 @@ def verify_now(
         nonce: What this caller made for this one document, at least 16 bytes; the caller forgets it after this call.
         public_key: The key that must be attested; None if the caller takes it from the answer, and binds it itself.
         user_data: The data that must be attested; None if the caller judges the answer's.
+        configuration: Digest of the configuration that PCR16 must measure; None where the caller knows of none.
     Raises: AttestationError: Any of `errors.RULES`. UsageError: The nonce is too short.
     """
     if len(nonce) < NONCE_SIZE_BYTES_MIN:
         raise UsageError(f"a nonce of {len(nonce)} bytes can be guessed or repeat; make at least {NONCE_SIZE_BYTES_MIN} random ones")
-    attestation = verify(document, policy.roots, at_ms=None)
+    said = decode(document)
+    attestation = verify_decoded(said, policy.roots, at_ms=max(now_ms, said.timestamp_ms))
     _check_image(attestation, policy)
     check_nonce(attestation, nonce)
-    _check_bindings(attestation, public_key, user_data)
+    _check_bindings(attestation, public_key, user_data, configuration)
     check_age(attestation, now_ms, policy.age_ms_max)
     return attestation
 
 
 def verify_recorded(
-    document: bytes, policy: Policy, *, at_ms: int, public_key: bytes | None = None, user_data: bytes | None = None
+    document: bytes,
+    policy: Policy,
+    *,
+    at_ms: int,
+    public_key: bytes | None = None,
+    user_data: bytes | None = None,
+    configuration: bytes | None = None,
 ) -> Attestation:
     """Verify a document that the ledger holds, as of the time at which the ledger recorded it. Proves nothing about now.
 
@@ -73,12 +89,12 @@ def verify_recorded(
         document: As recorded.
         policy: What was accepted then.
         at_ms: When it was recorded, milliseconds since 1970.
-        public_key, user_data: As in `verify_now`.
+        public_key, user_data, configuration: As in `verify_now`.
     Raises: AttestationError: Any of `errors.RULES` but `nonce`.
     """
     attestation = verify(document, policy.roots, at_ms=at_ms)
     _check_image(attestation, policy)
-    _check_bindings(attestation, public_key, user_data)
+    _check_bindings(attestation, public_key, user_data, configuration)
     check_age(attestation, at_ms, None)
     return attestation
 
@@ -89,11 +105,13 @@ def _check_image(attestation: Attestation, policy: Policy) -> None:
     check_module(attestation)
 
 
-def _check_bindings(attestation: Attestation, public_key: bytes | None, user_data: bytes | None) -> None:
+def _check_bindings(attestation: Attestation, public_key: bytes | None, user_data: bytes | None, configuration: bytes | None) -> None:
     if public_key is not None:
         check_public_key(attestation, public_key)
     if user_data is not None:
         check_user_data(attestation, user_data)
+    if configuration is not None:
+        check_configuration(attestation, configuration)
 
 
 def check_debug(attestation: Attestation) -> None:
@@ -127,6 +145,18 @@ def check_measurement(attestation: Attestation, measurements: Iterable[Measureme
         expected or "an image of the allow-list, which is empty",
         "run an image that the members accepted, or propose to accept this one",
     )
+
+
+def check_pcrs(attestation: Attestation, expected: Mapping[int, bytes]) -> None:
+    """Refuse an enclave of which one of these PCRs, by index, has another value or is not locked (rule `measurement`)."""
+    wrong = [index for index, value in sorted(expected.items()) if attestation.pcrs.get(index) != value]
+    if wrong:
+        raise AttestationError(
+            "measurement",
+            f"{attestation.module_id} with " + ", ".join(f"PCR{i} {attestation.pcrs.get(i, b'').hex() or 'absent'}" for i in wrong),
+            ", ".join(f"PCR{i} {expected[i].hex()}" for i in wrong),
+            "run the image, role or instance that was asked for",
+        )
 
 
 def check_module(attestation: Attestation) -> None:
@@ -171,6 +201,18 @@ def check_user_data(attestation: Attestation, user_data: bytes) -> None:
             _short(attestation.user_data),
             _short(user_data),
             "both sides must have the same configuration and protocol version: compare them",
+        )
+
+
+def check_configuration(attestation: Attestation, digest: bytes) -> None:
+    """Refuse an enclave whose PCR16 is absent or measures another configuration than this digest's (rule `configuration`)."""
+    seen, expected = attestation.pcrs.get(CONFIGURATION_PCR), configuration_pcr(digest)
+    if seen is None or not compare_digest(seen, expected):
+        raise AttestationError(
+            "configuration",
+            f"PCR16 {'absent' if seen is None else seen.hex()}",
+            f"PCR16 {expected.hex()}, which measures the configuration with digest {digest.hex()}",
+            "the enclave runs with another configuration than it was said to, or with none yet: do not trust the sender",
         )
 
 

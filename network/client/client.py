@@ -165,6 +165,7 @@ class Client:
         measurements: Iterable[Line],
         roots: Iterable[Root] | None = None,
         genesis: str | None = None,
+        configuration: Mapping[str, Any] | None = None,
         credentials: tuple[File, File] | None = None,
         budget: Budget = _BUDGET,
     ) -> "Client":
@@ -175,6 +176,7 @@ class Client:
             measurements: Images that may run: PCR0, PCR1, PCR2 in hex.
             roots: Attestation roots (PEM text or files); None: AWS's alone.
             genesis: Hex digest of the service's first entry, where known: distinguishes it from others that run the same image.
+            configuration: Values that the service's configuration must have, such as `{"roots": [...]}`; see docs/formats/join.md.
             credentials, budget: As for the client.
         Returns: A client; `client.attestation` says what was verified, and whether it was SIMULATED.
         Raises: AttestationError, ServiceIdentityMismatch: refused. RetryBudgetExhausted: Nobody answered.
@@ -196,7 +198,13 @@ class Client:
                     failures.append(f"{origin} answered {response.status_code}")
                     continue
                 trusted = verify_statement(
-                    parse_statement(parse_json(body)), policy, presented=presented, nonce=nonce, now_ms=_now_ms(), genesis=genesis
+                    parse_statement(parse_json(body)),
+                    policy,
+                    presented=presented,
+                    nonce=nonce,
+                    now_ms=_now_ms(),
+                    genesis=genesis,
+                    configuration=configuration,
                 )
                 client = cls(origins, service_certificate=trusted.identity, credentials=credentials, budget=budget)
                 client.attestation = trusted
@@ -349,6 +357,7 @@ class AsyncClient:
         measurements: Iterable[Line],
         roots: Iterable[Root] | None = None,
         genesis: str | None = None,
+        configuration: Mapping[str, Any] | None = None,
         credentials: tuple[File, File] | None = None,
         budget: Budget = _BUDGET,
         pipelined: bool = False,
@@ -371,7 +380,13 @@ class AsyncClient:
                     failures.append(f"{origin} answered {response.status_code}")
                     continue
                 trusted = verify_statement(
-                    parse_statement(parse_json(body)), policy, presented=presented, nonce=nonce, now_ms=_now_ms(), genesis=genesis
+                    parse_statement(parse_json(body)),
+                    policy,
+                    presented=presented,
+                    nonce=nonce,
+                    now_ms=_now_ms(),
+                    genesis=genesis,
+                    configuration=configuration,
                 )
                 client = cls(origins, service_certificate=trusted.identity, credentials=credentials, budget=budget, pipelined=pipelined)
                 client.attestation = trusted

@@ -9,17 +9,17 @@ Not here: the exchange itself (`client.client`), what a document proves (`ledger
 import base64
 import hashlib
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ledgerd.ledger import cbor, receipt
-from ledgerd.ledger.attestation.measurement import Measurement, parse_measurement
+from ledgerd.ledger.attestation.measurement import Measurement, configuration_digest, parse_measurement
 from ledgerd.ledger.attestation.nitro import Attestation
 from ledgerd.ledger.attestation.policy import Policy, verify_now
 from ledgerd.ledger.attestation.roots import AWS_ROOT_G1, parse_roots
-from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityError
+from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityError, UsageError
 from ledgerd.network.client.errors import ServiceIdentityMismatch
 from ledgerd.network.client.identity import ServiceIdentity
 
@@ -40,18 +40,21 @@ class Statement(NamedTuple):
         document: The attestation document.
         service_certificate: PEM.
         genesis: Hex SHA-256 of the service's first entry.
+        configuration: What all nodes of the service run with, as docs/formats/join.md lists it; PCR16 measures it.
     """
 
     document: bytes
     service_certificate: str
     genesis: str
+    configuration: dict[str, Any]
 
 
 class Trusted(NamedTuple):
-    """A service identity and the attestation that made it believable."""
+    """A service identity, the attestation that made it believable, and the configuration that was attested with it."""
 
     identity: ServiceIdentity
     attestation: Attestation
+    configuration: dict[str, Any]
 
 
 def policy_of(roots: Iterable[Root] | None, measurements: Iterable[Line]) -> Policy:
@@ -73,16 +76,26 @@ def parse_statement(answer: Any) -> Statement:
     """
     try:
         document = base64.b64decode(answer["raw"], validate=True)
-        certificate, genesis = answer["service_certificate"], answer["genesis_digest"]
-        if type(certificate) is str and type(genesis) is str and len(bytes.fromhex(genesis)) == 32:
-            return Statement(document, certificate, genesis.lower())
-    except (KeyError, TypeError, ValueError):
+        certificate, genesis, configuration = answer["service_certificate"], answer["genesis_digest"], answer["configuration"]
+        configuration_digest(configuration)
+        if type(certificate) is str and type(genesis) is str and len(bytes.fromhex(genesis)) == 32 and type(configuration) is dict:
+            return Statement(document, certificate, genesis.lower(), configuration)
+    except (KeyError, TypeError, ValueError, UsageError):
         pass
-    raise FormatError("the node's attestation lacks raw (the document), service_certificate or genesis_digest; is it a ledgerd node?")
+    raise FormatError(
+        "the node's attestation lacks raw (the document), service_certificate, genesis_digest or configuration; is it a ledgerd node?"
+    )
 
 
 def verify_statement(
-    statement: Statement, policy: Policy, *, presented: bytes | None, nonce: bytes, now_ms: int, genesis: str | None
+    statement: Statement,
+    policy: Policy,
+    *,
+    presented: bytes | None,
+    nonce: bytes,
+    now_ms: int,
+    genesis: str | None,
+    configuration: Mapping[str, Any] | None = None,
 ) -> Trusted:
     """Judge a node's statement.
 
@@ -93,15 +106,27 @@ def verify_statement(
         nonce: What the caller made for this statement.
         now_ms: The caller's clock, milliseconds since 1970.
         genesis: Hex digest of the genesis entry where the caller knows it; None believes the attested one.
+        configuration: Values of the service's configuration that the caller knows; others are believed as attested.
     Raises:
         AttestationError: The document is refused, by which rule.
         ServiceIdentityMismatch: It is attested, but not this service's, or not this connection's.
     """
     certificate = receipt.load_certificate(statement.service_certificate, "the service certificate")
-    bound = cbor.encode({"service_key": receipt.key_der(receipt.public_key(certificate)), "genesis": bytes.fromhex(statement.genesis)})
+    service_key = receipt.key_der(receipt.public_key(certificate))
+    bound = cbor.encode({"service_key": service_key, "genesis": bytes.fromhex(statement.genesis)})
     attestation = verify_now(
-        statement.document, policy, now_ms=now_ms, nonce=nonce, public_key=None, user_data=hashlib.sha384(bound).digest()
+        statement.document,
+        policy,
+        now_ms=now_ms,
+        nonce=nonce,
+        public_key=None,
+        user_data=hashlib.sha384(bound).digest(),
+        configuration=configuration_digest(statement.configuration),
     )
+    expected = {**(configuration or {}), "service": hashlib.sha256(service_key).hexdigest()}
+    differing = sorted(key for key, value in expected.items() if statement.configuration.get(key) != value)
+    if differing:
+        raise ServiceIdentityMismatch(f"the attested configuration has other values than expected for {', '.join(differing)}")
     if presented is None:
         raise ServiceIdentityMismatch("the node presented no certificate")
     leaf = receipt.load_certificate(ssl.DER_cert_to_PEM_cert(presented), "the node's TLS certificate")
@@ -113,7 +138,7 @@ def verify_statement(
         raise ServiceIdentityMismatch(f"the node's certificate is not endorsed by the attested service: {error}") from None
     if genesis is not None and genesis.lower() != statement.genesis:
         raise ServiceIdentityMismatch(f"the service began with entry {statement.genesis}, not with the expected {genesis.lower()}")
-    return Trusted(ServiceIdentity(statement.service_certificate, statement.genesis), attestation)
+    return Trusted(ServiceIdentity(statement.service_certificate, statement.genesis), attestation, statement.configuration)
 
 
 def _root_text(root: Root) -> str:

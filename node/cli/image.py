@@ -17,6 +17,7 @@ from ledgerd.node.cli.parameters import FILE
 if TYPE_CHECKING:
     from ledgerd.ledger.attestation.measurement import Measurement
     from ledgerd.node.image.build import Image
+    from ledgerd.node.image.eif import Eif
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -108,15 +109,9 @@ def image_describe(output: Output, file: Path) -> None:
     Sections, sizes, PCRs, checksum, signer and metadata, read defensively. Exit status 1 if the file is no image, or its signature does
     not verify.
     """
-    from ledgerd.node.image import eif  # noqa: PLC0415
     from ledgerd.node.image.describe import describe  # noqa: PLC0415
-    from ledgerd.node.image.errors import EifError  # noqa: PLC0415
 
-    if not file.is_file():
-        raise EifError("size", f"{file} is not a regular file, so it has no size")
-    if (size := file.stat().st_size) > eif.IMAGE_BYTES_MAX:
-        raise EifError("size", f"{size} bytes; an image has at most {eif.IMAGE_BYTES_MAX}")
-    fields, warnings = describe(eif.read(file.read_bytes()), datetime.now(UTC))
+    fields, warnings = describe(read_image(file), datetime.now(UTC))
     sections = fields.pop("sections")
     if output.json:
         output.record("image_describe", {**fields, "sections": sections, "warnings": warnings})
@@ -127,6 +122,21 @@ def image_describe(output: Output, file: Path) -> None:
             output.note(f"warning: {warning}")
     if fields["signer"] is not None and not fields["signer"]["verified"]:
         raise Ended(EXIT_FAILED)
+
+
+def read_image(file: Path) -> "Eif":
+    """Read an image's file.
+
+    Raises: EifError: It is no image.
+    """
+    from ledgerd.node.image import eif  # noqa: PLC0415
+    from ledgerd.node.image.errors import EifError  # noqa: PLC0415
+
+    if not file.is_file():
+        raise EifError("size", f"{file} is not a regular file, so it has no size")
+    if (size := file.stat().st_size) > eif.IMAGE_BYTES_MAX:
+        raise EifError("size", f"{size} bytes; an image has at most {eif.IMAGE_BYTES_MAX}")
+    return eif.read(file.read_bytes())
 
 
 def _make(output: Output, options: dict[str, Any]) -> "Image":

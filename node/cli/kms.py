@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,8 +10,12 @@ from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node.cli.output import Output, command
 from ledgerd.node.cli.parameters import FILE, INDEXED_PCR, PCR
 
+if TYPE_CHECKING:
+    from ledgerd.ledger.attestation.measurement import Measurement
+
 
 @command("policy")
+@click.option("--image", "files", type=FILE, multiple=True, help="An image's file, measured here; may be repeated.")
 @click.option("--pcr0", type=PCR, help="The image: its PCR0.")
 @click.option(
     "--pcr",
@@ -36,6 +41,7 @@ from ledgerd.node.cli.parameters import FILE, INDEXED_PCR, PCR
 )
 def kms_policy(
     output: Output,
+    files: tuple[Path, ...],
     pcr0: bytes | None,
     registers: tuple[tuple[int, bytes], ...],
     measurements: Path | None,
@@ -50,7 +56,7 @@ def kms_policy(
     """
     from ledgerd.node.kms_policy import key_policy, print_policy  # noqa: PLC0415
 
-    images = _images(pcr0, registers, measurements)
+    images = _images(files, pcr0, registers, measurements)
     policy = key_policy(images, [*roles, *([account] if account is not None else [])], administrators)
     if output.json:
         output.record("kms_policy", {"policy": policy})
@@ -66,18 +72,28 @@ def kms_policy(
         )
 
 
-def _images(pcr0: bytes | None, registers: tuple[tuple[int, bytes], ...], measurements: Path | None) -> list[Mapping[int, bytes]]:
+def _images(
+    files: tuple[Path, ...], pcr0: bytes | None, registers: tuple[tuple[int, bytes], ...], measurements: Path | None
+) -> list[Mapping[int, bytes]]:
     images: list[Mapping[int, bytes]] = []
+    for file in files:
+        from ledgerd.node.cli.image import read_image  # noqa: PLC0415
+        from ledgerd.node.image.describe import registers as registers_of  # noqa: PLC0415
+
+        images.append(_values(registers_of(read_image(file))))
     if measurements is not None:
         from ledgerd.node.cli.attestation import read_measurements  # noqa: PLC0415
 
-        for line in read_measurements(measurements):
-            values = {0: line.pcr0, 1: line.pcr1, 2: line.pcr2, 3: line.pcr3, 8: line.pcr8}
-            images.append({index: value for index, value in values.items() if value is not None})
+        images += [_values(line) for line in read_measurements(measurements)]
     given: dict[int, bytes] = {} if pcr0 is None else {0: pcr0}
     for index, value in registers:
         if given.setdefault(index, value) != value:
-            raise ConfigurationError(f"PCR{index} is given twice, with two values; a second image goes into --measurements")
+            raise ConfigurationError(f"PCR{index} is given twice, with two values; a second image goes into --image or --measurements")
     if given:
         images.append(given)
     return images
+
+
+def _values(line: "Measurement") -> dict[int, bytes]:
+    values = {0: line.pcr0, 1: line.pcr1, 2: line.pcr2, 3: line.pcr3, 8: line.pcr8}
+    return {index: value for index, value in values.items() if value is not None}

@@ -72,6 +72,9 @@ COMMANDS: Final = {
         "Run one node.",
         {"start": "Start a new service with this node as its first.", "join": "Join an existing service."},
     ),
+    "doctor": Entry(
+        "ledgerd.node.cli.doctor", "doctor", "Look whether a node can run on this machine, and say what to do where it cannot."
+    ),
     "status": Entry("ledgerd.node.cli.status", "status", "Show the service and its nodes."),
     "tx": _noun(
         "tx",

@@ -10,36 +10,44 @@ from ledgerd.node.cli.output import Ended, Output, command
 _CONFIG = click.option(
     "-c", "--config", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True, help="The node's TOML file."
 )
+_LAUNCHER = click.option("--launcher", type=click.Choice(["process", "nitro"]), help="How to start it, in place of node.launcher.")
+_IMAGE = click.option(
+    "--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The EIF file, in place of nitro.image."
+)
 _CHECK = click.option("--check", is_flag=True, help="Only check the configuration: tell every problem, start nothing.")
 
 
 @command("start")
 @_CONFIG
+@_LAUNCHER
+@_IMAGE
 @_CHECK
-def node_start(output: Output, path: Path, check: bool) -> None:
+def node_start(output: Output, path: Path, launcher: str | None, image: Path | None, check: bool) -> None:
     """Start a new service with this node as its first.
 
     The configuration has a [start] section: members, users, and which enclaves may join. The node runs until it is told to stop.
     """
-    _run(output, path, "start", check)
+    _run(output, path, "start", launcher, image, check)
 
 
 @command("join")
 @_CONFIG
+@_LAUNCHER
+@_IMAGE
 @_CHECK
-def node_join(output: Output, path: Path, check: bool) -> None:
+def node_join(output: Output, path: Path, launcher: str | None, image: Path | None, check: bool) -> None:
     """Join an existing service.
 
     The configuration has a [join] section: one of the service's nodes, and the service's certificate. If the service refuses the node,
     the message says by which rule.
     """
-    _run(output, path, "join", check)
+    _run(output, path, "join", launcher, image, check)
 
 
-def _run(output: Output, path: Path, mode: str, check: bool) -> None:
+def _run(output: Output, path: Path, mode: str, launcher: str | None, image: Path | None, check: bool) -> None:
     from ledgerd.node import config as configs  # noqa: PLC0415
 
-    config = configs.load(path)
+    config = configs.load(path, launcher=launcher, image=image)
     there = "start" if config.start is not None else "join"
     if there != mode:
         raise ConfigurationError(f"{path} has a [{there}] section: run `ledgerd node {there}`, or give it a [{mode}] section")

@@ -28,15 +28,15 @@ class TransactionIdType(click.ParamType[TransactionId]):
 
 
 class HexType(click.ParamType[bytes]):
-    """Bytes in hex, of one length.
+    """Bytes in hex.
 
     Args:
-        size: In bytes.
+        size: In bytes; None for any, but not none.
     """
 
     name = "hex"
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int | None) -> None:
         self.size = size
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
@@ -47,7 +47,9 @@ class HexType(click.ParamType[bytes]):
             data = bytes.fromhex(value)
         except ValueError:
             data = b""
-        if len(data) != self.size:
+        if self.size is None and not data:
+            self.fail(f"{value!r} is not bytes in hex", param, ctx)
+        if self.size is not None and len(data) != self.size:
             self.fail(f"{value!r} is not {self.size} bytes in hex ({2 * self.size} characters)", param, ctx)
         return data
 
@@ -70,4 +72,5 @@ class IndexedPcrType(click.ParamType[tuple[int, bytes]]):
 TRANSACTION_ID: Final = TransactionIdType()
 DIGEST: Final = HexType(32)
 PCR: Final = HexType(48)
+HEX: Final = HexType(None)
 INDEXED_PCR: Final = IndexedPcrType()

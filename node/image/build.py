@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import ledgerd
+from ledgerd.enclave.boundary import LINK_PORT_DEFAULT
 from ledgerd.ledger.attestation.measurement import Measurement, image_pcrs
 from ledgerd.node.image import cpio, eif, lock, packages, rootfs, sbom, signature, wheels
 from ledgerd.node.image.errors import ImageError
@@ -24,7 +25,6 @@ from ledgerd.node.image.python import ImagePython, Tools
 from ledgerd.node.image.tree import Tree
 from ledgerd.node.measure import TRUSTED_PACKAGES, check_application, files_of, is_package
 
-LINK_PORT_DEFAULT: Final = 7000  # of vsock, at the parent; enclaves of one machine share it, and differ by their context id
 MEMORY_BYTES_DEFAULT: Final = 1 << 30
 CPUS_DEFAULT: Final = 2
 BUILD_TIME: Final = "1970-01-01T00:00:00+00:00"  # metadata must have one; a true one would be another in every build

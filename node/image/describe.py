@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
-from ledgerd.ledger.attestation.measurement import certificate_pcr
+from ledgerd.ledger.attestation.measurement import Measurement, certificate_pcr
 from ledgerd.ledger.errors import IntegrityError
 from ledgerd.node.image import signature
 from ledgerd.node.image.eif import Eif, Kind
@@ -64,6 +64,19 @@ def describe(image: Eif, now: datetime) -> tuple[dict[str, Any], list[str]]:
         "unmeasured": {"memory_bytes": image.memory_bytes, "cpus": image.cpus, "metadata": image.metadata},
     }
     return fields, warnings
+
+
+def registers(image: Eif) -> Measurement:
+    """What an enclave that runs this image is measured as: PCR0, 1 and 2, and PCR8 if the image is signed.
+
+    Raises: EifError: There is a signature section of an unknown form. IntegrityError: The signature does not verify, so nothing runs it.
+    """
+    measured = image.measure()
+    if image.signature is None:
+        return measured
+    found = signature.read(image.signature)
+    signature.verify(found, measured.pcr0)
+    return measured._replace(pcr8=certificate_pcr(found.certificate_der))
 
 
 def _signer(section: bytes, pcr0: bytes, now: datetime) -> tuple[dict[str, Any], bytes, list[str]]:

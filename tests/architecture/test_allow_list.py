@@ -33,7 +33,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
     """),
     # The enclave's entry: the one place with I/O, and without any library of others.
     "enclave.runtime": names("""
-        collections ctypes fcntl gc importlib os queue select signal socket struct sys threading time traceback types typing
+        collections contextlib ctypes fcntl gc importlib os queue select signal socket struct sys threading time traceback types typing
     """),
     "apps": frozenset(),
 }

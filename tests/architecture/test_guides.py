@@ -16,7 +16,7 @@ from support.repository import ROOT
 DOCS: Final = ROOT / "docs"
 OPERATING: Final = (DOCS / "operating.md").read_text()
 COMMANDS: Final[dict[str, Any]] = runpy.run_path(str(ROOT / "scripts" / "commands"))
-SECTIONS: Final = ("node", "rpc", "peer", "limits", "consensus", "attestation", "start", "join", "public_name")
+SECTIONS: Final = ("node", "rpc", "peer", "limits", "consensus", "attestation", "nitro", "start", "join", "public_name")
 LEDGERD: Final = str(Path(sys.executable).with_name("ledgerd"))
 
 
@@ -28,13 +28,14 @@ def test_the_page_of_commands_is_their_present_help() -> None:
     assert (DOCS / "cli.md").read_text() == COMMANDS["page"](), "run: .venv/bin/python scripts/commands --write"
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_configurations_shown_load(tmp_path: Path, number: int) -> None:
     for name in ("alice_cert.pem", "bob_cert.pem", "service_cert.pem"):
         (tmp_path / name).write_text("-----BEGIN CERTIFICATE-----\n")
     (tmp_path / "node.toml").write_text(blocks(OPERATING, "toml")[number])
     loaded = config.load(tmp_path / "node.toml")
-    assert (loaded.start is not None, loaded.join is not None) == ((True, False), (False, True))[number]
+    assert (loaded.start is not None, loaded.join is not None) == ((True, False), (False, True), (False, True))[number]
+    assert (loaded.nitro is not None) is (number == 2)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -45,7 +46,7 @@ def test_the_table_of_the_configuration_names_every_key_and_no_other(tmp_path: P
     table = OPERATING.partition("## All of the configuration")[2].partition("##")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     named = {key for row in rows for key in re.findall(rf"`{section}\.(\w+)`", row)}
-    assert named == set(known.partition("known here: ")[2].split(", ")) - ({"debug"} if section == "attestation" else set())
+    assert named == set(known.partition("known here: ")[2].split(", "))
 
 
 @pytest.mark.slow

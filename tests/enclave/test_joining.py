@@ -1,15 +1,21 @@
 """Who is admitted, who is refused, and by which rule; told to the joiner's operator and in the primary's log."""
 
+import base64
 import json
 
+import cbor2
 import pytest
 
 from ledgerd.apps.logging import app
 from ledgerd.enclave import boundary
 from ledgerd.enclave.admission import NONCE_LIFETIME_SECONDS
 from ledgerd.enclave.core import Enclave
+from ledgerd.enclave.nsm import attestation, extend_pcr, lock_pcr, measure_configuration
 from ledgerd.governance import tables
+from ledgerd.ledger.attestation.measurement import configuration_digest, configuration_pcr
+from ledgerd.ledger.attestation.nitro import decode
 from ledgerd.ledger.entry import read_public
+from ledgerd.node.simulator.nsm import SimulatedNsm
 from ledgerd.node.simulator.pki import make_root
 from support.cluster import PCRS, Cluster, Host
 
@@ -58,17 +64,108 @@ def test_a_node_below_a_foreign_root_is_refused_by_itself_and_by_the_service() -
     # and with its own root in it, it does not believe the service.
     joiner = cluster.join("n2", configuration={"consortium": {"roots": [foreign.certificate_pem]}}, root=foreign)
     assert "rule 'root'" in refusal(cluster, joiner)
-    # A joiner that believes both is refused for what it believes: the service relies on every node's set of roots.
+    # A joiner that believes both is another configuration than the service's, which relies on every node's set of roots.
     both = {"consortium": {"roots": [cluster.root.certificate_pem, foreign.certificate_pem]}}
     assert "rule 'configuration'" in refusal(cluster, cluster.join("n3", configuration=both, root=foreign))
-    assert "rule 'configuration'" in warnings(cluster.hosts["n0"])
 
 
-def test_a_node_with_other_limits_is_refused_and_told_which() -> None:
+def test_a_node_with_other_limits_does_not_join_and_says_which() -> None:
     cluster = Cluster(app)
     cluster.start(1)
     joiner = cluster.join("n1", configuration={"consensus": {"heartbeat_ms": 50, "election_timeout_ms": 1000}})
-    assert "heartbeat_ms" in refusal(cluster, joiner)
+    assert "differs from this node's in heartbeat_ms" in refusal(cluster, joiner)
+
+
+def test_a_node_that_asks_with_another_configuration_is_refused_by_the_service_and_told_which(recorded: tuple[Cluster, bytes]) -> None:
+    cluster, body = recorded
+    client = cluster.client(cluster.hosts["n0"])
+    request = {**json.loads(body), "nonce": json.loads(client.ask("POST", "/node/join/nonce").body)["nonce"]}
+    request["configuration"] = {**request["configuration"], "heartbeat_ms": 50}
+    answer = client.ask("POST", "/node/join", json.dumps(request).encode())
+    assert answer.status == 401
+    assert "rule 'configuration'" in json.loads(answer.body)["error"]["message"]
+    assert "in heartbeat_ms" in json.loads(answer.body)["error"]["message"]
+    assert "rule 'configuration'" in warnings(cluster.hosts["n0"])
+
+
+class Forgetful(SimulatedNsm):
+    """A module in which PCR16 stays what a test says (None: never extended nor locked), whatever the enclave measures."""
+
+    other: bytes | None = None
+
+    def request(self, request: bytes) -> bytes:
+        message = cbor2.loads(request)
+        if "ExtendPCR" in message:
+            if self.other is not None:
+                super().request(cbor2.dumps({"ExtendPCR": {"index": 16, "data": self.other}}))
+            return cbor2.dumps({"ExtendPCR": {"data": configuration_pcr(message["ExtendPCR"]["data"])}})
+        if "LockPCR" in message and self.other is None:
+            return cbor2.dumps("LockPCR")
+        return super().request(request)
+
+
+PCR16: list[tuple[bytes | None, str]] = [(None, "PCR16 absent"), (b"another configuration", "PCR16 ")]
+
+
+@pytest.mark.parametrize(("other", "seen"), PCR16)
+def test_a_joiner_whose_pcr16_does_not_measure_its_configuration_is_refused_by_rule(
+    recorded: tuple[Cluster, bytes], other: bytes | None, seen: str
+) -> None:
+    cluster, body = recorded
+    client = cluster.client(cluster.hosts["n0"])
+    request = json.loads(body)
+    fresh = json.loads(client.ask("POST", "/node/join/nonce").body)["nonce"]
+    said = decode(base64.b64decode(request["quote_info"]["quote"]))
+    other_module = Forgetful(cluster.root, PCRS)
+    other_module.other = other
+    measure_configuration(other_module, configuration_digest(request["configuration"]))
+    document = attestation(other_module, user_data=said.user_data, nonce=bytes.fromhex(fresh), public_key=said.public_key)
+    request = {**request, "nonce": fresh, "quote_info": {"format": "AWS_Nitro_v1", "quote": base64.b64encode(document).decode()}}
+    answer = client.ask("POST", "/node/join", json.dumps(request).encode())
+    assert answer.status == 401
+    message = json.loads(answer.body)["error"]["message"]
+    assert f"refused by rule 'configuration': {seen}" in message
+    # With the configuration in its place the very same request is admitted, so it was that rule alone.
+    module = SimulatedNsm(cluster.root, PCRS)
+    measure_configuration(module, configuration_digest(request["configuration"]))
+    fresh = json.loads(client.ask("POST", "/node/join/nonce").body)["nonce"]
+    document = attestation(module, user_data=said.user_data, nonce=bytes.fromhex(fresh), public_key=said.public_key)
+    request = {**request, "nonce": fresh, "quote_info": {"format": "AWS_Nitro_v1", "quote": base64.b64encode(document).decode()}}
+    assert client.ask("POST", "/node/join", json.dumps(request).encode()).status == 200
+
+
+@pytest.mark.parametrize(("other", "seen"), PCR16)
+def test_a_joiner_does_not_believe_a_node_whose_pcr16_does_not_measure_its_configuration(other: bytes | None, seen: str) -> None:
+    cluster = Cluster(app)
+    (first,) = cluster.start(1)
+    module = Forgetful(cluster.root, PCRS)
+    module.other = other
+    measure_configuration(module, bytes(32))
+    first.nsm = module
+    reason = refusal(cluster, cluster.join("n1"))
+    assert f"this node will not join: the other node's attestation refused by rule 'configuration': {seen}" in reason
+
+
+@pytest.mark.parametrize(("other", "seen"), PCR16)
+def test_an_enclave_whose_module_does_not_measure_its_configuration_says_so_at_start(other: bytes | None, seen: str) -> None:
+    cluster = Cluster(app)
+    cluster.start(1)
+    joiner = cluster.join("n1")
+    joiner.nsm = Forgetful(cluster.root, PCRS)
+    joiner.nsm.other = other
+    assert "this node's own attestation would be refused by every other: " in refusal(cluster, joiner)
+    assert f"rule 'configuration': {seen}" in joiner.notices["refused"]
+
+
+def test_a_pcr16_that_was_used_before_ends_the_enclave() -> None:
+    cluster = Cluster(app)
+    cluster.start(1)
+    joiner = cluster.join("n1")
+    extend_pcr(joiner.nsm, 16, b"somebody was here")
+    assert "PCR16 was not zero" in refusal(cluster, joiner)
+    locked = cluster.join("n2")
+    lock_pcr(locked.nsm, 16)
+    assert "answers ExtendPCR with ReadOnlyIndex" in refusal(cluster, locked)
 
 
 def test_a_service_certificate_of_another_service_is_refused_by_the_joiner() -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from ledgerd.enclave.configuration import parse as parse_in_enclave
+from ledgerd.ledger.attestation.roots import AWS_ROOT_G1_PEM
 from ledgerd.ledger.errors import ConfigurationError
-from ledgerd.node.config import Address, Measurement, enclave_document, load, parse_address
+from ledgerd.node.config import Address, Measurement, NitroConfig, enclave_document, load, parse_address
 
 PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 START = """
@@ -45,6 +46,7 @@ listen = "127.0.0.1:8001"
 listen = "127.0.0.1:0"
 [attestation]
 roots = ["root.pem"]
+simulator = "simulator"
 [join]
 target = "127.0.0.1:8000"
 service_certificate = "member0.pem"
@@ -135,6 +137,7 @@ pcr1 = "12"
             "limits.clients",
             "consensus.election_timeout_ms",
             "attestation.roots",
+            "attestation.simulator",
             "start.admission",
             "start.members[0].certificate",
             "start.measurements[0].pcr0",
@@ -167,3 +170,68 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 def test_addresses_are_printed_as_they_are_read() -> None:
     for text in ("host:1", "[::1]:65535", "127.0.0.1:0"):
         assert str(parse_address(text)) == text
+
+
+NITRO = """
+[node]
+directory = "node0"
+launcher = "nitro"
+[nitro]
+image = "ledger.eif"
+memory_mb = 4096
+cpus = 4
+[rpc]
+listen = "127.0.0.1:8000"
+[peer]
+listen = "127.0.0.1:0"
+[start]
+[[start.members]]
+certificate = "member0.pem"
+"""
+
+
+def test_an_enclave_on_nitro_has_awss_root_and_its_application_in_the_image(tmp_path: Path) -> None:
+    config = load(write(tmp_path, NITRO))
+    assert config.nitro == NitroConfig(tmp_path / "ledger.eif", memory_mb=4096, cpus=4)
+    assert config.roots == (AWS_ROOT_G1_PEM,)
+    assert config.simulator is None
+    document = enclave_document(
+        config,
+        rpc=config.rpc,
+        peer=config.rpc,
+        isolation=("nitro-enclave",),
+        roots=config.roots,
+        own_measurement=Measurement("a", "b", "c"),
+    )
+    assert json.loads(document)["consortium"] == {"roots": [AWS_ROOT_G1_PEM], "simulated": False}
+
+
+def test_what_an_enclave_on_nitro_brings_along_is_not_configured(tmp_path: Path) -> None:
+    text = NITRO.replace("[nitro]", 'app = "x"\nmemory_mb = 512\n[attestation]\nsimulator = "s"\n[nitro]\nname = "a b"\ncid = 3')
+    with pytest.raises(ConfigurationError) as caught:
+        load(write(tmp_path, text))
+    lines = str(caught.value).splitlines()
+    assert sorted(line.partition(":")[0] for line in lines) == [
+        "attestation.simulator",
+        "nitro.cid",
+        "nitro.name",
+        "node.app",
+        "node.memory_mb",
+    ]
+    assert "node.app: the application is in the image: leave this out" in lines
+
+
+def test_options_take_the_place_of_the_launcher_and_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = NITRO.replace('launcher = "nitro"', "").replace('image = "ledger.eif"', "")
+    monkeypatch.chdir(tmp_path)
+    config = load(write(tmp_path, text), launcher="nitro", image=Path("other.eif"))
+    assert config.launcher == "nitro"
+    assert config.nitro is not None
+    assert config.nitro.image == tmp_path / "other.eif"
+    with pytest.raises(ConfigurationError, match=r"nitro.image: missing"):
+        load(write(tmp_path, text), launcher="nitro")
+
+
+def test_a_process_needs_a_simulated_root(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"attestation.simulator: missing; a process has no security module"):
+        load(write(tmp_path, START.replace('simulator = "simulator"', "")))

@@ -10,6 +10,7 @@ import pytest
 
 from ledgerd.enclave.boundary import (
     CLIENT,
+    FRAME_SIZE_BYTES_MAX,
     OUTBOUND,
     WINDOW_BYTES,
     Closed,
@@ -22,10 +23,11 @@ from ledgerd.enclave.boundary import (
     Received,
     Stopping,
     Stored,
+    encode_ready,
 )
 from ledgerd.ledger.errors import LedgerdError
 from ledgerd.network.streams import WAKE_UP_BYTES_MAX, Streams
-from ledgerd.node.host import EnclaveLostError, Host, kinds
+from ledgerd.node.host import METRICS_MAX, EnclaveLostError, Host, kinds
 from ledgerd.node.storage import Storage, StorageError
 from support.enclave_end import EnclaveEnd
 
@@ -178,6 +180,51 @@ def test_an_enclave_that_speaks_another_protocol_is_an_error(rig: Rig) -> None:
     rig.finish()
     assert isinstance(rig.error, EnclaveLostError)
     assert "one version" in str(rig.error)
+
+
+def flood(rig: Rig, body: bytes) -> None:
+    """Send a body again and again without regard to credit, until the host has had enough."""
+    data = len(body).to_bytes(4, "big") + bytes(4) + body
+    rig.enclave.socket.setblocking(False)
+    at = 0
+    while rig._thread.is_alive():
+        if select.select([], [rig.enclave.socket], [], 0.05)[1]:
+            at = (at + rig.enclave.socket.send(data[at:])) % len(data)
+    rig.finish()
+
+
+def test_an_enclave_that_floods_without_credit_is_an_error_before_it_fills_the_memory(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that stands still entries would pile up without end. What can be carried out at once never does, and gives credit back."""
+    gate = threading.Event()
+    monkeypatch.setattr(rig.storage, "_store", lambda appends: gate.wait(SECONDS_MAX))
+    body = encode_ready(entries(1, [bytes(1 << 20)]))
+    taken: list[int] = []
+    carry_out = rig.host._carry_out
+
+    def counting(made: Ready, size: int) -> None:
+        taken.append(size)
+        carry_out(made, size)
+
+    monkeypatch.setattr(rig.host, "_carry_out", counting)
+    flood(rig, body)
+    gate.set()
+    assert isinstance(rig.error, EnclaveLostError)
+    assert "without credit" in str(rig.error)
+    assert WINDOW_BYTES <= sum(taken) <= WINDOW_BYTES + len(body)
+
+
+def test_a_frame_of_an_enclave_that_is_too_large_is_refused_by_its_header(rig: Rig) -> None:
+    rig.enclave.socket.sendall((FRAME_SIZE_BYTES_MAX + 1).to_bytes(4, "big") + bytes(4))
+    rig.finish()
+    assert isinstance(rig.error, EnclaveLostError)
+    assert "the limit is" in str(rig.error)
+
+
+def test_metrics_are_bounded(rig: Rig) -> None:
+    rig.enclave.send(ready(lambda it: it.metrics.update({f"m{number}": 1 for number in range(METRICS_MAX + 1)})))
+    rig.finish()
+    assert isinstance(rig.error, EnclaveLostError)
+    assert "more than 1000 metrics" in str(rig.error)
 
 
 def test_a_disk_that_fails_stops_the_host_and_acknowledges_nothing(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def parsed(tmp_path: Path, **section: Any) -> config.NodeConfig:
         "node": {"directory": "n", "app": "a"},
         "rpc": {"listen": "127.0.0.1:0"},
         "peer": {"listen": "127.0.0.1:0"},
+        "attestation": {"simulator": "simulator"},
         "join": {"target": "127.0.0.1:1", "service_certificate": "cert.pem"},
         "public_name": section,
     }

@@ -45,7 +45,7 @@ class Shape(NamedTuple):
     begins: timedelta = timedelta(minutes=-1)  # from MADE_AT_MS
     curve: type[ec.EllipticCurve] | None = ec.SECP384R1  # None: an RSA key
     digest: type[hashes.SHA256 | hashes.SHA384 | hashes.SHA512] = hashes.SHA384  # of the signature on this certificate
-    issuer: str | None = None  # a name that is not the issuer's
+    issuer: str | x509.Name | None = None  # a name that is not the issuer's
     foreign_issuer: bool = False  # right name, signed by another key
     extra: x509.Extension[Any] | None = None
 
@@ -129,7 +129,8 @@ def forge(
         key: Any = ec.generate_private_key(shape.curve()) if shape.curve else rsa.generate_private_key(65537, 2048)
         issuer_name, issuer_key = signers[-1] if signers else (name, key)
         if shape.issuer is not None:
-            issuer_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, shape.issuer)])
+            named = shape.issuer
+            issuer_name = named if isinstance(named, x509.Name) else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, named)])
         if shape.foreign_issuer:
             issuer_key = ec.generate_private_key(ec.SECP384R1())
         begin = datetime.fromtimestamp(MADE_AT_MS // 1000, UTC) + shape.begins

@@ -88,6 +88,9 @@ class EchoEnclave:
             self._dialled[number] = (stream, words[2].encode())
             ready.connects.append(Connect(number, "127.0.0.1", int(words[1])))
 
+    def log(self, level: str, text: str) -> None:
+        self._ready.logs.append((level, text))
+
     def tick(self, now: float) -> None:
         self._now = now
 

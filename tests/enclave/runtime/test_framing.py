@@ -5,8 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledgerd.enclave.boundary import (
+    EVENTS_MAX,
     FRAME_SIZE_BYTES_MAX,
+    ITEMS_MAX,
     READY_BYTES_MAX,
+    UNCOUNTED_BYTES_MAX,
     WINDOW_BYTES,
     Closed,
     Connect,
@@ -20,10 +23,11 @@ from ledgerd.enclave.boundary import (
     decode_events,
     decode_ready,
     encode_events,
+    encode_ready,
     encode_ready_frames,
     encode_streams,
 )
-from ledgerd.ledger.errors import HostError, UsageError
+from ledgerd.ledger.errors import FormatError, HostError, UsageError
 
 
 def feed(framing: Framing, data: bytes, piece: int) -> list[bytes]:
@@ -188,3 +192,34 @@ def test_a_large_ready_is_several_frames_that_do_the_same() -> None:
     last = parts[-1]
     assert (last.connects, last.closes, last.fetches, last.stop) == (ready.connects, ready.closes, ready.fetches, 0)
     assert [part.committed for part in parts if part.committed is not None] == [5]
+
+
+def packed_array(items: bytes, count: int) -> bytes:
+    return b"\xdd" + count.to_bytes(4, "big") + items
+
+
+def test_a_large_frame_of_many_small_lists_is_refused_before_they_fill_the_memory() -> None:
+    """Each of a frame's bytes would become 70: before items were counted, 32 MiB of them took 2.3 GB and 22 s."""
+    lists = packed_array(b"\x90" * 31, 31)
+    frame = packed_array(lists * (EVENTS_MAX - 1), EVENTS_MAX - 1)
+    assert UNCOUNTED_BYTES_MAX < len(frame) < WINDOW_BYTES
+    with pytest.raises(HostError, match="not msgpack: ValueError"):
+        decode_events(frame)
+
+
+def test_as_many_events_as_one_frame_may_have_are_not_too_many() -> None:
+    events: list[Event] = [Received(1, bytes(32))] * EVENTS_MAX
+    frame = encode_events(events)
+    assert len(frame) > UNCOUNTED_BYTES_MAX
+    assert len(decode_events(frame)) == EVENTS_MAX
+
+
+def test_a_ready_of_too_many_items_is_refused_and_a_large_one_is_not() -> None:
+    ready = Ready()
+    ready.client_bytes = [(1, b"answer")] * (ITEMS_MAX // 4)
+    with pytest.raises(FormatError, match="cannot read"):
+        decode_ready(encode_ready(ready))
+    ready.client_bytes = [(1, b"answer")] * (ITEMS_MAX // 5)
+    frame = encode_ready(ready)
+    assert len(frame) > UNCOUNTED_BYTES_MAX
+    assert len(decode_ready(frame).client_bytes) == ITEMS_MAX // 5

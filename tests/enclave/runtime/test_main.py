@@ -1,5 +1,10 @@
+import socket
+import subprocess
+import sys
+
 import pytest
 
+from ledgerd.enclave.boundary import Framing, Ready, decode_ready
 from ledgerd.enclave.runtime.main import describe
 from ledgerd.ledger.errors import IntegrityError
 
@@ -15,3 +20,39 @@ def test_an_unforeseen_exception_is_told_without_what_it_holds() -> None:
 
 def test_our_own_errors_speak_for_themselves() -> None:
     assert "root differs" in describe(IntegrityError("root differs"))
+
+
+def run_enclave(nsm: str, descriptors: tuple[int, ...] = ()) -> tuple[int, list[Ready]]:
+    """Run the enclave's process to its end; exit status, and all that it said over the link."""
+    host, enclave = socket.socketpair()
+    host.settimeout(20)
+    with host:
+        with enclave:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "ledgerd.enclave.runtime", "--link", str(enclave.fileno()), "--nsm", nsm, "--app", "none"],
+                pass_fds=(enclave.fileno(), *descriptors),
+            )
+        framing = Framing()
+        said: list[Ready] = []
+        while count := host.recv_into(framing.space()):
+            framing.filled(count)
+            said.extend(decode_ready(body) for body in framing.bodies())
+        return child.wait(20), said
+
+
+def test_without_a_security_module_the_host_is_told_why_nothing_begins() -> None:
+    status, (last,) = run_enclave("/dev/null/nsm")
+    assert status == last.stop == 1
+    assert ("refused", "the security module /dev/null/nsm cannot be opened: Not a directory; is this a Nitro Enclave?") in [
+        tuple(notice) for notice in last.notices
+    ]
+
+
+def test_a_security_module_that_is_none_ends_the_enclave_before_its_application_is_loaded() -> None:
+    module, theirs = socket.socketpair()
+    with module:
+        module.sendall(b"\0\0\0\1\xf6")
+        with theirs:
+            status, (last,) = run_enclave(str(theirs.fileno()), (theirs.fileno(),))
+    assert status == last.stop == 1
+    assert "the security module cannot be used: " in dict(last.notices)["refused"]

@@ -1,7 +1,7 @@
 """Each wrong thing that a document can hold, made by a local PKI, and the rule that refuses it."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import cbor2
@@ -9,9 +9,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ledgerd.ledger.attestation.certificates import load
 from ledgerd.ledger.attestation.errors import RULES, AttestationError
 from ledgerd.ledger.attestation.nitro import (
     BUNDLE_LENGTH_MAX,
@@ -92,6 +96,11 @@ def test_tag_18_is_accepted_once() -> None:
     assert judge(CORRECT, b"\xd2" + CORRECT.document) == judge(CORRECT)
 
 
+@pytest.mark.parametrize("header", [{4: b"who"}, {"x": [1, None]}, {33: b"\x30"}])
+def test_an_unprotected_header_changes_nothing_so_a_document_has_no_hash(header: dict[Any, Any]) -> None:
+    assert judge(CORRECT, CORRECT.document[:6] + cbor2.dumps(header) + CORRECT.document[7:]) == judge(CORRECT)
+
+
 def test_an_indefinite_payload_is_accepted() -> None:
     indefinite = forge(payload=lambda fields: b"\xbf" + cbor2.dumps(fields)[1:] + b"\xff")
     assert judge(indefinite).module_id == MODULE_ID
@@ -156,8 +165,9 @@ def test_payloads_of_impossible_size_are_refused(size: int) -> None:
         lambda d: b"\x83" + d[1:-98],
         lambda d: b"\x85" + d[1:] + b"\xf6",
         lambda d: b"\x9f" + d[1:],
-        lambda d: d[:6] + b"\xa1\x04\x41\x00" + d[7:],  # an unprotected header
-        lambda d: d[:6] + b"\xf6" + d[7:],
+        lambda d: d[:6] + b"\xf6" + d[7:],  # no unprotected header
+        lambda d: d[:6] + b"\x80" + d[7:],
+        lambda d: d[:6] + b"\xa2\x04\x41\x00\x04\x41\x00" + d[7:],  # one that stands twice in it
         lambda d: b"\x84\x44\xa1\x01\x38\x22\xa0\xf6" + d[-98:],  # detached payload
         lambda d: d[:-98] + b"\x58\x5f" + d[-95:],
         lambda d: d[:-98] + b"\x58\x61" + d[-96:] + b"\x00",
@@ -252,6 +262,7 @@ def with_member(fields: dict[str, Any], member: bytes) -> bytes:
     [
         lambda f: with_member(f, cbor2.dumps("nonce") + cbor2.dumps(b"again")),  # duplicate key
         lambda f: with_member(f, cbor2.dumps("pcrs") + cbor2.dumps(f["pcrs"])),
+        lambda f: b"\xbf" + cbor2.dumps(f)[1:] + cbor2.dumps("nonce") + cbor2.dumps(b"again") + b"\xff",
         lambda f: cbor2.dumps(f) + b"\x00",
         lambda f: cbor2.dumps(f)[:-1],
         lambda f: b"\xbf" + cbor2.dumps(f)[1:],
@@ -324,6 +335,11 @@ UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"
 UNKNOWN_CRITICAL = x509.Extension(UNKNOWN.oid, True, UNKNOWN)
 UNKNOWN_HARMLESS = x509.Extension(UNKNOWN.oid, False, UNKNOWN)
 
+# What no builder makes: a leaf that is no authority and has a path length all the same. (The library refuses to read it.)
+# Equal to the root's for people and for the library, but not byte for byte: the root's is a UTF8String.
+ROOT_NAME_PRINTABLE = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "depth 0 of a forged chain", _ASN1Type.PrintableString)])
+LEAF_PATH_LENGTH = x509.UnrecognizedExtension(x509.BasicConstraints.oid, b"\x30\x03\x02\x01\x00")
+
 CHAIN: dict[str, tuple[str, int, dict[str, Any]]] = {
     "regional that is no authority": ("chain", REGIONAL, {"authority": False, "path_length": None}),
     "zonal that is no authority": ("chain", ZONAL, {"authority": False, "path_length": None}),
@@ -342,8 +358,14 @@ CHAIN: dict[str, tuple[str, int, dict[str, Any]]] = {
     "leaf without digital signature": ("chain", LEAF, {"usages": frozenset({"content_commitment"})}),
     "leaf without key usage": ("chain", LEAF, {"usages": frozenset()}),
     "leaf without basic constraints": ("chain", LEAF, {"constraints": False}),
+    "leaf with a path length": (
+        "chain",
+        LEAF,
+        {"constraints": False, "extra": x509.Extension(LEAF_PATH_LENGTH.oid, True, LEAF_PATH_LENGTH)},
+    ),
     "regional with another issuer's name": ("chain", REGIONAL, {"issuer": "somebody else"}),
     "leaf with another issuer's name": ("chain", LEAF, {"issuer": "somebody else"}),
+    "regional with its issuer's name in another encoding": ("chain", REGIONAL, {"issuer": ROOT_NAME_PRINTABLE}),
     "zonal signed by another key": ("chain", ZONAL, {"foreign_issuer": True}),
     "leaf signed by another key": ("chain", LEAF, {"foreign_issuer": True}),
     "critical name constraints": ("chain", ZONAL, {"extra": NAME_CONSTRAINTS}),
@@ -431,6 +453,10 @@ def test_validity_includes_its_first_and_its_last_second() -> None:
 def test_a_remembered_link_is_still_judged_by_time() -> None:
     judge(CORRECT)
     assert refused(CORRECT, at_ms=MADE_AT_MS + 86_400_000).rule == "validity"
+
+
+def test_a_chain_is_judged_by_the_first_rule_it_breaks_from_the_root_down() -> None:
+    assert refused(forge(shapes={LEAF: {"lifetime": timedelta(seconds=30), "foreign_issuer": True}})).rule == "chain"
 
 
 # Rule signature.
@@ -547,3 +573,25 @@ def test_hostile_values_that_are_well_signed_raise_nothing_but_a_refusal(name: s
         assert decode(document).payload == cbor2.loads(document)[2]
         if name in ("public_key", "user_data", "nonce"):
             assert getattr(said, name) == value
+
+
+# Names: the library reads them late, and strange ones not at all.
+
+
+@pytest.mark.parametrize("kind", range(1, 31))
+def test_a_name_of_a_strange_kind_is_refused_or_shown_and_nothing_else(kind: int) -> None:
+    """A leaf whose common name is no text, or no UTF-8; its signature fits no more, so it is refused whatever it is called."""
+    at = CORRECT.leaf.rindex(b"depth 4")
+    for first in (b"\x00", b"\xff", b"e"):
+        strange = CORRECT.leaf[: at - 2] + bytes((kind,)) + CORRECT.leaf[at - 1 : at] + first + CORRECT.leaf[at + 1 :]
+        assert refused(CORRECT, signed(payload() | {"certificate": strange})).rule == "chain"
+
+
+def test_a_name_of_bits_is_shown() -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.X500_UNIQUE_IDENTIFIER, b"\x00\xff\x01", x509.name._ASN1Type.BitString)])
+    begin = datetime.fromtimestamp(MADE_AT_MS // 1000, UTC)
+    certificate = x509.CertificateBuilder(name, name, key.public_key(), 1, begin, begin).sign(key, hashes.SHA384())
+    loaded = load(certificate.public_bytes(Encoding.DER))
+    assert loaded.name
+    assert loaded.validity.startswith("2026-05-28T")

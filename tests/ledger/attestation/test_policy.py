@@ -1,6 +1,7 @@
 """Each reason for not wanting an enclave that is one, and the difference between now and then."""
 
 from dataclasses import replace
+from datetime import timedelta
 from hashlib import sha384
 from typing import Any
 
@@ -12,7 +13,7 @@ from ledgerd.ledger.attestation.nitro import Attestation
 from ledgerd.ledger.attestation.policy import AGE_MS_MAX_DEFAULT, CLOCK_SKEW_MS_MAX, Policy, verify_now, verify_recorded
 from ledgerd.ledger.attestation.roots import AWS_ROOT_G1
 from ledgerd.ledger.errors import UsageError
-from support.documents import IMAGE, INSTANCE_ID, MADE_AT_MS, NONCE, PUBLIC_KEY, USER_DATA, Forged, forge
+from support.documents import IMAGE, INSTANCE_ID, LEAF, MADE_AT_MS, NONCE, PUBLIC_KEY, USER_DATA, Forged, forge
 
 CORRECT = forge()
 OTHER = b"\x0f" * 48
@@ -107,6 +108,24 @@ def test_bindings_are_compared_where_the_caller_states_them(name: str) -> None:
     assert getattr(now(**left_to_the_caller), name) in (PUBLIC_KEY, USER_DATA)
 
 
+DIGEST = sha384(b"a configuration").digest()[:32]
+
+
+def test_pcr16_is_judged_where_the_caller_states_a_configuration() -> None:
+    """The platform's arithmetic: SHA-384 of 48 zero bytes and of the data, which is not hashed before."""
+    measured = forge(pcrs={16: sha384(bytes(48) + DIGEST).digest()})
+    assert now(measured, configuration=DIGEST).pcrs[16] == sha384(bytes(48) + DIGEST).digest()
+    assert rule(measured, configuration=bytes(32)) == "configuration"
+    assert rule(CORRECT, configuration=DIGEST) == "configuration"  # it lists no PCR16
+    assert rule(forge(pcrs={16: bytes(48)}), configuration=DIGEST) == "configuration"
+    now(measured)
+    with pytest.raises(AttestationError) as refusal:
+        verify_recorded(CORRECT.document, CORRECT.policy, at_ms=MADE_AT_MS, configuration=DIGEST)
+    assert refusal.value.rule == "configuration"
+    assert refusal.value.seen == "PCR16 absent"
+    verify_recorded(measured.document, measured.policy, at_ms=MADE_AT_MS, configuration=DIGEST)
+
+
 def test_age_is_bounded_on_both_sides() -> None:
     oldest = MADE_AT_MS + AGE_MS_MAX_DEFAULT + CLOCK_SKEW_MS_MAX
     now(now_ms=oldest)
@@ -119,6 +138,17 @@ def test_a_stated_age_holds() -> None:
     policy = replace(CORRECT.policy, age_ms_max=1_000)
     now(policy=policy, now_ms=MADE_AT_MS + 1_000 + CLOCK_SKEW_MS_MAX)
     assert rule(policy=policy, now_ms=MADE_AT_MS + 1_001 + CLOCK_SKEW_MS_MAX) == "age"
+
+
+def test_certificates_are_judged_now_and_not_only_when_the_document_was_made() -> None:
+    forged = forge(shapes={LEAF: {"lifetime": timedelta(minutes=2)}})
+    assert now(forged, now_ms=MADE_AT_MS + 30_000).nonce == NONCE
+    assert rule(forged, now_ms=MADE_AT_MS + 90_000) == "validity"
+
+
+def test_a_verifier_whose_clock_is_a_little_behind_accepts_a_leaf_of_this_second() -> None:
+    forged = forge(shapes={LEAF: {"begins": timedelta(0)}})
+    assert now(forged, now_ms=MADE_AT_MS - 2_000).nonce == NONCE
 
 
 def test_a_foreign_root_is_refused_before_anything_is_believed() -> None:

@@ -12,9 +12,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ledgerd.enclave.nsm import attestation
+from ledgerd.enclave.nsm import attestation, measure_configuration
 from ledgerd.ledger import cbor
 from ledgerd.ledger.attestation.errors import AttestationError
+from ledgerd.ledger.attestation.measurement import configuration_digest
 from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityError
 from ledgerd.network.client import AsyncClient, Client, RetryBudgetExhausted, ServiceIdentityMismatch
 from ledgerd.node.simulator.nsm import SimulatedNsm
@@ -35,15 +36,27 @@ class Attesting:
     """A service whose nodes attest; each attribute is a lie waiting to be told."""
 
     def __init__(self, service: FakeService, root: SimulatedRoot) -> None:
-        self.nsm = SimulatedNsm(root, PCRS)
+        self.root = root
         self.service_certificate = service.ledger.certificate
         self.attested_service_key = spki(service.ledger.key.public_key())
         self.node_key = spki(service.ledger.node.key.public_key())
         self.genesis = GENESIS
         self.shown_genesis = GENESIS.hex()
         self.nonce: bytes | None = None
+        self.configuration: object = {
+            "roots": [hashlib.sha256(root.certificate_pem.strip().encode()).hexdigest()],
+            "service": hashlib.sha256(self.attested_service_key).hexdigest(),
+            "heartbeat_ms": 100,
+        }
+        self.measure(self.configuration)
         for node in service.nodes:
             node.behaviour = self.answer
+
+    def measure(self, configuration: object) -> None:
+        """Boot anew, with this configuration in PCR16; None for an enclave that never learned one."""
+        self.nsm = SimulatedNsm(self.root, PCRS)
+        if configuration is not None:
+            measure_configuration(self.nsm, configuration_digest(configuration))
 
     def answer(self, request: FakeRequest) -> FakeAnswer | None:
         parts = urlsplit(request.path)
@@ -56,6 +69,7 @@ class Attesting:
             "raw": base64.b64encode(document).decode(),
             "service_certificate": self.service_certificate,
             "genesis_digest": self.shown_genesis,
+            "configuration": self.configuration,
         }
         return FakeAnswer(200, {"content-type": "application/json"}, json.dumps(body).encode())
 
@@ -107,7 +121,24 @@ def stale_nonce(attesting: Attesting) -> None:
     attesting.nonce = bytes(32)
 
 
-@pytest.mark.parametrize(("lie", "rule"), [(wrong_genesis, "user_data"), (wrong_service_key, "user_data"), (stale_nonce, "nonce")])
+def no_configuration(attesting: Attesting) -> None:
+    attesting.measure(None)
+
+
+def another_configuration(attesting: Attesting) -> None:
+    attesting.measure({"roots": []})
+
+
+@pytest.mark.parametrize(
+    ("lie", "rule"),
+    [
+        (wrong_genesis, "user_data"),
+        (wrong_service_key, "user_data"),
+        (stale_nonce, "nonce"),
+        (no_configuration, "configuration"),
+        (another_configuration, "configuration"),
+    ],
+)
 def test_a_lie_is_refused_by_its_rule(
     service: FakeService, attesting: Attesting, root: SimulatedRoot, lie: Callable[[Attesting], None], rule: str
 ) -> None:
@@ -166,6 +197,32 @@ def test_a_certificate_of_another_service_is_refused_though_attested_elsewhere(
 def test_a_statement_of_another_shape_is_refused(service: FakeService, attesting: Attesting, root: SimulatedRoot, shown: str) -> None:
     attesting.shown_genesis = shown
     with pytest.raises(FormatError):
+        Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
+
+
+@pytest.mark.parametrize("told", [None, [], "x", {"heartbeat_ms": 0.1}])
+def test_a_configuration_of_another_shape_is_refused(service: FakeService, attesting: Attesting, root: SimulatedRoot, told: object) -> None:
+    attesting.configuration = told
+    with pytest.raises(FormatError):
+        Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
+
+
+def test_the_attested_configuration_is_shown_and_compared_with_what_the_caller_knows(
+    service: FakeService, attesting: Attesting, root: SimulatedRoot
+) -> None:
+    with Client.trust(
+        service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT], configuration={"heartbeat_ms": 100}
+    ) as client:
+        assert client.attestation is not None
+        assert client.attestation.configuration == attesting.configuration
+    with pytest.raises(ServiceIdentityMismatch, match="other values than expected for heartbeat_ms"):
+        Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT], configuration={"heartbeat_ms": 50})
+
+
+def test_an_enclave_configured_for_another_service_is_refused(service: FakeService, attesting: Attesting, root: SimulatedRoot) -> None:
+    attesting.configuration = {"service": "ab" * 32}
+    attesting.measure(attesting.configuration)
+    with pytest.raises(ServiceIdentityMismatch, match="service"):
         Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
 
 

@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from ledgerd.enclave.kms import calls
 from ledgerd.enclave.kms.calls import DataKey, parse_key_arn
 from ledgerd.enclave.kms.errors import KmsRefusedError
+from ledgerd.node.image import eif
+from ledgerd.node.image.signature import certificate_der, sign
+from support import images
 from support.command_line import Ledgerd
 from support.kms import ADMIN, PCRS, ROLE, Rig
 
@@ -43,6 +47,34 @@ def test_measurements_come_from_a_file_too(ledgerd: Ledgerd, tmp_path: Path) -> 
     two = json.loads(ledgerd("kms", "policy", "--measurements", file, "--account", "111122223333").out)
     assert [item["Sid"] for item in two["Statement"]][:2] == ["AllowImage1", "AllowImage2"]
     assert two["Statement"][0]["Principal"] == {"AWS": "arn:aws:iam::111122223333:root"}
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+def test_an_images_file_is_measured(ledgerd: Ledgerd, tmp_path: Path, signed: bool) -> None:
+    sections = (images.KERNEL, images.COMMAND_LINE.encode(), images.PLATFORM, b"our ramdisk")
+    expected = {0: images.pcr(*sections), 1: images.pcr(*sections[:3]), 2: images.pcr(sections[3])}
+    signature = None
+    if signed:
+        certificate, key = images.make_signer(ec.SECP384R1())
+        signature = sign(expected[0], certificate, key)
+        expected[8] = images.pcr(certificate_der(certificate))
+    data = eif.write(images.KERNEL, images.COMMAND_LINE, sections[2:], metadata={}, signature=signature)
+    (tmp_path / "a.eif").write_bytes(data)
+    by_hand = [part for index, value in expected.items() for part in ("--pcr", f"{index}={value.hex()}")]
+    ran = ledgerd("kms", "policy", "--image", tmp_path / "a.eif", "--role", ROLE)
+    assert (ran.status, ran.out) == (0, ledgerd("kms", "policy", *by_hand, "--role", ROLE).out)
+    assert "PCR0 alone" not in ran.err
+    two = json.loads(ledgerd("kms", "policy", "--image", tmp_path / "a.eif", *IMAGE, "--role", ROLE).out)
+    assert [item["Sid"] for item in two["Statement"]][:2] == ["AllowImage1", "AllowImage2"]
+
+
+def test_a_file_that_nothing_runs_gets_no_key(ledgerd: Ledgerd, tmp_path: Path) -> None:
+    other = sign(b"\x01" * 48, *images.make_signer(ec.SECP384R1()))
+    (tmp_path / "a.eif").write_bytes(eif.write(b"kernel", "quiet", [b"a", b"b"], metadata=None, signature=other))
+    (tmp_path / "b.eif").write_bytes(b"no image")
+    for name, code in (("a.eif", "IntegrityError"), ("b.eif", "EifError")):
+        ran = ledgerd("kms", "policy", "--image", tmp_path / name, "--role", ROLE, "-o", "json")
+        assert (ran.status, ran.json["error"]["code"]) == (1, code)
 
 
 def test_pcr0_alone_is_taken_with_a_warning(ledgerd: Ledgerd) -> None:

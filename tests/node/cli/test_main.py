@@ -30,6 +30,7 @@ def test_all_commands_that_are_promised_are_there() -> None:
         "dev",
         "node start",
         "node join",
+        "doctor",
         "status",
         "tx submit",
         "tx status",

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ledgerd.enclave.nsm import attestation
+from ledgerd.enclave.nsm import attestation, measure_configuration
 from ledgerd.ledger import cbor, entry, signature
+from ledgerd.ledger.attestation.measurement import configuration_digest
 from ledgerd.ledger.receipt import Leaf, build_cose, build_json
 from ledgerd.node.cli.status import COLUMNS
 from ledgerd.node.simulator.nsm import SimulatedNsm
@@ -160,6 +161,10 @@ class Attesting:
     def __init__(self, service: FakeService, root: SimulatedRoot, pcrs: dict[int, bytes]) -> None:
         self.nsm = SimulatedNsm(root, pcrs)
         self.ledger = service.ledger
+        key = self.ledger.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self.configuration = {"service": hashlib.sha256(key).hexdigest(), "heartbeat_ms": 100}
+        measure_configuration(self.nsm, configuration_digest(self.configuration))
+        self.nonce: bytes | None = None  # in place of the one that is asked for
         service.nodes[0].behaviour = self.answer
 
     def answer(self, request: FakeRequest) -> FakeAnswer | None:
@@ -171,11 +176,12 @@ class Attesting:
             for key in (self.ledger.key, self.ledger.node.key)
         ]
         bound = hashlib.sha384(cbor.encode({"service_key": keys[0], "genesis": bytes(32)})).digest()
-        document = attestation(self.nsm, user_data=bound, nonce=bytes.fromhex(nonce), public_key=keys[1])
+        document = attestation(self.nsm, user_data=bound, nonce=self.nonce or bytes.fromhex(nonce), public_key=keys[1])
         body = {
             "raw": base64.b64encode(document).decode(),
             "service_certificate": self.ledger.certificate,
             "genesis_digest": "00" * 32,
+            "configuration": self.configuration,
         }
         return FakeAnswer(200, {}, json.dumps(body).encode())
 
@@ -188,17 +194,48 @@ def test_attestation_is_verified_for_our_nonce_and_its_certificate_kept(ledgerd:
     measurements.write_text(json.dumps({"Measurements": {f"PCR{i}": value.hex() for i, value in PCRS.items()} | {"HashAlgorithm": "x"}}))
     verify = ["attestation", "verify", "--url", service.urls[0], "--root", tmp_path / "root.pem", "--measurements", measurements]
     ran = ledgerd(*verify, "--save", tmp_path / "kept.pem", "-o", "json")
-    assert (ran.status, ran.json["verified"], ran.json["simulated"]) == (0, True, True)
+    assert (ran.status, ran.json["valid"], ran.json["simulated"]) == (0, True, True)
+    assert ran.json["configuration"]["heartbeat_ms"] == 100
     assert "SIMULATED" in ran.err
     assert (tmp_path / "kept.pem").read_text() == service.ledger.certificate
     assert ledgerd(*verify, "--genesis", "00" * 32).status == 0
     assert ledgerd(*verify, "--genesis", "11" * 32).status == 1
     aws = ledgerd("attestation", "verify", "--url", service.urls[0], "--measurements", measurements, "-o", "json")
-    assert (aws.status, aws.json["verified"], aws.json["rule"]) == (1, False, "root")
+    assert (aws.status, aws.json["valid"], aws.json["error"]["code"]) == (1, False, "root")
     measurements.write_text(json.dumps([{"pcr0": "aa" * 48, "pcr1": "aa" * 48, "pcr2": "aa" * 48}]))
     ran = ledgerd(*verify, "--save", tmp_path / "not_kept.pem")
     assert (ran.status, ran.fields["rule"]) == (1, "measurement")
     assert not (tmp_path / "not_kept.pem").exists()
+
+
+def test_a_node_is_named_by_its_address_alone_with_an_image_or_without(ledgerd: Ledgerd, service: FakeService, tmp_path: Path) -> None:
+    root = make_root()
+    attesting = Attesting(service, root, PCRS)
+    (tmp_path / "root.pem").write_text(root.certificate_pem)
+    verify = ["attestation", "verify", service.urls[0], "--root", tmp_path / "root.pem", "-o", "json"]
+    image = [part for i, value in PCRS.items() for part in ("--pcr", f"{i}={value.hex()}")]
+    ran = ledgerd(*verify, *image, "--save", tmp_path / "kept.pem")
+    assert (ran.status, ran.json["valid"], (tmp_path / "kept.pem").exists()) == (0, True, True)
+    assert ledgerd(*verify, *image, "--pcr", f"4={'11' * 48}").json["error"]["code"] == "measurement"
+    assert ledgerd(*verify, *image[:4]).status == 2
+    assert ledgerd(*verify, "--save", tmp_path / "x").status == 2
+    ran = ledgerd(*verify)
+    assert (ran.status, ran.json["valid"]) == (0, True)
+    assert "No image was compared" in ran.err
+    attesting.nonce = bytes(32)
+    assert (ledgerd(*verify).status, ledgerd(*verify).json["error"]["code"]) == (1, "nonce")
+
+
+def test_a_document_may_be_anywhere(ledgerd: Ledgerd, service: FakeService, tmp_path: Path) -> None:
+    root = make_root()
+    Attesting(service, root, PCRS)
+    (tmp_path / "root.pem").write_text(root.certificate_pem)
+    where = f"{service.urls[0]}/node/attestations/self?nonce={'07' * 32}"
+    verify = ["attestation", "verify", where, "--root", tmp_path / "root.pem", "-o", "json"]
+    assert ledgerd(*verify, "--nonce", "07" * 32).status == 0
+    assert ledgerd(*verify, "--nonce", "08" * 32).json["error"]["code"] == "nonce"
+    ran = ledgerd("attestation", "verify", f"{service.urls[0]}/nothing", "-o", "json")
+    assert (ran.status, ran.json["error"]["code"]) == (1, "Unanswered")
 
 
 @pytest.mark.parametrize(
@@ -211,11 +248,11 @@ def test_a_stored_document_is_shown_and_judged(ledgerd: Ledgerd, tmp_path: Path,
     file = tmp_path / "document"
     file.write_bytes(encode(document))  # type: ignore[operator]
     shown = ledgerd("attestation", "show", file, "-o", "json").json
-    assert (shown["verified"], shown["user_data"], shown["pcr1"]) == (False, b"user data".hex(), PCRS[1].hex())
-    pcrs = [part for i, value in PCRS.items() for part in (f"--pcr{i}", value.hex())]
+    assert (shown["verified"], shown["user_data"], shown["pcrs"]["1"]) == (False, b"user data".hex(), PCRS[1].hex())
+    pcrs = [part for i, value in PCRS.items() for part in ("--pcr", f"{i}={value.hex()}")]
     assert ledgerd("attestation", "verify", file, "--root", tmp_path / "root.pem", *pcrs).status == 0
     assert ledgerd("attestation", "verify", file, *pcrs).status == 1
-    assert ledgerd("attestation", "verify", file, "--root", tmp_path / "root.pem", *pcrs[:4]).status == 2
+    assert ledgerd("attestation", "verify", file, "--root", tmp_path / "root.pem", *pcrs[:4]).status == 0
     assert ledgerd("attestation", "verify", file, "--root", tmp_path / "root.pem", *pcrs, "--save", tmp_path / "x").status == 2
 
 
@@ -225,7 +262,7 @@ def test_documents_of_aws_are_shown(ledgerd: Ledgerd) -> None:
     files = sorted(vectors("nitro").glob("genuine-*.bin"))
     assert files
     for file in files:
-        assert ledgerd("attestation", "show", file).fields["module_id"].startswith("i-")
+        assert ledgerd("attestation", "show", file).fields["instance"].startswith("i-")
 
 
 def test_what_is_no_document_is_a_failure(ledgerd: Ledgerd, tmp_path: Path) -> None:
