@@ -133,9 +133,7 @@ class Device:
 
     def _refuse(self, header: Header) -> None:
         self._resets.append(
-            Header(
-                header.target_cid, self.cid, header.target_port, header.source_port, 0, STREAM, Operation.RESET, 0, 0, 0
-            )
+            Header(header.target_cid, self.cid, header.target_port, header.source_port, 0, STREAM, Operation.RESET, 0, 0, 0)
         )
 
     def _reset(self, stream: Stream) -> None:
@@ -164,7 +162,7 @@ class Device:
         progress = True
         while progress and not self._starved:
             # One packet for each in turn: no stream can keep another from the guest's buffers.
-            progress = any([self._send_one(stream) for stream in list(self._streams.values())])
+            progress = sum(map(self._send_one, list(self._streams.values()))) > 0
 
     def _send_one(self, stream: Stream) -> bool:
         """Send one packet of a stream, if there is one and the guest has a buffer; whether it did."""

@@ -10,31 +10,30 @@ import ctypes
 import fcntl
 import logging
 import os
-import select
 import shutil
 import signal
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from ledgerd.ledger.attestation.measurement import image_pcrs
 from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.node.checks import Check, failures
 from ledgerd.node.config import Measurement, VmConfig
 from ledgerd.node.image import eif
 from ledgerd.node.vm import guest, images
 from ledgerd.node.vm.backend import Backend
 from ledgerd.node.vm.errors import MachineError
 from ledgerd.node.vm.platform import Platform
+from ledgerd.node.vm.preflight import MEMINFO, preflight
 
 BOOT_SECONDS_MAX: Final = 180.0  # 10 s alone on two cores; several at once on a busy machine take their time
 OUTPUT_BYTES_SHOWN: Final = 4096
 ISOLATION: Final = ("virtual-machine", "own-kernel", "no-network-device", "no-disk", "dies-with-host")
 _PR_SET_PDEATHSIG: Final = 1
-_INSTALL: Final = "apt-get install qemu-system-x86"
 
 log = logging.getLogger("ledgerd.node")
 
@@ -55,7 +54,7 @@ class VmLauncher:
         folder: Path,
         *,
         say: Callable[[str], None] = lambda _: None,
-        meminfo: Path = Path("/proc/meminfo"),
+        meminfo: Path = MEMINFO,
     ) -> None:
         self._config = config
         self._folder = folder
@@ -69,13 +68,12 @@ class VmLauncher:
 
         Raises: ConfigurationError: It cannot; says what to install or to change. ImageError, IntegrityError: There is no platform.
         """
-        check_machine(self._config.qemu, self._config.memory_mb, self._meminfo)
+        refuse(preflight(self._config, self._meminfo))
         image = images.read(self._config.image)
         ramdisks = tuple(map(bytes, image.all(eif.Kind.RAMDISK)[1:]))
         if image.aarch64 or not ramdisks:
-            raise ConfigurationError(
-                f"{self._config.image} is {'for Arm' if image.aarch64 else 'only a platform'}: give an image that `ledgerd image build` made"
-            )
+            what = "for Arm" if image.aarch64 else "a platform only"
+            raise ConfigurationError(f"{self._config.image} is {what}: give an image that `ledgerd image build` made")
         self._platform = images.stand_in(self._folder, self._say)
         self._ramdisks = ramdisks
 
@@ -107,22 +105,10 @@ class VmLauncher:
         return machine
 
 
-def check_machine(qemu: str, memory_mb: int, meminfo: Path = Path("/proc/meminfo")) -> None:
-    """Look whether virtual machines can run here. Raises: ConfigurationError: No; says what to install or to change."""
-    if shutil.which(qemu) is None:
-        raise ConfigurationError(f"virtual machines need {qemu}, which is not here; `{_INSTALL}` (Debian 12), or name another by vm.qemu")
-    free_mb = available_mb(meminfo)
-    if free_mb is not None and free_mb < memory_mb:
-        raise ConfigurationError(f"a virtual machine of {memory_mb} MiB does not fit into {free_mb} MiB of free memory; lower vm.memory_mb or stop something")
-
-
-def available_mb(meminfo: Path) -> int | None:
-    """Memory that can be had without swapping, in MiB; None where the kernel does not tell."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) >> 10
-    return None
+def refuse(checks: Sequence[Check]) -> None:
+    """Raises: ConfigurationError: One of the checks is a failure; one line for each, with what to do."""
+    if found := failures(checks):
+        raise ConfigurationError("\n".join(["no virtual machine can be started here:", *found]))
 
 
 class VirtualMachine:
@@ -135,9 +121,8 @@ class VirtualMachine:
         self._connected = False
         self._link_port = config.link_port
         self.link, enclave_end = socket.socketpair()
-        ours, heartbeat = socket.socketpair()
-        with ours:
-            ours.sendall(guest.HEARTBEAT)  # the answer lies ready
+        self._heartbeat, heartbeat = socket.socketpair()
+        self._heartbeat.sendall(guest.HEARTBEAT)  # the answer lies ready
         self._ports = {config.link_port: enclave_end, guest.NSM_PORT: nsm, guest.HEARTBEAT_PORT: heartbeat}
         monitor, qemu_end = socket.socketpair()
         self.output, child_output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -148,7 +133,7 @@ class VirtualMachine:
             command = qemu_command(config, under.command_line, f"/dev/fd/{kernel}", f"/dev/fd/{ramdisk}", qemu_end.fileno())
             self._process = _start(command, (kernel, ramdisk, qemu_end.fileno()), child_output)
         except OSError as error:
-            for sock in (self.link, monitor, *self._ports.values()):
+            for sock in (self.link, self._heartbeat, monitor, *self._ports.values()):
                 sock.close()
             os.close(self.output)
             raise MachineError(f"{config.qemu} cannot be started: {error.strerror}") from None
@@ -194,7 +179,7 @@ class VirtualMachine:
                 self._process.kill()
             self._status = self._process.wait()
             self._backend.close()
-            for sock in self._ports.values():
+            for sock in (self._heartbeat, *self._ports.values()):
                 sock.close()
         return self._status
 
@@ -206,7 +191,7 @@ class VirtualMachine:
 def qemu_command(config: VmConfig, command_line: str, kernel: str, ramdisk: str, monitor: int) -> list[str]:
     """QEMU's arguments: a machine with a serial line and a vsock, and nothing else."""
     return [
-        *(config.qemu, "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", str(config.memory_mb)),
+        *(shutil.which(config.qemu) or config.qemu, "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", str(config.memory_mb)),
         *("-object", f"memory-backend-memfd,id=memory,size={config.memory_mb}M,share=on", "-machine", "memory-backend=memory"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny"),

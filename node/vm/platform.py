@@ -24,7 +24,8 @@ FORMAT: Final = "ledgerd virtual machine platform 1"
 # Of the interpreter, what init needs: what it loads before it runs, `ctypes`, and `os`, by which it finds its folder.
 MODULES_KEPT: Final = (
     *("os", "codecs", "io", "abc", "stat", "posixpath", "genericpath", "_collections_abc", "struct", "types"),
-    *("encodings/__init__", "encodings/aliases", "encodings/utf_8", "encodings/ascii", "encodings/latin_1", "ctypes/__init__", "ctypes/_endian"),
+    *("encodings/__init__", "encodings/aliases", "encodings/utf_8", "encodings/ascii", "encodings/latin_1"),
+    *("ctypes/__init__", "ctypes/_endian"),
 )
 LIBRARIES_KEPT: Final = ("ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1", "libffi.so.8")
 EXTENSION_KEPT: Final = "lib-dynload/_ctypes."

@@ -46,7 +46,7 @@ class Memory:
         """Bytes at an address of the guest's. Raises: GuestError: They are not all in one region."""
         for region in self._regions:
             start = address - region.guest
-            if 0 <= start and start + size <= len(region.data):
+            if start >= 0 and start + size <= len(region.data):
                 return region.data[start : start + size]
         raise GuestError(f"a descriptor names {size} bytes at {address:#x}, which the guest does not have")
 
@@ -54,7 +54,7 @@ class Memory:
         """Bytes at an address of the monitor's. Raises: GuestError: They are not all in one region."""
         for region in self._regions:
             start = address - region.user
-            if 0 <= start and start + size <= len(region.data):
+            if start >= 0 and start + size <= len(region.data):
                 return region.data[start : start + size]
         raise GuestError(f"a ring is said to lie at {address:#x}, outside of the guest's memory")
 

@@ -30,8 +30,8 @@ class Stream:
     """
 
     __slots__ = (
-        *("guest_port", "host_cid", "host_port", "socket", "readable", "owes_response", "owes_credit", "owes_shutdown"),
-        *("guest_shut", "host_ended", "host_gone", "waiting", "watched", "forwarded", "_told", "_sent", "_guest_buffer", "_guest_forwarded"),
+        *("guest_port", "host_cid", "host_port", "socket", "readable", "owes_response", "owes_credit", "owes_shutdown", "guest_shut"),
+        *("host_ended", "host_gone", "waiting", "watched", "forwarded", "_told", "_sent", "_guest_buffer", "_guest_forwarded"),
     )
 
     def __init__(self, guest_port: int, host_cid: int, host_port: int, sock: socket.socket) -> None:
