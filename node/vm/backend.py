@@ -16,7 +16,6 @@ from ledgerd.node.vm.errors import GuestError
 from ledgerd.node.vm.vhost import Monitor
 
 GUEST_CID: Final = 16  # each machine is alone on its bus, so all may have the same; Nitro's enclaves are often 16 too
-END_SECONDS_MAX: Final = 5.0
 
 log = logging.getLogger("ledgerd.node")
 
@@ -37,19 +36,22 @@ class Backend:
         self._monitor = Monitor(monitor, GUEST_CID, self._epoll)
         self._device = Device(GUEST_CID, connect, self._epoll)
         self._ended = ended
-        self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stop: int | None = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="vsock", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """End the device, and its thread. May be called more than once."""
-        if self._thread.is_alive():
+        if self._stop is not None:
             os.eventfd_write(self._stop, 1)
-            self._thread.join(END_SECONDS_MAX)
+            self._thread.join()
+            os.close(self._stop)
+            self._stop = None
 
     def _run(self) -> None:
         epoll = self._epoll
         epoll.register(self._monitor, select.EPOLLIN)
+        assert self._stop is not None, "it is closed when this thread has ended"
         epoll.register(self._stop, select.EPOLLIN)
         try:
             while self._turn():

@@ -47,7 +47,8 @@ class Device:
         return len(self._streams)
 
     def close(self) -> None:
-        """Close all sockets."""
+        """Close all sockets, and let go of the guest's memory."""
+        self.receive = self.transmit = None
         for stream in list(self._streams.values()):
             self._drop(stream)
 

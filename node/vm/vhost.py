@@ -224,12 +224,9 @@ class Monitor:
         match request:
             case Request.SET_QUEUE_KICK:
                 assert given is not None, "refused above"
-                os.set_blocking(given, False)
                 self._set_kick(ring, given)
                 self._start(ring)
             case Request.SET_QUEUE_CALL:
-                if given is not None:
-                    os.set_blocking(given, False)
                 ring.call = _replace(ring.call, given)
                 if ring.queue is not None:
                     ring.queue.given_back = True  # what was given back before this bell was there
