@@ -21,8 +21,7 @@ KERNEL_LOCK: Final = Path(__file__).resolve().parent / "kernel.lock"
 # After a panic the machine ends. The second part leaves out what protects a kernel from its programs and tests its algorithms: nothing here
 # is protected anyway, and in software it is a quarter of the start.
 COMMAND_LINE: Final = (
-    "console=ttyS0 quiet panic=-1 random.trust_cpu=on "
-    "mitigations=off nokaslr no5lvl init_on_alloc=0 cryptomgr.notests audit=0 apparmor=0"
+    "console=ttyS0 quiet panic=-1 random.trust_cpu=on mitigations=off nokaslr no5lvl init_on_alloc=0 cryptomgr.notests audit=0 apparmor=0"
 )
 FORMAT: Final = "ledgerd virtual machine platform 1"
 

@@ -5,9 +5,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from support.virtio import DATA, GUEST_BASE, MEMORY_BYTES, REQUEST, RESET, RESPONSE, USER_BASE, Guest, Monitor, Packet
 
 from ledgerd.node.vm.backend import GUEST_CID, Backend
+from support.virtio import DATA, GUEST_BASE, MEMORY_BYTES, REQUEST, RESET, RESPONSE, USER_BASE, Guest, Monitor, Packet
 
 SECONDS_MAX = 10.0
 PORT = 7000

@@ -1,3 +1,4 @@
+import contextlib
 import select
 import socket
 from collections.abc import Iterator
@@ -5,6 +6,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from ledgerd.node.vm.device import RESETS_MAX, STREAMS_MAX, Device
+from ledgerd.node.vm.errors import GuestError
+from ledgerd.node.vm.rings import Memory, Queue, Region
+from ledgerd.node.vm.streams import BUFFER_BYTES
 from support.virtio import (
     CREDIT_REQUEST,
     CREDIT_UPDATE,
@@ -20,11 +26,6 @@ from support.virtio import (
     Packet,
     queue_places,
 )
-
-from ledgerd.node.vm.device import RESETS_MAX, STREAMS_MAX, Device
-from ledgerd.node.vm.errors import GuestError
-from ledgerd.node.vm.rings import Memory, Queue, Region
-from ledgerd.node.vm.streams import BUFFER_BYTES
 
 PORT = 7000
 RECEIVE, SEND = 1, 2
@@ -169,7 +170,10 @@ def test_the_guest_is_told_what_was_forwarded(rig: Rig) -> None:
     for _ in range(4):
         told += rig.exchange(Packet(DATA, 1024, PORT, bytes(BUFFER_BYTES // 8)))
         assert len(rig.host.recv(BUFFER_BYTES, socket.MSG_WAITALL | socket.MSG_DONTWAIT)) == BUFFER_BYTES // 8
-    assert [(packet.operation, packet.forwarded) for packet in told] == [(CREDIT_UPDATE, BUFFER_BYTES // 4), (CREDIT_UPDATE, BUFFER_BYTES // 2)]
+    assert [(packet.operation, packet.forwarded) for packet in told] == [
+        (CREDIT_UPDATE, BUFFER_BYTES // 4),
+        (CREDIT_UPDATE, BUFFER_BYTES // 2),
+    ]
 
 
 def test_a_guest_that_sends_without_credit_loses_its_stream(rig: Rig) -> None:
@@ -310,10 +314,8 @@ def test_a_long_transfer_arrives_as_it_was_sent(rig: Rig) -> None:
     forwarded = BUFFER_BYTES
     while len(got) < len(there) or len(came) < len(back):
         if at < len(back):
-            try:
+            with contextlib.suppress(BlockingIOError):
                 at += rig.host.send(back[at : at + 5000])
-            except BlockingIOError:
-                pass
         packets: list[Packet | bytes] = [Packet(CREDIT_UPDATE, 1024, PORT, buffer_bytes=3000, forwarded=credit)]
         part = there[sent : min(sent + 20_000, forwarded)]
         if part:
@@ -324,10 +326,8 @@ def test_a_long_transfer_arrives_as_it_was_sent(rig: Rig) -> None:
             came += packet.data
             forwarded = packet.forwarded + BUFFER_BYTES
         credit = len(came)
-        try:
+        with contextlib.suppress(BlockingIOError):
             got += rig.host.recv(30_000)
-        except BlockingIOError:
-            pass
     assert bytes(got) == there and bytes(came) == back
 
 
@@ -401,10 +401,8 @@ def test_no_sequence_of_packets_breaks_the_device(steps: list[Packet | bytes]) -
         if isinstance(step, Packet):
             rig.exchange(step)
         elif rig.hosts:
-            try:
+            with contextlib.suppress(OSError):
                 rig.host.sendall(step)
-            except OSError:
-                pass
     rig.exchange()
     rig.close()
     guest.close()

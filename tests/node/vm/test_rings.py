@@ -3,10 +3,10 @@ import struct
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.virtio import GUEST_BASE, INDIRECT, MEMORY_BYTES, NEXT, USER_BASE, WRITE, Guest, queue_places
 
 from ledgerd.node.vm.errors import GuestError
 from ledgerd.node.vm.rings import Memory, Queue, Region
+from support.virtio import GUEST_BASE, INDIRECT, MEMORY_BYTES, NEXT, USER_BASE, WRITE, Guest, queue_places
 
 
 def memory_of(guest: Guest) -> Memory:
