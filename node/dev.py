@@ -196,6 +196,8 @@ def _measure(options: DevOptions, here: Path, tell: Callable[[str], None]) -> tu
         tell(f"{step} ...")
 
     refuse([preflight.program(VM_QEMU_DEFAULT), preflight.memory(VM_MEMORY_MB_DEFAULT, options.nodes)])
+    if options.image is None:
+        check_application(options.app, here)
     image = (options.image or application(options.app, here, default_folder(), say)).resolve()
     launcher = VmLauncher(VmConfig(image), default_folder(), say=say)
     launcher.check()

@@ -115,7 +115,7 @@ class VirtualMachine:
     """A running virtual machine; see `node.launch.RunningEnclave`."""
 
     def __init__(self, config: VmConfig, under: Platform, ramdisks: tuple[bytes, ...], nsm: socket.socket) -> None:
-        self.isolation = ISOLATION
+        self.isolation: tuple[str, ...] = ISOLATION
         self._status: int | None = None
         self._woken = threading.Event()
         self._connected = False

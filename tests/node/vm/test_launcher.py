@@ -141,12 +141,12 @@ def test_a_machine_dies_with_its_host(place: Place) -> None:
         finally:
             os._exit(1)
     os.close(child_report)
-    machine = os.pidfd_open(int(os.read(report, 100)))
+    descriptor = os.pidfd_open(int(os.read(report, 100)))
     os.close(report)
     os.kill(host, signal.SIGKILL)
     os.waitpid(host, 0)
-    ended = bool(select.select([machine], [], [], SECONDS_MAX)[0])
-    os.close(machine)
+    ended = bool(select.select([descriptor], [], [], SECONDS_MAX)[0])
+    os.close(descriptor)
     assert ended
 
 
