@@ -230,7 +230,7 @@ class Device:
         wanted = 0 if stream.host_gone else select.EPOLLHUP
         if stream.waiting:
             wanted |= select.EPOLLOUT
-        if not stream.readable and not stream.host_ended and stream.room:
+        if not stream.readable and not stream.host_ended:
             wanted |= select.EPOLLIN
         if wanted == stream.watched:
             return

@@ -75,6 +75,8 @@ def test_a_queue_that_is_stopped_goes_on_where_it_was(machine: Machine) -> None:
     machine.monitor.set_up()
     machine.open()
     assert machine.monitor.ask(11, struct.pack("=II", 1, 0)) == struct.pack("=II", 1, 1), "one packet was taken"
+    machine.monitor.kick(1)
+    assert machine.backend._epoll.poll(0) == [], "the old bell, which QEMU still holds, is not heard any more"
     bell = os.eventfd(0, os.EFD_NONBLOCK)
     old, machine.monitor.kicks[1] = machine.monitor.kicks[1], bell
     machine.monitor.tell(12, struct.pack("=Q", 1), bell)

@@ -190,6 +190,15 @@ def test_a_guest_that_sends_without_credit_loses_its_stream(rig: Rig) -> None:
     assert [answer.operation for answer in answers] == [RESET]
 
 
+def test_a_guest_that_has_finished_sends_nothing_more_even_while_the_host_is_behind(rig: Rig) -> None:
+    rig.open()
+    for _ in range(4):
+        rig.exchange(Packet(DATA, 1024, PORT, bytes(60_000)))
+    assert rig.exchange(Packet(SHUTDOWN, 1024, PORT, flags=SEND)) == []
+    (answer,) = rig.exchange(Packet(DATA, 1024, PORT, b"and yet"))
+    assert answer.operation == RESET
+
+
 def test_a_guest_that_has_finished_may_still_receive(rig: Rig) -> None:
     rig.open()
     assert rig.exchange(Packet(DATA, 1024, PORT, b"last words"), Packet(SHUTDOWN, 1024, PORT, flags=SEND)) == []
