@@ -11,8 +11,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from ledgerd.ledger.errors import FormatError
 from ledgerd.ledger.ids import TransactionId
 from ledgerd.network.client.attempts import (
+    COMMIT_PATH,
     STATUS_PATH,
     TOKEN_BYTES,
     Attempting,
@@ -22,6 +24,7 @@ from ledgerd.network.client.attempts import (
     Verdict,
     error_of,
     judge,
+    newest_of,
     prefer_header,
 )
 from ledgerd.network.client.errors import (
@@ -36,6 +39,7 @@ from ledgerd.network.client.frames import Encoder, Frame
 from ledgerd.network.client.nodes import Nodes
 from ledgerd.network.client.values import SAFE_METHODS, TRANSACTION_ID_HEADER, Answer, Call, says_committed
 
+NEWEST_NUMBER: Final = (1 << 53) - 1  # of the one frame that is no call's: it asks for the newest transaction
 IN_FLIGHT_BYTES_MAX: Final = 1 << 20  # of request frames not yet answered: less than a node buffers, so neither side ever blocks the other
 
 
@@ -46,7 +50,7 @@ class _Item:
         self.index = index
         self.call = call
         self.headers = headers  # with ours, without a key that we made; shared with other items, so never changed
-        self.key = key
+        self.key = key  # None: it goes without. "": one is made when it is first sent
         self.started = started
         self.attempts = 0
         self.size = 0
@@ -59,7 +63,7 @@ class Bulk:
 
     Args:
         calls: Taken one by one as the window allows; may be endless.
-        nodes: As in `client.attempts`; `nodes.newest` must be known if keys are to be made.
+        nodes: As in `client.attempts`. Where keys are to be made and `nodes.newest` is not known, a node is asked for it first.
         shared: Budget (each request has its own) and sources.
         window: Requests in flight at most.
         commit: Ask for answers at commit.
@@ -68,6 +72,7 @@ class Bulk:
 
     __slots__ = (
         "_again",
+        "_asked",
         "_call_headers",
         "_calls",
         "_encoder",
@@ -92,6 +97,7 @@ class Bulk:
         self._flying_bytes = 0
         self._next = 0
         self._failed_rounds = 0
+        self._asked = False  # for the newest transaction, on this connection
         self._impostors: dict[str, str] = {}
         self._keys = make_keys
         wait = shared.budget.attempt_seconds - 1
@@ -125,6 +131,8 @@ class Bulk:
 
     def output(self) -> bytes:
         """Fill the window; return the frames to send, which may be none."""
+        if self._keys and self.nodes.newest is None:
+            return self._ask_newest()
         flying, again, window = self._flying, self._again, self.window
         add = self._encoder.add
         frames: list[bytes] = []
@@ -135,7 +143,11 @@ class Bulk:
                 break
             index, call, key = item.index, item.call, item.key
             if item.executed is None:
-                headers = item.headers if key is None else {**item.headers, "idempotency-key": key}
+                headers = item.headers
+                if key is not None:
+                    if not key:
+                        item.key = key = f"{self.nodes.newest}/{self._random}-{index}"
+                    headers = {**headers, "idempotency-key": key}
                 size = add(frames, index, call.method, call.path, headers, call.body)
                 item.attempts += 1
             else:
@@ -161,6 +173,8 @@ class Bulk:
         for number, status, headers, body in frames:
             item = pop(number, None)
             if item is None:
+                if number == NEWEST_NUMBER:
+                    stay = self._learn_newest(Received(status, headers, body)) and stay
                 continue  # a node that answers twice harms only itself
             answered_bytes += item.size
             if 200 <= status < 300 and status != 202:
@@ -177,6 +191,24 @@ class Bulk:
             self._failed_rounds = 0
             self.nodes.saw(newest)
         return results, stay
+
+    def _ask_newest(self) -> bytes:
+        frames: list[bytes] = []
+        if not self._asked:
+            self._encoder.add(frames, NEWEST_NUMBER, "GET", COMMIT_PATH, {}, b"")
+            self._asked = True
+        return b"".join(frames)
+
+    def _learn_newest(self, received: Received) -> bool:
+        """Returns whether to stay. Otherwise the calls wait for another node to tell, for as long as their budgets allow."""
+        if received.status in (307, 308):
+            self.nodes.follow(received.headers.get("location", ""))
+            return False
+        try:
+            self.nodes.newest = newest_of(Answer(received.status, received.headers, received.body, False))
+        except FormatError:
+            return False
+        return True
 
     def _unproven(self, item: _Item, received: Received, results: list[tuple[int, Answer | ClientError]]) -> None:
         """A success of which the node does not say that it is committed, or an answer about such a one's status."""
@@ -208,6 +240,7 @@ class Bulk:
         results: list[tuple[int, Answer | ClientError]] = []
         items = sorted(self._flying.values(), key=lambda item: item.index)
         self._flying.clear()
+        self._asked = False
         self._flying_bytes = 0
         last = f"{origin}: {why.reason}"
         for item in items:
@@ -241,7 +274,7 @@ class Bulk:
         headers = self._merged if call.headers == self._call_headers else self._merge(call.headers)
         key = headers.get("idempotency-key")
         if key is None and self._keys and call.method not in SAFE_METHODS:
-            key = f"{self.nodes.newest}/{self._random}-{index}"
+            key = ""
         return _Item(index, call, headers, key, self.shared.clock())
 
     def _merge(self, headers: Mapping[str, str]) -> dict[str, str]:
@@ -295,4 +328,4 @@ class Bulk:
     def _unknown(self, item: _Item, last: str) -> OutcomeUnknown:
         known: TransactionId | None = None if item.executed is None else item.executed.transaction_id
         what = f"{item.call.method} {item.call.path} may have been executed: {item.unsure or last}"
-        return OutcomeUnknown(what, known, item.key)
+        return OutcomeUnknown(what, known, item.key or None)

@@ -22,7 +22,7 @@ from ledgerd.network.client.bulk import Bulk
 from ledgerd.network.client.errors import ClientError
 from ledgerd.network.client.frames import Decoder, Encoder
 from ledgerd.network.client.identity import ALPN_PIPELINED
-from ledgerd.network.client.session import CONNECT_SECONDS_MAX, lost
+from ledgerd.network.client.losses import CONNECT_SECONDS_MAX, lost
 from ledgerd.network.client.values import Answer
 
 RECEIVE_BYTES: Final = 1 << 14  # a TLS record at its largest, which is all that one read can give; a larger buffer only costs
@@ -247,8 +247,7 @@ async def _connect(origin: str, context: ssl.SSLContext, seconds: float) -> TLSS
     except TimeoutError:
         return Lost(Trouble.NOT_SENT, "no connection in time")
     except (OSError, ssl.SSLError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
-        why = lost(error)
-        return why if why.trouble is Trouble.IMPOSTOR else Lost(Trouble.NOT_SENT, why.reason)
+        return lost(error, sent=False)
     if stream.extra(TLSAttribute.alpn_protocol) != ALPN_PIPELINED:  # noqa: S610 (anyio's `extra`, not Django's)
         await anyio.aclose_forcefully(stream)
         return Lost(Trouble.NOT_SENT, f"the node does not speak {ALPN_PIPELINED}")
@@ -267,8 +266,7 @@ def _connect_blocking(origin: str, context: ssl.SSLContext, timeout: float) -> s
         connection = context.wrap_socket(plain, server_hostname=parts.hostname)
     except OSError as error:
         plain.close()
-        why = lost(error)
-        return why if why.trouble is Trouble.IMPOSTOR else Lost(Trouble.NOT_SENT, why.reason)
+        return lost(error, sent=False)
     if connection.selected_alpn_protocol() != ALPN_PIPELINED:
         connection.close()
         return Lost(Trouble.NOT_SENT, f"the node does not speak {ALPN_PIPELINED}")

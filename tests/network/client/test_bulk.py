@@ -141,6 +141,34 @@ def test_keys_differ_and_the_callers_own_is_kept() -> None:
     assert keys == ["2.7/r0-0", "2.7/r0-1", "mine", None]
 
 
+def test_the_newest_transaction_is_asked_for_before_the_first_key_is_made() -> None:
+    bulk = make([PUT], budget=Budget(seconds=10))
+    bulk.nodes.newest = None
+    (question,) = requests(asked := bulk.output())
+    assert paths(asked) == ["/node/commit"]
+    assert bulk.output() == b"", "once on each connection"
+    for status, body in ((503, b""), (200, b"{}")):
+        assert bulk.received([(question[0], status, {}, body)]) == ([], False)
+        assert bulk.lost(bulk.origin(), CUT)[0] == []
+        assert paths(bulk.output()) == ["/node/commit"]
+    assert bulk.received([(question[0], 200, {}, b'{"transaction_id": "2.8"}')]) == ([], True)
+    assert [headers["idempotency-key"] for _, headers in requests(bulk.output())] == ["2.8/r0-0"]
+    assert bulk.received([done(0)])[0][0][0] == 0
+    assert bulk.finished()
+
+
+def test_calls_fail_by_themselves_where_nobody_tells_the_newest_transaction() -> None:
+    Clock.now = 0.0
+    bulk = make([PUT] * 2, budget=Budget(seconds=10))
+    bulk.nodes.newest = None
+    assert bulk.lost("https://a:1", Lost(Trouble.NOT_SENT, "refused"))[0] == []
+    Clock.now = 11.0
+    results, _ = bulk.lost("https://b:1", Lost(Trouble.NOT_SENT, "refused"))
+    Clock.now = 0.0
+    assert [type(error) for _, error in results] == [RetryBudgetExhausted] * 2
+    assert bulk.finished()
+
+
 def test_headers_are_those_at_the_time_of_the_call_though_the_caller_uses_one_map_for_all() -> None:
     shared = {"content-type": "text/plain"}
 
