@@ -29,7 +29,7 @@ from ledgerd.ledger.ids import NodeId, Seqno, TransactionId
 
 UNCOMMITTED_MAX: Final = 10_000  # CCF's `max_uncommitted_tx_count`: beyond it requests are refused, not queued
 UNCOMMITTED_BYTES_MAX: Final = 256 << 20  # of entries in memory; the same for large ones
-EXECUTED_MAX: Final = 128  # requests in one wake-up: some milliseconds; then backups get to work on them (`ahead_entries`) beside the rest
+EXECUTED_MAX: Final = 1_000  # requests in one wake-up: tens of milliseconds, well under a heartbeat; the rest waits for the next one
 ANSWERED_BYTES_MAX: Final = 8 << 20  # of answers in one wake-up: forty bytes can ask for a megabyte, and first the host takes what is there
 QUEUED_MAX: Final = 10_000  # requests that wait to be executed
 QUEUED_BYTES_MAX: Final = 64 << 20

@@ -25,10 +25,14 @@ CLIENTS_MAX_DEFAULT: Final = 1_000  # CCF's default of max_open_sessions_soft
 BODY_BYTES_DEFAULT: Final = 1 << 20  # CCF's default of max_body_size
 NITRO_MEMORY_MB_DEFAULT: Final = 2048  # a small image four times, and about a million keys
 NITRO_CPUS_DEFAULT: Final = 2
+VM_QEMU_DEFAULT: Final = "qemu-system-x86_64"
+VM_MEMORY_MB_DEFAULT: Final = 512  # the image's files take 50, the enclave's start 100; several machines share one machine
 _ADDRESS: Final = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:]+)\]|(?P<host>[^:\[\]\s]+)):(?P<port>[0-9]{1,5})")
 _PCR: Final = re.compile(r"[0-9a-fA-F]{96}")
 _ENCLAVE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 CID_MAX: Final = (1 << 32) - 2  # the last number is the wildcard, for ports too
+LAUNCHERS: Final = ("process", "vm", "nitro")
+_NAMES: Final = {"process": "process", "vm": "virtual machine"}
 _IN_IMAGE: Final = "the application is in the image"
 _PEM: Final = "-----BEGIN "
 
@@ -112,18 +116,35 @@ class NitroConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class VmConfig:
+    """What QEMU is to start.
+
+    Attributes:
+        image: The EIF file; the application is in it. Its platform is replaced by one that has a simulated security module.
+        memory_mb: For the machine.
+        link_port: The vsock port that the image connects to.
+        qemu: The program.
+    """
+
+    image: Path
+    memory_mb: int = VM_MEMORY_MB_DEFAULT
+    link_port: int = LINK_PORT_DEFAULT
+    qemu: str = VM_QEMU_DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """All that a node's host must know. Exactly one of `start` and `join` is there.
 
     Attributes:
         directory: Where the node keeps its ledger, log and process ids; must not have been used.
-        app, app_path: The application's module, and a folder to look for it in if it is not installed; not with `nitro`.
+        app, app_path: The application's module, and a folder to look for it in if it is not installed; not with an image.
         rpc, peer: Where to listen, for clients and for other nodes.
         rpc_published, peer_published: How others reach that; port 0 or None stands for what was bound.
         names: Host names and addresses for the node's certificate.
         roots: PEM certificates of attestation roots that the service accepts.
         simulator: Directory with the simulated root (`root_cert.pem`, `root_privk.pem`), made if empty; for launchers without an NSM.
-        launcher, nitro: How to start the enclave; the second is there where the first says `nitro`.
+        launcher, nitro, vm: How to start the enclave; of the others, the one that the first names is there.
         debug: Start the enclave in debug mode, or simulate that: it must be refused, but its console can be read.
     """
 
@@ -142,6 +163,7 @@ class NodeConfig:
     data: Any = None
     launcher: str = "process"
     nitro: NitroConfig | None = None
+    vm: VmConfig | None = None
     simulator: Path | None = None
     debug: bool = False
     memory_bytes: int = 8 << 30
@@ -158,7 +180,7 @@ def load(path: Path, *, launcher: str | None = None, image: Path | None = None) 
     Args:
         path: The file.
         launcher: In place of its `node.launcher`.
-        image: In place of its `nitro.image`, relative to the working directory.
+        image: In place of its `nitro.image` or `vm.image`, relative to the working directory.
     Raises: ConfigurationError: It cannot be read, or is wrong; one line for each problem.
     """
     try:
@@ -169,7 +191,9 @@ def load(path: Path, *, launcher: str | None = None, image: Path | None = None) 
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from None
     _replace(document, "node", "launcher", launcher)
-    _replace(document, "nitro", "image", None if image is None else str(image.absolute()))
+    if image is not None:
+        chosen = document["node"].get("launcher") if isinstance(document.get("node"), dict) else None
+        _replace(document, "vm" if chosen == "vm" else "nitro", "image", str(image.absolute()))
     return parse(document, path.parent)
 
 
@@ -194,20 +218,22 @@ def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
     if len(modes) != 1:
         root.problem("start", "needed, or [join] in its place: a node either starts a service or joins one", key_is_section=True)
     simulator = attestation.path("simulator")
-    launcher = node.choice("launcher", "process", ("process", "nitro"))
-    app = node.text("app", required=launcher != "nitro")
+    launcher = node.choice("launcher", "process", LAUNCHERS)
+    app = node.text("app", required=launcher == "process")
     app_path = node.path("app_path")
     roots = attestation.pems("roots")
     nitro = _nitro(root.section("nitro")) if launcher == "nitro" or root.has("nitro") else None
-    if launcher == "nitro":
-        for key, text in (("app", _IN_IMAGE), ("app_path", _IN_IMAGE), ("memory_mb", "an enclave's memory is nitro.memory_mb")):
+    vm = _vm(root.section("vm")) if launcher == "vm" or root.has("vm") else None
+    if launcher in ("nitro", "vm"):
+        for key, text in (("app", _IN_IMAGE), ("app_path", _IN_IMAGE), ("memory_mb", f"an enclave's memory is {launcher}.memory_mb")):
             if node.has(key):
                 node.problem(key, f"{text}: leave this out")
+    if launcher == "nitro":
         if simulator is not None:
             attestation.problem("simulator", "an enclave has a security module of its own: leave this out")
         roots = roots or (AWS_ROOT_G1_PEM,)
     elif simulator is None:
-        attestation.problem("simulator", "missing; a process has no security module: give a folder for a simulated root")
+        attestation.problem("simulator", f"missing; a {_NAMES[launcher]} has no security module: give a folder for a simulated root")
     heartbeat = consensus.number("heartbeat_ms", 100, 1, 60_000)
     election = consensus.number("election_timeout_ms", 1_000, 10, 600_000)
     if election < 2 * heartbeat:
@@ -222,6 +248,7 @@ def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
         data=node.anything("data"),
         launcher=launcher,
         nitro=nitro,
+        vm=vm,
         memory_bytes=node.number("memory_mb", 8192, 128, 1 << 20) << 20,
         ledger_bytes_max=node.number("ledger_mb_max", 1 << 22, 1, 1 << 22) << 20,
         rpc=rpc.address("listen", required=True),
@@ -258,6 +285,17 @@ def _nitro(section: "_Section") -> NitroConfig:
     )
     if config.name is not None and not _ENCLAVE_NAME.fullmatch(config.name):
         section.problem("name", "may have letters, digits, `-`, `_` and `.`, at most 128")
+    section.refuse_unknown()
+    return config
+
+
+def _vm(section: "_Section") -> VmConfig:
+    config = VmConfig(
+        image=section.path("image", required=True) or Path(),
+        memory_mb=section.number("memory_mb", VM_MEMORY_MB_DEFAULT, 256, 1 << 20),
+        link_port=section.number("link_port", LINK_PORT_DEFAULT, 1, CID_MAX),
+        qemu=section.text("qemu", VM_QEMU_DEFAULT),
+    )
     section.refuse_unknown()
     return config
 

@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
+from ledgerd.node.config import VM_MEMORY_MB_DEFAULT, VM_QEMU_DEFAULT, Measurement, VmConfig
 from ledgerd.node.measure import check_application, measure
 
 HOST: Final = "127.0.0.1"
@@ -37,6 +38,9 @@ MEMBERS: Final = ("member0",)
 USERS: Final = ("user0", "user1")
 CERTIFICATE_DAYS: Final = 365
 START_SECONDS_MAX: Final = 30.0  # a few suffice; a machine that is busy with something else may need more
+VM_START_SECONDS_MAX: Final = 300.0  # three on two cores take 30; each is a computer in software
+VM_HEARTBEAT_MS: Final = 1_000  # a machine may stand still for a second while others have the processor
+VM_ELECTION_TIMEOUT_MS: Final = 10_000
 STOP_SECONDS_MAX: Final = 5.0
 POLL_SECONDS: Final = 0.02
 WATCH_SECONDS: Final = 0.1
@@ -61,6 +65,8 @@ class DevOptions(NamedTuple):
         app: Module of the application; looked for in the working directory, too.
         anybody: The application's endpoints are open to callers without a certificate.
         command: Run by the shell when the service is open; None runs until told to stop.
+        launcher: `process` or `vm`.
+        image: For virtual machines: an EIF file in place of one that is made of the application; `app` is then what it holds.
     """
 
     nodes: int
@@ -69,6 +75,8 @@ class DevOptions(NamedTuple):
     app: str
     anybody: bool
     command: str | None
+    launcher: str = "process"
+    image: Path | None = None
 
 
 class Opened(NamedTuple):
@@ -142,16 +150,15 @@ def run_dev(options: DevOptions, opened: Callable[[Opened], None], tell: Callabl
     """
     begun = time.monotonic()
     here = Path.cwd()
-    check_application(options.app, here)
-    measurement = measure(options.app, here)
     _check_ports(options)
+    options, measurement = _measure(options, here, tell)
     directory, temporary = _take_directory(options.directory)
     stop = _Stop()
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, stop) for number in signals}
     nodes: list[_Node] = []
     try:
-        pcrs = {"pcr0": measurement.pcr0.hex(), "pcr1": measurement.pcr1.hex(), "pcr2": measurement.pcr2.hex()}
+        pcrs = {"pcr0": measurement.pcr0, "pcr1": measurement.pcr1, "pcr2": measurement.pcr2}
         _make_common(directory, pcrs)
         service = _start(options, directory, nodes, stop, begun)
         opened(service)
@@ -172,6 +179,29 @@ def run_dev(options: DevOptions, opened: Callable[[Opened], None], tell: Callabl
             shutil.rmtree(directory, ignore_errors=True)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _measure(options: DevOptions, here: Path, tell: Callable[[str], None]) -> tuple[DevOptions, Measurement]:
+    """What the nodes will be measured as; and the options, with the image where there is one."""
+    if options.launcher != "vm":
+        check_application(options.app, here)
+        line = measure(options.app, here)
+        return options, Measurement(line.pcr0.hex(), line.pcr1.hex(), line.pcr2.hex())
+    from ledgerd.node.image.lock import default_folder  # noqa: PLC0415 (only here)
+    from ledgerd.node.vm import preflight  # noqa: PLC0415
+    from ledgerd.node.vm.images import application  # noqa: PLC0415
+    from ledgerd.node.vm.launcher import VmLauncher, refuse  # noqa: PLC0415
+
+    def say(step: str) -> None:
+        tell(f"{step} ...")
+
+    refuse([preflight.program(VM_QEMU_DEFAULT), preflight.memory(VM_MEMORY_MB_DEFAULT, options.nodes)])
+    if options.image is None:
+        check_application(options.app, here)
+    image = (options.image or application(options.app, here, default_folder(), say)).resolve()
+    launcher = VmLauncher(VmConfig(image), default_folder(), say=say)
+    launcher.check()
+    return options._replace(image=image), launcher.measurement()
 
 
 def _check_ports(options: DevOptions) -> None:
@@ -239,12 +269,24 @@ def _write_secret(path: Path, data: bytes) -> None:
 def _configuration(options: DevOptions, number: int, target: str | None) -> str:
     """The TOML file of one node, as an operator would write it. File names are relative to it."""
     port = options.port + number if options.port else 0
+    if options.launcher == "vm":
+        program = [
+            'launcher = "vm"',
+            "",
+            "[vm]",
+            f"image = {_quote(str(options.image))}",
+            "",
+            "[consensus]",
+            f"heartbeat_ms = {VM_HEARTBEAT_MS}",
+            f"election_timeout_ms = {VM_ELECTION_TIMEOUT_MS}",
+        ]
+    else:
+        program = [f"app = {_quote(options.app)}", f"app_path = {_quote(str(Path.cwd()))}  # looked at if it is not installed"]
     lines = [
         "# Made by `ledgerd dev`.",
         "[node]",
         'directory = "."',
-        f"app = {_quote(options.app)}",
-        f"app_path = {_quote(str(Path.cwd()))}  # looked at if it is not installed",
+        *program,
         "",
         "[rpc]",
         f'listen = "{HOST}:{port}"',
@@ -275,7 +317,8 @@ def _quote(text: str) -> str:
 
 
 def _start(options: DevOptions, directory: Path, nodes: list[_Node], stop: _Stop, begun: float) -> Opened:
-    deadline = begun + START_SECONDS_MAX
+    seconds = VM_START_SECONDS_MAX if options.launcher == "vm" else START_SECONDS_MAX
+    deadline = time.monotonic() + seconds
     nodes.append(_launch(options, directory, 0, None))
     from ledgerd.network.client import Budget, Client  # noqa: PLC0415 (loads while the first node does)
     from ledgerd.network.client.errors import ClientError  # noqa: PLC0415
@@ -292,7 +335,8 @@ def _start(options: DevOptions, directory: Path, nodes: list[_Node], stop: _Stop
     for node in nodes:
         url = "https://" + _await(lambda node=node: node.read("rpc_address"), nodes, stop, deadline, "an address")  # type: ignore[misc]
         urls.append(url)
-        budget = Budget(seconds=1.0, attempts=1, attempt_seconds=1.0)
+        patience = 10.0 if options.launcher == "vm" else 1.0
+        budget = Budget(seconds=patience, attempts=1, attempt_seconds=patience)
         with Client(url, service_certificate=service_cert, budget=budget) as client:
 
             def ready(client: Client = client, url: str = url) -> str | None:
@@ -348,7 +392,7 @@ def _await(found: Callable[[], str | None], nodes: list[_Node], stop: _Stop, dea
                 raise DevelopmentError(f"{node.name} {_how(status)} before the service was open; it said:\n{node.words()}")
         if time.monotonic() > deadline:
             words = "\n".join(f"{node.name}: {node.words()}" for node in nodes)
-            raise DevelopmentError(f"there was no {what.partition(' ')[2]} within {START_SECONDS_MAX:.0f} s; the nodes said:\n{words}")
+            raise DevelopmentError(f"there was no {what.partition(' ')[2]} in time; the nodes said:\n{words}")
         time.sleep(POLL_SECONDS)
 
 

@@ -1,7 +1,8 @@
 """Looks at this machine as a node will meet it: program, disk, limits, ports, and the launcher that is to start the enclave.
 
 Law: it changes nothing but one temporary file, and leaves nothing; a check that cannot be made says so, and never raises.
-Not here: what an AWS instance needs (`node.nitro.preflight`), how it is printed (`node.cli.doctor`).
+Not here: what an AWS instance needs (`node.nitro.preflight`), what a virtual machine needs (`node.vm.preflight`), how it is printed
+(`node.cli.doctor`).
 """
 
 import os
@@ -19,7 +20,15 @@ from typing import Final
 
 from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node.checks import Check, Section, failure, success, warning
-from ledgerd.node.config import CLIENTS_MAX_DEFAULT, Address, NitroConfig, NodeConfig
+from ledgerd.node.config import (
+    CLIENTS_MAX_DEFAULT,
+    VM_MEMORY_MB_DEFAULT,
+    VM_QEMU_DEFAULT,
+    Address,
+    NitroConfig,
+    NodeConfig,
+    VmConfig,
+)
 from ledgerd.node.launch import ProcessLauncher
 from ledgerd.node.lifecycle import files_needed, refuse_used
 from ledgerd.node.measure import DEPENDENCIES, check_application
@@ -27,6 +36,7 @@ from ledgerd.node.nitro.cli import NitroCli
 from ledgerd.node.nitro.launcher import NitroLauncher
 from ledgerd.node.nitro.machine import Machine
 from ledgerd.node.nitro.preflight import preflight
+from ledgerd.node.vm import preflight as vms
 
 PYTHON_MIN: Final = (3, 11)
 SYNCS: Final = 32
@@ -42,26 +52,29 @@ def examine(
     launcher: str,
     config: NodeConfig | None = None,
     nitro: NitroConfig | None = None,
+    vm: VmConfig | None = None,
     machine: Machine | None = None,
 ) -> list[Section]:
     """Look at everything.
 
     Args:
         directory: Where a node's ledger is, or is to be; it need not exist.
-        launcher: `process` or `nitro`.
+        launcher: `process`, `vm` or `nitro`.
         config: Of the node that is to run here, if known.
-        nitro: What to start, where the launcher is `nitro`.
+        nitro, vm: What to start, where the launcher is that one.
         machine: Where the `nitro` launcher's facts are.
     """
     machine = machine or Machine()
     sections = [Section("program", tuple(_program())), Section("machine", (*_disk(directory), _files(config), _memory(machine)))]
     if config is not None:
         sections.append(Section("node", (_directory(config), _port("clients' address", config.rpc), _port("peers' address", config.peer))))
-    if launcher == "nitro":
+    no_image = failure("image", "none is given", f"give --image FILE, or a --config with a [{launcher}] section")
+    if launcher == "vm":
+        checks = [vms.program(VM_QEMU_DEFAULT), vms.memory(VM_MEMORY_MB_DEFAULT), no_image] if vm is None else vms.preflight(vm)
+        sections.append(Section("vm launcher", (*checks, _simulated("virtual machine"))))
+    elif launcher == "nitro":
         if nitro is None:
-            nitro_checks: tuple[Check, ...] = (
-                failure("image", "none is given", "give --image FILE, or a --config with a [nitro] section"),
-            )
+            nitro_checks: tuple[Check, ...] = (no_image,)
         else:
             name = NitroLauncher(nitro, directory).name
             nitro_checks = tuple(preflight(nitro, name, machine, NitroCli(nitro.cli)))
@@ -175,7 +188,9 @@ def _process(config: NodeConfig | None) -> list[Check]:
     else:
         advice = "allow user name spaces (sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces), or leave the container"
         checks.append(warning("sandbox", f"without name spaces of its own: {words}", advice))
-    checks.append(
-        warning("attestation", "SIMULATED: a process is no enclave, its host can read it", "for development only; production needs nitro")
-    )
-    return checks
+    return [*checks, _simulated("process")]
+
+
+def _simulated(what: str) -> Check:
+    advice = "for development only; production needs nitro"
+    return warning("attestation", f"SIMULATED: a {what} is no enclave, its host can read it", advice)

@@ -24,6 +24,7 @@ from ledgerd.network.streams import Streams
 from ledgerd.node import public_name
 from ledgerd.node.config import Address, Measurement, NodeConfig, enclave_document
 from ledgerd.node.host import EXIT_FAILED, PEERS_MAX, EnclaveLostError, Host, kinds
+from ledgerd.node.image.lock import default_folder
 from ledgerd.node.launch import Launcher, ProcessLauncher
 from ledgerd.node.ledger_files import holds_ledger
 from ledgerd.node.measure import check_application, measure
@@ -32,6 +33,7 @@ from ledgerd.node.simulator.nsm import SimulatedNsm
 from ledgerd.node.simulator.pki import SimulatedRoot, make_root
 from ledgerd.node.simulator.server import serve
 from ledgerd.node.storage import Storage
+from ledgerd.node.vm.launcher import VmLauncher
 
 EXIT_MISUSE: Final = 2
 LEDGER: Final = "ledger"
@@ -95,7 +97,7 @@ def _run(
     refuse_used(directory)
     if launcher is None:
         launcher = _launcher(config)
-    if isinstance(launcher, NitroLauncher):
+    if isinstance(launcher, NitroLauncher | VmLauncher):
         launcher.check()
         own = launcher.measurement()
     else:
@@ -164,6 +166,8 @@ def _run(
 
 def _launcher(config: NodeConfig) -> Launcher:
     """The launcher that the configuration names. Raises: ConfigurationError: What it is to start cannot be."""
+    if config.vm is not None and config.launcher == "vm":
+        return VmLauncher(config.vm, default_folder(), say=lambda step: print(f"ledgerd: {step} ...", file=sys.stderr))
     if config.nitro is not None and config.launcher == "nitro":
         return NitroLauncher(config.nitro, config.directory, debug=config.debug)
     check_application(config.app, config.app_path)

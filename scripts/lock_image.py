@@ -1,4 +1,4 @@
-"""Lock what enclave images are made of: write node/image/wheels.lock and node/image/packages.lock. Run by scripts/lock.
+"""Lock what enclave images are made of: write node/image/wheels.lock, node/image/packages.lock, node/vm/kernel.lock. Run by scripts/lock.
 
 Wheels are those of requirements/runtime.txt that the enclave imports, each by the one file that fits the image's Python. Debian packages
 are the newest that apt knows; where there is no apt of Debian 12 their lock stays as it is.
@@ -16,6 +16,7 @@ from ledgerd.node.image import lock, packages, wheels
 from ledgerd.node.image.commands import run
 from ledgerd.node.image.errors import ImageError
 from ledgerd.node.image.lock import Locked
+from ledgerd.node.vm import platform
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 WHEELS: Final = ("cbor2", "cffi", "cryptography", "httptools", "msgpack", "pynacl", "pyopenssl", "typing-extensions")
@@ -34,6 +35,9 @@ WHEELS_HEAD: Final = """# Wheels of which an image holds parts, as pip reads the
 # Versions are those of requirements/runtime.txt. Made by scripts/lock.
 """
 PACKAGES_HEAD: Final = """# The Debian 12 packages of which an image holds parts: NAME VERSION ARCHITECTURE SHA-256. Made by scripts/lock.
+"""
+KERNEL: Final = "linux-image-cloud-amd64"
+KERNEL_HEAD: Final = """# The kernel of virtual machines, a Debian 12 package: NAME VERSION ARCHITECTURE SHA-256. Made by scripts/lock.
 """
 
 
@@ -57,6 +61,15 @@ def lock_wheels() -> str:
     return "".join(lines)
 
 
+def lock_kernel() -> str:
+    """The line of kernel.lock: the package on which Debian's name for its newest kernel depends."""
+    told = run(["apt-cache", "depends", KERNEL], what=f"looking for {KERNEL}", advice="run `apt-get update` first", seconds=60)
+    found = re.search(r"Depends: (linux-image-\S+)", told.decode())
+    if found is None:
+        raise ImageError(f"apt knows no {KERNEL}; run `apt-get update` on Debian 12 first")
+    return packages.lock([found[1]])
+
+
 def write(path: Path, head: str, body: str, locked: Sequence[Locked]) -> None:
     """Write one lock, and say so."""
     path.write_text(head + body)
@@ -64,12 +77,14 @@ def write(path: Path, head: str, body: str, locked: Sequence[Locked]) -> None:
 
 
 def main() -> int:
-    """Write both."""
+    """Write all three."""
     try:
         body = lock_wheels()
         write(lock.WHEELS, WHEELS_HEAD, body, lock.parse_wheels(body))
         body = packages.lock(PACKAGES)
         write(lock.PACKAGES, PACKAGES_HEAD, body, lock.parse_packages(body))
+        body = lock_kernel()
+        write(platform.KERNEL_LOCK, KERNEL_HEAD, body, lock.parse_packages(body))
     except ImageError as error:
         print(f"scripts/lock: {error}", file=sys.stderr)
         return 1

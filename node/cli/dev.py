@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node.cli.output import Ended, Output, command
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 APP: Final = "ledgerd.apps.logging"
 PORT: Final = 8000
+_ENCLAVES: Final = {"process": "processes", "vm": "virtual machines"}
 
 
 @command("dev")
@@ -34,11 +36,33 @@ PORT: Final = 8000
 @click.option(
     "--app", default=APP, show_default=True, metavar="MODULE", help="The application: a module, installed or in the working directory."
 )
+@click.option(
+    "--launcher",
+    type=click.Choice(["process", "vm"]),
+    default="process",
+    show_default=True,
+    help="How to start enclaves: as processes, or in virtual machines of QEMU's.",
+)
+@click.option(
+    "--image",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="For --launcher vm: an EIF file that has --app in it.  [default: one is built, and kept]",
+)
 @click.option("--anybody", is_flag=True, help="Let callers without a certificate use the application.")
 @click.option(
     "--exec", "to_run", metavar="COMMAND", help="Run this when the service is open, then stop everything and exit with its status."
 )
-def dev(output: Output, nodes: int, directory: Path | None, port: int, app: str, anybody: bool, to_run: str | None) -> None:
+def dev(
+    output: Output,
+    nodes: int,
+    directory: Path | None,
+    port: int,
+    app: str,
+    launcher: str,
+    image: Path | None,
+    anybody: bool,
+    to_run: str | None,
+) -> None:
     """Run a whole service on this machine, for development.
 
     Starts the nodes, opens the service, prints URLs, files and a curl line, and stops everything on Ctrl-C. Attestation is SIMULATED.
@@ -46,6 +70,8 @@ def dev(output: Output, nodes: int, directory: Path | None, port: int, app: str,
     With --exec the command finds LEDGERD_URL (the primary), LEDGERD_URLS (all, by commas) and LEDGERD_DIR in its environment, where
     other `ledgerd` commands look too: ledgerd dev --exec 'ledgerd status'
     """
+    if image is not None and launcher != "vm":
+        raise ConfigurationError("--image is for virtual machines: add --launcher vm")
     from ledgerd.node.dev import DevOptions, run_dev  # noqa: PLC0415 (loads cryptography)
 
     def opened(service: "Opened") -> None:
@@ -63,12 +89,13 @@ def dev(output: Output, nodes: int, directory: Path | None, port: int, app: str,
             }
             output.record("dev", fields)
         elif to_run is None:
-            click.echo(_welcome(service, line, temporary=directory is None))
+            click.echo(_welcome(service, line, launcher, temporary=directory is None))
         else:
             opened_after = f"{len(service.urls)} nodes open after {service.seconds:.1f} s"
             output.note(f"ledgerd dev: {opened_after}, attestation SIMULATED, primary {service.primary}")
 
-    status = run_dev(DevOptions(nodes, directory, port, app, anybody, to_run), opened, lambda text: output.note(f"ledgerd dev: {text}"))
+    options = DevOptions(nodes, directory, port, app, anybody, to_run, launcher, image)
+    status = run_dev(options, opened, lambda text: output.note(f"ledgerd dev: {text}"))
     raise Ended(status)
 
 
@@ -84,14 +111,14 @@ def curl(url: str, common: Path, app: str, *, anybody: bool) -> str:
     return shlex.join(parts)
 
 
-def _welcome(service: "Opened", line: str, *, temporary: bool) -> str:
+def _welcome(service: "Opened", line: str, launcher: str, *, temporary: bool) -> str:
     common = service.directory / "common"
     logs = service.directory / "node0" / "node.log"
     programs, folder = (shlex.quote(str(path)) for path in (Path(sys.executable).parent, service.directory))
     return "\n".join(
         [
             f"A service of {len(service.urls)} nodes is open after {service.seconds:.1f} s.",
-            "Attestation is SIMULATED: the enclaves are processes of this machine, for development only. Kept apart by:",
+            f"Attestation is SIMULATED: the enclaves are {_ENCLAVES[launcher]} of this machine, for development only. Kept apart by:",
             "  " + service.isolation,
             "",
             *(f"  {url}{'  (primary)' if url == service.primary else ''}" for url in service.urls),

@@ -24,10 +24,10 @@ MARKS: Final = {
 @click.option("-c", "--config", "path", type=FILE, help="A node's TOML file: look whether that node can run here.")
 @click.option(
     "--launcher",
-    type=click.Choice(["process", "nitro"]),
+    type=click.Choice(["process", "vm", "nitro"]),
     help="How its enclave is to be started.  [default: as in --config, or process]",
 )
-@click.option("--image", type=click.Path(dir_okay=False, path_type=Path), help="The EIF file that is to be started by nitro.")
+@click.option("--image", type=click.Path(dir_okay=False, path_type=Path), help="The EIF file that is to be started, by vm or nitro.")
 @click.option(
     "--dir",
     "directory",
@@ -46,10 +46,11 @@ def doctor(output: Output, path: Path | None, launcher: str | None, image: Path 
     config = None if path is None else configs.load(path, launcher=launcher, image=image)
     launcher = launcher or ("process" if config is None else config.launcher)
     nitro = config.nitro if config is not None else None
-    if nitro is None and image is not None:
-        nitro = configs.NitroConfig(image)
+    vm = config.vm if config is not None else None
+    if image is not None:
+        nitro, vm = nitro or configs.NitroConfig(image), vm or configs.VmConfig(image)
     directory = directory or (Path() if config is None else config.directory)
-    sections = doctors.examine(directory, launcher=launcher, config=config, nitro=nitro)
+    sections = doctors.examine(directory, launcher=launcher, config=config, nitro=nitro, vm=vm)
     verdict = worst(sections)
     _say(output, sections, str(verdict))
     if verdict is Verdict.FAILURE:

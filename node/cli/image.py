@@ -1,7 +1,6 @@
 """`ledgerd image`: build an enclave image that is the same on every machine, measure it, and describe any image without believing it."""
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -160,7 +159,7 @@ def _make(output: Output, options: dict[str, Any]) -> "Image":
         packages=lock.parse_packages(_text(options["packages"] or lock.PACKAGES)),
         wheels=lock.parse_wheels(_text(options["wheels"] or lock.WHEELS)),
     )
-    return build(spec, lock.Store(options["cache"] or _cache()), _progress(output))
+    return build(spec, lock.Store(options["cache"] or lock.default_folder()), _progress(output))
 
 
 def _command_line(text: str | None, file: Path | None) -> str:
@@ -176,10 +175,6 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="ascii")
     except UnicodeDecodeError:
         raise ConfigurationError(f"{file} is not ASCII text") from None
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ledgerd" / "image"
 
 
 def _progress(output: Output) -> Callable[[str], None]:

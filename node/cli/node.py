@@ -10,9 +10,9 @@ from ledgerd.node.cli.output import Ended, Output, command
 _CONFIG = click.option(
     "-c", "--config", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True, help="The node's TOML file."
 )
-_LAUNCHER = click.option("--launcher", type=click.Choice(["process", "nitro"]), help="How to start it, in place of node.launcher.")
+_LAUNCHER = click.option("--launcher", type=click.Choice(["process", "vm", "nitro"]), help="How to start it, in place of node.launcher.")
 _IMAGE = click.option(
-    "--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The EIF file, in place of nitro.image."
+    "--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The EIF file, in place of nitro.image or vm.image."
 )
 _CHECK = click.option("--check", is_flag=True, help="Only check the configuration: tell every problem, start nothing.")
 

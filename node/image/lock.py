@@ -6,6 +6,7 @@ A file is what its hash says, wherever it came from: the folder of files may be 
 when archives have moved on.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from hashlib import sha256
@@ -60,6 +61,11 @@ def _parse(text: str, title: str, shape: re.Pattern[str], make: Callable[..., Lo
     if not found:
         raise ConfigurationError(f"{title} is empty")
     return tuple(found.values())
+
+
+def default_folder() -> Path:
+    """Where packages and wheels are kept unless told: in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ledgerd" / "image"
 
 
 class Store:

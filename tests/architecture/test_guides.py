@@ -16,7 +16,7 @@ from support.repository import ROOT
 DOCS: Final = ROOT / "docs"
 OPERATING: Final = (DOCS / "operating.md").read_text()
 COMMANDS: Final[dict[str, Any]] = runpy.run_path(str(ROOT / "scripts" / "commands"))
-SECTIONS: Final = ("node", "rpc", "peer", "limits", "consensus", "attestation", "nitro", "start", "join", "public_name")
+SECTIONS: Final = ("node", "rpc", "peer", "limits", "consensus", "attestation", "vm", "nitro", "start", "join", "public_name")
 LEDGERD: Final = str(Path(sys.executable).with_name("ledgerd"))
 
 

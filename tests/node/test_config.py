@@ -6,7 +6,7 @@ import pytest
 from ledgerd.enclave.configuration import parse as parse_in_enclave
 from ledgerd.ledger.attestation.roots import AWS_ROOT_G1_PEM
 from ledgerd.ledger.errors import ConfigurationError
-from ledgerd.node.config import Address, Measurement, NitroConfig, enclave_document, load, parse_address
+from ledgerd.node.config import Address, Measurement, NitroConfig, VmConfig, enclave_document, load, parse_address
 
 PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 START = """
@@ -235,3 +235,30 @@ def test_options_take_the_place_of_the_launcher_and_the_image(tmp_path: Path, mo
 def test_a_process_needs_a_simulated_root(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"attestation.simulator: missing; a process has no security module"):
         load(write(tmp_path, START.replace('simulator = "simulator"', "")))
+
+
+VM = NITRO.replace('launcher = "nitro"', 'launcher = "vm"').replace("[nitro]", '[attestation]\nsimulator = "simulator"\n[vm]')
+
+
+def test_a_virtual_machine_has_a_simulated_root_and_its_application_in_the_image(tmp_path: Path) -> None:
+    config = load(write(tmp_path, VM.replace("cpus = 4\n", "")))
+    assert config.vm == VmConfig(tmp_path / "ledger.eif", memory_mb=4096)
+    assert (config.launcher, config.app, config.roots, config.simulator) == ("vm", "", (), tmp_path / "simulator")
+
+
+def test_what_a_virtual_machine_lacks_or_brings_along_is_told(tmp_path: Path) -> None:
+    text = (
+        VM.replace('simulator = "simulator"', "").replace('launcher = "vm"', 'launcher = "vm"\napp = "x"').replace("memory_mb", "memory_gb")
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        load(write(tmp_path, text))
+    problems = dict(line.split(": ", 1) for line in str(caught.value).splitlines())
+    assert problems["node.app"] == "the application is in the image: leave this out"
+    assert problems["attestation.simulator"].startswith("missing; a virtual machine has no security module")
+    assert {"vm.memory_gb", "vm.cpus"} <= set(problems)
+
+
+def test_an_image_of_the_command_line_goes_to_the_launcher_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load(write(tmp_path, VM.replace("cpus = 4\n", "").replace('launcher = "vm"', "")), launcher="vm", image=Path("other.eif"))
+    assert config.vm is not None and config.vm.image == tmp_path / "other.eif"

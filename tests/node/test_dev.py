@@ -48,6 +48,15 @@ def test_ports_beyond_the_last_are_refused() -> None:
     assert "65536" in refused(port=65535, nodes=2)
 
 
+def test_virtual_machines_without_qemu_are_refused_before_an_image_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(ConfigurationError) as caught:
+        run_dev(OPTIONS._replace(launcher="vm", directory=tmp_path / "new"), lambda service: None, lambda text: None)
+    assert str(caught.value).splitlines()[1].startswith("qemu: qemu-system-x86_64 is not here; apt-get install qemu-system-x86")
+    assert list(tmp_path.iterdir()) == []
+
+
 def processes_of(folder: Path) -> list[int]:
     """Processes that mention the folder on their command line, or whose parent does."""
     found = []

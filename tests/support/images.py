@@ -6,8 +6,10 @@ import tarfile
 import zlib
 from datetime import UTC, datetime, timedelta
 from hashlib import sha384
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -20,6 +22,12 @@ from ledgerd.node.image.tree import File, Link, Tree
 KERNEL: Final = b"kernel" * 100
 PLATFORM: Final = b"platform" * 50
 COMMAND_LINE: Final = "reboot=k panic=30 pci=off nomodules console=ttyS0 random.trust_cpu=on"
+
+
+def kept(request: pytest.FixtureRequest) -> Path:
+    """A folder that lasts from run to run, for packages and wheels; in a cache folder as `ledgerd` would make it in the user's."""
+    assert request.config.cache is not None
+    return Path(request.config.cache.mkdir("home")) / "ledgerd" / "image"
 
 
 def packages() -> list[Tree]:

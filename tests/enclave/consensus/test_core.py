@@ -311,6 +311,73 @@ def test_batches_keep_their_limits_and_one_view() -> None:
     assert cluster.members["n2"].core.last_seqno == cluster.members["n1"].core.last_seqno
 
 
+# What no signature covers yet.
+
+
+def sent_to(cluster: Cluster, name: str) -> list[AppendEntries]:
+    cluster.pump("n1")
+    sent = [messages.decode(packet.data) for packet in cluster.packets if packet.to == name]
+    return [message for message in sent if isinstance(message, AppendEntries) and message.entries]
+
+
+def kept_back(**more: int) -> tuple[Cluster, Member, Member]:
+    cluster = service("n1", "n2", settings=Settings(unsigned_entries=50, ahead_entries=4)._replace(**more))
+    return cluster, cluster.members["n1"], cluster.members["n2"]
+
+
+def test_unsigned_entries_go_to_no_disk_and_to_peers_only_by_the_batch() -> None:
+    cluster, n1, n2 = kept_back()
+    for _ in range(3):
+        n1.replicate("x")
+    assert sent_to(cluster, "n2") == []
+    n1.replicate("x")
+    assert [len(message.entries) for message in sent_to(cluster, "n2")] == [4]
+    cluster.settle()
+    assert n2.core.last_seqno == n1.core.last_seqno
+    assert len(n1.disk) == len(n2.disk) == n1.core.last_seqno - 4
+    n1.replicate(sign=True)
+    cluster.pump("n1")
+    cluster.settle()
+    assert len(n1.disk) == len(n2.disk) == n1.core.commit_seqno == n1.core.last_seqno
+
+
+def test_a_backup_stores_unsigned_entries_before_they_could_hold_up_the_signature() -> None:
+    cluster, n1, n2 = kept_back(flight_messages=8, batch_entries=1, ahead_entries=1)
+    before = len(n2.disk)
+    n1.replicate("x")
+    cluster.pump("n1")
+    cluster.settle()
+    assert len(n2.disk) == before
+    n1.replicate("x")  # the second message of eight that may be on their way
+    cluster.pump("n1")
+    cluster.settle()
+    assert len(n2.disk) == n1.core.last_seqno
+    cluster, n1, n2 = kept_back(flight_bytes=4_000, ahead_entries=1)
+    before = len(n2.disk)
+    n1.replicate("x" * 1_000)  # a quarter of the bytes that may be on their way
+    cluster.pump("n1")
+    cluster.settle()
+    assert len(n2.disk) == n1.core.last_seqno > before
+
+
+def test_a_node_stands_only_for_a_configuration_that_is_signed() -> None:
+    cluster = service("n1", settings=Settings(unsigned_entries=50, ahead_entries=1))
+    n1, n2 = cluster.members["n1"], cluster.join("n2")
+    n1.replicate(nodes=["n1", "n2"])
+    cluster.pump("n1")
+    cluster.settle()
+    assert [c.nodes for c in n2.core.configurations][-1:] == [frozenset({"n1", "n2"})]
+    cluster.isolate("n1")
+    cluster.tick("n2", 5.0)
+    assert n2.core.role is core.Role.BACKUP  # it would discard that very entry, and lead a service that it is no member of
+    cluster.heal()
+    n1.replicate(sign=True)
+    cluster.run(0.5)
+    cluster.isolate("n1")
+    cluster.tick("n2", 5.0)
+    assert n2.core.role is core.Role.PRE_VOTE_CANDIDATE
+
+
 # Time.
 
 

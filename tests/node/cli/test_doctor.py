@@ -39,6 +39,23 @@ def test_a_failure_is_status_1_and_its_line_says_what_to_do(ledgerd: Ledgerd, tm
     assert "--image" in image[4]
 
 
+def test_a_virtual_machines_needs_are_looked_at(ledgerd: Ledgerd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ran = ledgerd("doctor", "--dir", tmp_path, "--launcher", "vm", "--image", tmp_path / "none.eif", "-o", "json")
+    assert ran.status == 1
+    (section,) = [section for section in ran.json["sections"] if section["name"] == "vm launcher"]
+    assert [(check["name"], check["verdict"]) for check in section["checks"]] == [
+        ("qemu", "failure"),
+        ("memory", "success"),
+        ("image", "failure"),
+        ("attestation", "warning"),
+    ]
+    assert "apt-get install qemu-system-x86" in section["checks"][0]["advice"]
+    ran = ledgerd("doctor", "--dir", tmp_path, "--launcher", "vm", "-o", "json")
+    (image,) = [check for section in ran.json["sections"] for check in section["checks"] if check["name"] == "image"]
+    assert image["advice"] == "give --image FILE, or a --config with a [vm] section"
+
+
 def test_a_configuration_that_is_wrong_is_misuse(ledgerd: Ledgerd, tmp_path: Path) -> None:
     (tmp_path / "node.toml").write_text("[node]\n")
     ran = ledgerd("doctor", "--config", tmp_path / "node.toml")

@@ -91,6 +91,8 @@ def test_help_and_version_load_nothing_that_a_command_needs() -> None:
         ["dev", "--nodes", "0"],
         ["dev", "--nodes", "many"],
         ["dev", "--port", "70000"],
+        ["dev", "--launcher", "nitro"],
+        ["dev", "--image", __file__],
         ["receipt", "verify", "/nonexistent"],
         ["ledger", "verify", "/nonexistent"],
         ["status", "-o", "yaml"],

@@ -25,7 +25,7 @@ from ledgerd.node.image.python import ImagePython
 from ledgerd.node.image.rootfs import LEFT_OUT, RUNTIME, STANDARD_LIBRARY, platform_tree
 from ledgerd.node.image.tree import File
 from support.https import Request
-from support.images import COMMAND_LINE, KERNEL, PLATFORM, Header, entries, pcr, spec
+from support.images import COMMAND_LINE, KERNEL, PLATFORM, Header, entries, kept, pcr, spec
 from support.processes import Service
 from support.repository import ROOT, modules
 
@@ -50,8 +50,7 @@ print(sha256(image.eif()).hexdigest())
 
 @pytest.fixture(scope="session")
 def store(request: pytest.FixtureRequest) -> Store:
-    assert request.config.cache is not None
-    return Store(Path(request.config.cache.mkdir("ledgerd-image")))
+    return Store(kept(request))
 
 
 @pytest.fixture(scope="session")
