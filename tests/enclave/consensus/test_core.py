@@ -45,6 +45,10 @@ def flow_of(primary: Member, peer: str) -> Flow:
     return primary.core._peers[NodeId(peer)].flow
 
 
+def role_of(member: Member) -> core.Role:
+    return member.core.role
+
+
 def retirement_of(member: Member) -> Retirement:
     return member.core.retirement
 
@@ -320,13 +324,13 @@ def sent_to(cluster: Cluster, name: str) -> list[AppendEntries]:
     return [message for message in sent if isinstance(message, AppendEntries) and message.entries]
 
 
-def kept_back(**more: int) -> tuple[Cluster, Member, Member]:
-    cluster = service("n1", "n2", settings=Settings(unsigned_entries=50, ahead_entries=4)._replace(**more))
+def kept_back(settings: Settings) -> tuple[Cluster, Member, Member]:
+    cluster = service("n1", "n2", settings=settings._replace(unsigned_entries=50))
     return cluster, cluster.members["n1"], cluster.members["n2"]
 
 
 def test_unsigned_entries_go_to_no_disk_and_to_peers_only_by_the_batch() -> None:
-    cluster, n1, n2 = kept_back()
+    cluster, n1, n2 = kept_back(Settings(ahead_entries=4))
     for _ in range(3):
         n1.replicate("x")
     assert sent_to(cluster, "n2") == []
@@ -342,7 +346,7 @@ def test_unsigned_entries_go_to_no_disk_and_to_peers_only_by_the_batch() -> None
 
 
 def test_a_backup_stores_unsigned_entries_before_they_could_hold_up_the_signature() -> None:
-    cluster, n1, n2 = kept_back(flight_messages=8, batch_entries=1, ahead_entries=1)
+    cluster, n1, n2 = kept_back(Settings(flight_messages=8, batch_entries=1, ahead_entries=1))
     before = len(n2.disk)
     n1.replicate("x")
     cluster.pump("n1")
@@ -352,7 +356,7 @@ def test_a_backup_stores_unsigned_entries_before_they_could_hold_up_the_signatur
     cluster.pump("n1")
     cluster.settle()
     assert len(n2.disk) == n1.core.last_seqno
-    cluster, n1, n2 = kept_back(flight_bytes=4_000, ahead_entries=1)
+    cluster, n1, n2 = kept_back(Settings(flight_bytes=4_000, ahead_entries=1))
     before = len(n2.disk)
     n1.replicate("x" * 1_000)  # a quarter of the bytes that may be on their way
     cluster.pump("n1")
@@ -369,13 +373,13 @@ def test_a_node_stands_only_for_a_configuration_that_is_signed() -> None:
     assert [c.nodes for c in n2.core.configurations][-1:] == [frozenset({"n1", "n2"})]
     cluster.isolate("n1")
     cluster.tick("n2", 5.0)
-    assert n2.core.role is core.Role.BACKUP  # it would discard that very entry, and lead a service that it is no member of
+    assert role_of(n2) is core.Role.BACKUP  # it would discard that very entry, and lead a service that it is no member of
     cluster.heal()
     n1.replicate(sign=True)
     cluster.run(0.5)
     cluster.isolate("n1")
     cluster.tick("n2", 5.0)
-    assert n2.core.role is core.Role.PRE_VOTE_CANDIDATE
+    assert role_of(n2) is core.Role.PRE_VOTE_CANDIDATE
 
 
 # Time.
