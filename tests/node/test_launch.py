@@ -6,12 +6,12 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node.launch import _CLONE_NEWNET, _CLONE_NEWUSER, _ISOLATIONS, ChildEnclave, ProcessLauncher
+from support.processes import own_children
 
 SECONDS_MAX = 10.0
 
@@ -128,11 +128,6 @@ def test_where_name_spaces_are_refused_it_says_less_and_runs(nsm: tuple[socket.s
     assert "no-new-privileges" in child.isolation
     child.stop(SECONDS_MAX)
     child.close_output()
-
-
-def own_children() -> set[str]:
-    """Processes that this one started, ended ones that nobody waited for among them."""
-    return {child for task in Path("/proc/self/task").glob("*/children") for child in task.read_text().split()}
 
 
 def test_a_program_that_cannot_be_run_is_refused_and_leaves_nothing(nsm: tuple[socket.socket, socket.socket]) -> None:

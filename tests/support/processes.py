@@ -42,6 +42,11 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = SECOND
     return time.monotonic() - began
 
 
+def own_children() -> set[str]:
+    """Processes that this one started, ended ones that nobody waited for among them."""
+    return {child for task in Path("/proc/self/task").glob("*/children") for child in task.read_text().split()}
+
+
 class Node:
     """One node: its host process, and what its directory says of it."""
 
