@@ -14,6 +14,7 @@ from ledgerd.ledger.attestation.measurement import Measurement
 from ledgerd.ledger.attestation.policy import Policy
 from ledgerd.ledger.attestation.roots import parse_roots
 from ledgerd.ledger.attestation.snp_policy import policy_of
+from ledgerd.ledger.errors import ConfigurationError
 
 
 def accepted(context: Context) -> Accepted:
@@ -22,7 +23,10 @@ def accepted(context: Context) -> Accepted:
     Raises: ConfigurationError: The members accepted a row that is of another form; nobody joins until they change it.
     """
     lines = frozenset(Measurement(*tables.parse_measurement_key(key)) for key, _ in context.governance(tables.NITRO_MEASUREMENTS).items())
-    roots = parse_roots(value.decode() for _, value in context.governance(tables.NITRO_ROOTS).items())
+    try:
+        roots = parse_roots([value.decode() for _, value in context.governance(tables.NITRO_ROOTS).items()])
+    except UnicodeDecodeError:
+        raise ConfigurationError("a root in the join policy is not PEM; the members have to remove it") from None
     verifiers: list[Verifier] = [NitroVerifier(Policy(roots, lines))]
     host_data = [key for key, _ in context.governance(tables.SNP_HOST_DATA).items()]
     if host_data:  # without any, no guest could be accepted, so the platform is not

@@ -214,7 +214,9 @@ class PipelineConnection:
         if size > self._limits.header_bytes:
             self._reject(number, 431, "RequestHeaderTooLarge", f"The request's header is larger than {self._limits.header_bytes} bytes.")
             return False
-        if size <= _GOOD_SIZE_BYTES_MAX and len(_good_sizes) < _GOOD_MAX:
+        if size <= _GOOD_SIZE_BYTES_MAX:
+            if len(_good_sizes) >= _GOOD_MAX:
+                _good_sizes.clear()  # or one client's inventions would keep everybody's out for ever
             _good_sizes[block] = size
         return True
 
@@ -222,8 +224,9 @@ class PipelineConnection:
 def _learn(name: str) -> bool:
     if _NAME.fullmatch(name) is None:
         return False
-    if len(_names) < _NAMES_MAX:
-        _names.add(name)
+    if len(_names) >= _NAMES_MAX:
+        _names.clear()
+    _names.add(name)
     return True
 
 

@@ -30,7 +30,7 @@ Proposal = tuple[WriteSet, bytes]
 
 def is_plain(writes: WriteSet) -> bool:
     """Whether an entry is of interest to applications only: no signature, nothing of governance."""
-    return not any(name.startswith(_SPECIAL) for name in writes) if len(writes) > 1 else not next(iter(writes)).startswith(_SPECIAL)
+    return not any(name.startswith(_SPECIAL) for name in writes)
 
 
 class Unverified(NamedTuple):

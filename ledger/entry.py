@@ -62,6 +62,7 @@ _DOMAIN_SIZE: Final = _DOMAIN_4.size
 _DOMAIN_END: Final = _FIXED_SIZE + _DOMAIN_SIZE
 _SIZE_MIN: Final = GCM_HEADER_SIZE_BYTES + 8
 _SEQNO_MAX: Final = (1 << 63) - 1
+_NAME_SIZE_BYTES_MAX: Final = 512  # of a name worth remembering, with its counters
 _NAMES_MAX: Final = 1024  # an application has tens of maps; the cache of their encoded names must not grow with what clients ask for
 
 
@@ -234,7 +235,7 @@ class Sealer:
         if encoded is None:
             raw = name.encode()
             encoded = _U64.pack(len(raw)) + raw + bytes(16)  # the two read counters are always zero
-            if len(self._names) < _NAMES_MAX:
+            if len(self._names) < _NAMES_MAX and len(encoded) <= _NAME_SIZE_BYTES_MAX:
                 self._names[name] = encoded
         pack = _U64.pack
         if len(keys) == 1:  # by far the most common entry, written without a loop
@@ -404,6 +405,6 @@ def _read_head(head: bytes) -> str:
         raise FormatError("a map's name is not UTF-8") from None
     if head[-8:] != _ZERO:
         raise FormatError(f"map {name[:64]!r} records {_U64.unpack(head[-8:])[0]} reads; none are ever written")
-    if name and head[-16:-8] == _ZERO and len(_heads) < _NAMES_MAX:
+    if name and head[-16:-8] == _ZERO and len(_heads) < _NAMES_MAX and len(head) <= _NAME_SIZE_BYTES_MAX:
         _heads[head] = name
     return name

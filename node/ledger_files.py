@@ -138,7 +138,7 @@ class LedgerReader:
                 suffix.replace(record.base, record.entries)
                 moved = record.number
                 committed = max(committed, record.committed)
-            yield transaction, suffix, committed
+            yield transaction, suffix, min(committed, suffix.last)
 
     def last_seqno(self) -> int:
         """Seqno of the last entry; 0 if there is none."""

@@ -269,7 +269,7 @@ class Storage:
             record = Record(self._record, change.base, self._committed, change.entries)
             is_direct = journal.payload_bytes(record) >= DIRECT_BYTES
             if not is_direct:
-                self._journal.append(journal.encode(record))
+                self._journal.append(journal.encode(record, self._journal.tag))
             self._suffix.replace(change.base, change.entries)
             if is_direct:
                 self._move()

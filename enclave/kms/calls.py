@@ -49,9 +49,14 @@ class KeyArn(NamedTuple):
 def parse_key_arn(text: str) -> KeyArn:
     """Read a key's ARN.
 
-    Raises: ConfigurationError: It is none. Aliases and bare key ids are none.
+    Raises: ConfigurationError: It is none (aliases and bare key ids are none), or names a multi-Region key.
     """
     match = _ARN.fullmatch(text)
+    if "key/mrk-" in text:
+        raise ConfigurationError(
+            f"{text[:160]!r} is a multi-Region key: its replicas hold the same key under policies of their own, which need not ask for "
+            "this image; make a single-Region key"
+        )
     if match is None:
         raise ConfigurationError(
             f"{text[:160]!r} is not a KMS key's ARN; give arn:aws:kms:REGION:ACCOUNT:key/ID, not an alias, which its owner can redirect"

@@ -284,7 +284,7 @@ def policy_of(
     """
     return SnpPolicy(
         frozenset(_bytes_of(key, 48, "measurement") for key in measurements),
-        {key.decode(): _feeds(key, value) for key, value in uvm_endorsements},
+        {_text(key): _feeds(key, value) for key, value in uvm_endorsements},
         frozenset(_bytes_of(key, 32, "host data") for key in host_data),
         tuple(_least_tcb(key, value) for key, value in tcb_versions),
     )
@@ -311,7 +311,7 @@ def _least_tcb(key: bytes, value: bytes) -> LeastTcb:
     cpu = parse_cpuid(key.decode(errors="replace"))
     record = _json(value, "TCB version")
     if cpu.product is None:
-        raise ConfigurationError(f"CPUID {key.decode()} is no Milan, Genoa or Turin, the processors that are supported")
+        raise ConfigurationError(f"CPUID {_text(key)} is no Milan, Genoa or Turin, the processors that are supported")
     components = {name: record[name] for name in _TCB_NAMES & record.keys() if record[name] is not None}
     wanted = _TCB_NAMES if cpu.product == snp.TURIN else _TCB_NAMES - {"fmc"}
     if not components and type(record.get("hexstring")) is str:
@@ -346,3 +346,12 @@ def _bytes_of(key: bytes, size: int, what: str) -> bytes:
     if len(text) != 2 * size or not _HEX.fullmatch(text):
         raise ConfigurationError(f"{what} {text[:100]!r} is not {2 * size} lower-case hex characters")
     return bytes.fromhex(text)
+
+
+def _text(key: bytes) -> str:
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        raise ConfigurationError(
+            f"a key of the join policy's tables is not UTF-8: {key[:32].hex()}; the members have to remove it"
+        ) from None

@@ -9,10 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledgerd.node.journal import BLOCK_BYTES, Journal, Record, decode, encode
+from ledgerd.node import journal as journals
+from ledgerd.node.journal import BLOCK_BYTES, Journal, Record, decode
 
 SIZE_BYTES = 16 * BLOCK_BYTES
-HEADER_BYTES = 40
+HEADER_BYTES = 56
+TAG = bytes(range(16))
+
+
+def encode(made: Record) -> bytes:
+    return journals.encode(made, TAG)
 
 
 def record(number: int, *entries: bytes, base: int | None = None, committed: int = 0) -> Record:
@@ -89,10 +95,10 @@ def test_a_gap_or_a_repetition_in_the_numbers_is_the_end() -> None:
 )
 def test_a_sum_that_is_right_over_a_record_that_is_not_is_the_end(count: int, sizes: bytes) -> None:
     rest = struct.pack(">IQQQI", len(sizes) + 8, 1, 0, 0, count) + sizes + b"8 bytes."
-    data = b"LJ1\n" + crc32(rest).to_bytes(4, "big") + rest
+    data = b"LJ1\n" + TAG + crc32(rest, crc32(TAG)).to_bytes(4, "big") + rest
     assert list(decode(data)) == []
     good = struct.pack(">IQQQI", 12, 1, 0, 0, 1) + struct.pack(">I", 8) + b"8 bytes."
-    assert list(decode(b"LJ1\n" + crc32(good).to_bytes(4, "big") + good)) == [Record(1, 0, 0, [b"8 bytes."])]
+    assert list(decode(b"LJ1\n" + TAG + crc32(good, crc32(TAG)).to_bytes(4, "big") + good)) == [Record(1, 0, 0, [b"8 bytes."])]
 
 
 @given(st.binary(max_size=200), st.integers(0, len(WRITTEN) - 1))
@@ -105,6 +111,7 @@ def test_no_bytes_are_an_error(noise: bytes, at: int) -> None:
 def test_a_new_file_is_filled_and_a_restart_writes_over_it(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     journal = Journal(path, SIZE_BYTES)
+    journal.tag = TAG
     assert path.read_bytes() == bytes(SIZE_BYTES)
     assert path.stat().st_blocks * 512 >= SIZE_BYTES, "reserved on disk, not a hole"
     for made in RECORDS:
@@ -153,3 +160,25 @@ def test_a_disk_that_is_full_before_the_file_is_filled_is_an_error(tmp_path: Pat
     with pytest.raises(OSError, match="No space left"):
         Journal(tmp_path / "journal", SIZE_BYTES)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_a_client_wrote_into_an_entry_is_no_record_of_the_journal() -> None:
+    """Old entries lie behind the newest record; one may hold what looks like the next record, and a client cannot know the tag."""
+    forged = journals.encode(record(9, base=0, committed=2**60), bytes(16))
+    short = encode(record(8, b"new"))
+    old = encode(record(7, bytes(BLOCK_BYTES - HEADER_BYTES - 4) + forged))
+    data = short + old[len(short) :]
+    assert forged in data
+    assert list(decode(data)) == [record(8, b"new")]
+    known = encode(record(9, base=0))  # with the tag it would be one: so the tag is what keeps it out
+    assert len(list(decode(short + known))) == 2
+
+
+def test_every_journal_has_a_tag_of_its_own(tmp_path: Path) -> None:
+    tags = set()
+    for name in ("a", "b", "c"):
+        journal = Journal(tmp_path / name, SIZE_BYTES)
+        tags.add(journal.tag)
+        journal.close()
+    assert len(tags) == 3
+    assert all(len(tag) == 16 for tag in tags)

@@ -244,6 +244,7 @@ TCB_ROW = {"boot_loader": 4, "microcode": 219, "snp": 24, "tee": 0}
         {"uvm_endorsements": [(b"did", b'{"feed":{}}')]},
         {"uvm_endorsements": [(b"did", b'{"feed":{"svn":"x"}}')]},
         {"uvm_endorsements": [(b"did", b'{"feed":1}')]},
+        {"uvm_endorsements": [(b"\xff", b'{"feed":{"svn":"1"}}')]},
         {"tcb_versions": [(b"00A00F11", json.dumps(TCB_ROW).encode())]},
         {"tcb_versions": [(b"a00f11", json.dumps(TCB_ROW).encode())]},
         {"tcb_versions": [(b"00000000", json.dumps(TCB_ROW).encode())]},
