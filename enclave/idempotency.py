@@ -26,12 +26,21 @@ WINDOW_ENTRIES: Final = 100_000
 _is_key: Final = re.compile(r"[\x21-\x7e]{1,256}").fullmatch
 
 
-class Guard(NamedTuple):
-    """One guarded request: where its record stands, the digest of what was asked, and the key."""
+class Guard:
+    """One guarded request.
 
-    record: bytes
-    digest: bytes
-    key: str
+    Attributes:
+        record: Where its record stands.
+        digest: SHA-256 of what was asked.
+        key: As the client gave it.
+    """
+
+    __slots__ = ("digest", "key", "record")
+
+    def __init__(self, record: bytes, digest: bytes, key: str) -> None:
+        self.record = record
+        self.digest = digest
+        self.key = key
 
 
 class First(NamedTuple):
@@ -50,13 +59,15 @@ class Idempotency:
         window: Entries for which a record counts.
     """
 
-    __slots__ = ("_records", "_store", "_view_of", "_window")
+    __slots__ = ("_last_name", "_last_seen", "_records", "_store", "_view_of", "_window")
 
     def __init__(self, store: Store, view_of: Callable[[Seqno], View], window: int = WINDOW_ENTRIES) -> None:
         self._store = store
         self._records = store.map(MAP)
         self._view_of = view_of
         self._window = window
+        self._last_name = ""
+        self._last_seen: TransactionId | None = None
 
     def guard(self, request: Request, key: str, caller_id: str) -> Guard:
         """Check the key's form and name its record.
@@ -65,10 +76,9 @@ class Idempotency:
         """
         if _is_key(key) is None:
             raise RequestError(400, "InvalidHeaderValue", f"{HEADER} must be 1 to 256 visible ASCII characters, given once.")
-        method, path, query = request.method.encode(), request.path.encode(), request.query.encode()
-        what = b"%d %d %d %b%b%b%b" % (len(method), len(path), len(query), method, path, query, request.body)
-        record = _sha256(b"%b\0%b" % (caller_id.encode(), key.encode())).digest()
-        return Guard(record, _sha256(what).digest(), key)
+        method, path, query = request.method, request.path, request.query
+        what = f"{len(method)} {len(path)} {len(query)} {method}{path}{query}".encode() + request.body
+        return Guard(_sha256(f"{caller_id}\0{key}".encode()).digest(), _sha256(what).digest(), key)
 
     def find(self, guard: Guard) -> First | None:
         """The first answer, if the key is known.
@@ -80,7 +90,7 @@ class Idempotency:
         version = records.version_of(guard.record)
         oldest = self._store.version - self._window  # records up to here are forgotten
         if version is None or version <= oldest:
-            if oldest > 0 and (seen := _seen_id(guard.key)) is not None and self._survivor(seen) < oldest:
+            if oldest > 0 and (seen := self._seen(guard.key)) is not None and self._is_too_old(seen, Seqno(oldest)):
                 raise RequestError(
                     422,
                     "IdempotencyKeyTooOld",
@@ -102,29 +112,24 @@ class Idempotency:
         record = _pack((guard.digest, response.status, response.headers, response.content_type, response.body))
         transaction.map(MAP).set(guard.record, record)
 
-    def _survivor(self, seen: TransactionId) -> int:
-        """A seqno below which the request of a client that had seen `seen` cannot have been executed.
+    def _is_too_old(self, seen: TransactionId, oldest: Seqno) -> bool:
+        """Whether a request whose client had seen `seen` may have been executed below `oldest`, and be forgotten.
 
-        That is `seen.seqno`, unless a rollback took it: then the last seqno that this ledger has of that view or an earlier one,
-        since whatever was executed later and survived stands after it.
+        It stands after all of this ledger that has the view of `seen` or an earlier one, up to `seen.seqno` (a rollback may have taken
+        `seen` itself). So it is new enough if there is an entry of such a view from `oldest` up to there; views only grow, so if
+        `oldest` is one.
         """
-        low, high = 0, min(seen.seqno, self._store.version)
-        if high == 0 or self._view_of(Seqno(high)) <= seen.view:
-            return high
-        while low < high:  # largest seqno whose view is not above seen.view; 0 if none
-            middle = (low + high + 1) // 2
-            if self._view_of(Seqno(middle)) <= seen.view:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return seen.seqno < oldest or self._view_of(oldest) > seen.view
 
-
-def _seen_id(key: str) -> TransactionId | None:
-    name, slash, random = key.partition("/")
-    if not slash or not random:
-        return None
-    try:
-        return parse_transaction_id(name)
-    except FormatError:
-        return None
+    def _seen(self, key: str) -> TransactionId | None:
+        """The id in a dated key. Clients make many keys with one id, so the last one read is kept."""
+        name, slash, random = key.partition("/")
+        if not slash or not random:
+            return None
+        if name != self._last_name:
+            try:
+                self._last_seen = parse_transaction_id(name)
+            except FormatError:
+                self._last_seen = None
+            self._last_name = name
+        return self._last_seen

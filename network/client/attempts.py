@@ -296,9 +296,14 @@ def submission(
     return (yield from attempts(call, nodes, shared, deadline=deadline, key=key, commit=commit, receipt=receipt))
 
 
+def newest_of(answer: Answer) -> TransactionId:
+    """Read the answer of `COMMIT_PATH`. Raises: FormatError: It holds no id."""
+    return parse_transaction_id(str(_field(answer.json(), "transaction_id")))
+
+
 def _learn_newest(nodes: Nodes, shared: Attempting, deadline: float) -> Generator[Send | Pause, Result, None]:
     answer = yield from attempts(Call("GET", COMMIT_PATH), nodes, shared, deadline=deadline)
-    newest = parse_transaction_id(str(_field(answer.json(), "transaction_id")))
+    newest = newest_of(answer)
     if nodes.newest is None or newest > nodes.newest:
         nodes.newest = newest
 

@@ -1,17 +1,20 @@
 """Many requests on one pipelined connection at a time: which are in flight, which must go again. No I/O.
 
 Made for throughput: no task, event or timer per request, frames are built and read in batches. The promises of a single request
-(`client.attempts`) hold for each: idempotency keys, the budget, the same verdicts.
+(`client.attempts`) hold for each: idempotency keys, the budget, the same verdicts. Keys are `VIEW.SEQNO/RANDOM-INDEX`: 128 random bits
+drawn once for a bulk, so no two bulks share them, and the index of the call, so no two calls of one do.
 The driver (`client.pipeline`) alternates `output`, a read, `received`; after a broken connection it calls `lost` and connects
 to `origin()`.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from ledgerd.ledger.errors import FormatError
 from ledgerd.ledger.ids import TransactionId
 from ledgerd.network.client.attempts import (
+    COMMIT_PATH,
     STATUS_PATH,
     TOKEN_BYTES,
     Attempting,
@@ -21,6 +24,7 @@ from ledgerd.network.client.attempts import (
     Verdict,
     error_of,
     judge,
+    newest_of,
     prefer_header,
 )
 from ledgerd.network.client.errors import (
@@ -31,21 +35,22 @@ from ledgerd.network.client.errors import (
     ServiceIdentityMismatch,
     TransactionInvalid,
 )
-from ledgerd.network.client.frames import Frame, encode
+from ledgerd.network.client.frames import Encoder, Frame
 from ledgerd.network.client.nodes import Nodes
 from ledgerd.network.client.values import SAFE_METHODS, TRANSACTION_ID_HEADER, Answer, Call, says_committed
 
+NEWEST_NUMBER: Final = (1 << 53) - 1  # of the one frame that is no call's: it asks for the newest transaction
 IN_FLIGHT_BYTES_MAX: Final = 1 << 20  # of request frames not yet answered: less than a node buffers, so neither side ever blocks the other
 
 
 class _Item:
-    __slots__ = ("attempts", "call", "executed", "headers", "index", "repeatable", "size", "started", "unsure")
+    __slots__ = ("attempts", "call", "executed", "headers", "index", "key", "size", "started", "unsure")
 
-    def __init__(self, index: int, call: Call, headers: dict[str, str], repeatable: bool, started: float) -> None:
+    def __init__(self, index: int, call: Call, headers: dict[str, str], key: str | None, started: float) -> None:
         self.index = index
         self.call = call
-        self.headers = headers
-        self.repeatable = repeatable
+        self.headers = headers  # with ours, without a key that we made; shared with other items, so never changed
+        self.key = key  # None: it goes without. "": one is made when it is first sent
         self.started = started
         self.attempts = 0
         self.size = 0
@@ -58,7 +63,7 @@ class Bulk:
 
     Args:
         calls: Taken one by one as the window allows; may be endless.
-        nodes: As in `client.attempts`; `nodes.newest` must be known if keys are to be made.
+        nodes: As in `client.attempts`. Where keys are to be made and `nodes.newest` is not known, a node is asked for it first.
         shared: Budget (each request has its own) and sources.
         window: Requests in flight at most.
         commit: Ask for answers at commit.
@@ -67,14 +72,19 @@ class Bulk:
 
     __slots__ = (
         "_again",
+        "_asked",
+        "_call_headers",
         "_calls",
+        "_encoder",
         "_failed_rounds",
         "_flying",
         "_flying_bytes",
         "_headers",
         "_impostors",
         "_keys",
+        "_merged",
         "_next",
+        "_random",
         "nodes",
         "shared",
         "window",
@@ -87,10 +97,15 @@ class Bulk:
         self._flying_bytes = 0
         self._next = 0
         self._failed_rounds = 0
+        self._asked = False  # for the newest transaction, on this connection
         self._impostors: dict[str, str] = {}
         self._keys = make_keys
         wait = shared.budget.attempt_seconds - 1
         self._headers = {"prefer": prefer_header(commit=True, receipt=False, wait_seconds=wait)} if commit else {}
+        self._call_headers: dict[str, str] = {}  # of the last call that was sent; most calls of a bulk have the same
+        self._merged = self._headers
+        self._random = shared.token(TOKEN_BYTES) if make_keys else ""
+        self._encoder = Encoder()
         self.nodes = nodes
         self.shared = shared
         self.window = window
@@ -116,24 +131,31 @@ class Bulk:
 
     def output(self) -> bytes:
         """Fill the window; return the frames to send, which may be none."""
-        flying, again = self._flying, self._again
+        if self._keys and self.nodes.newest is None:
+            return self._ask_newest()
+        flying, again, window = self._flying, self._again, self.window
+        add = self._encoder.add
         frames: list[bytes] = []
-        size = self._flying_bytes
-        while len(flying) < self.window and (size < IN_FLIGHT_BYTES_MAX):
+        in_flight_bytes = self._flying_bytes
+        while len(flying) < window and in_flight_bytes < IN_FLIGHT_BYTES_MAX:
             item = again.popleft() if again else self._take()
             if item is None:
                 break
+            index, call, key = item.index, item.call, item.key
             if item.executed is None:
-                call = item.call
-                frame = encode(item.index, call.method, call.path, item.headers, call.body)
+                headers = item.headers
+                if key is not None:
+                    if not key:
+                        item.key = key = f"{self.nodes.newest}/{self._random}-{index}"
+                    headers = {**headers, "idempotency-key": key}
+                size = add(frames, index, call.method, call.path, headers, call.body)
                 item.attempts += 1
             else:
-                frame = encode(item.index, "GET", f"{STATUS_PATH}{item.executed.transaction_id}", {}, b"")
-            item.size = len(frame)
-            size += item.size
-            flying[item.index] = item
-            frames.append(frame)
-        self._flying_bytes = size
+                size = add(frames, index, "GET", f"{STATUS_PATH}{item.executed.transaction_id}", {}, b"")
+            item.size = size
+            in_flight_bytes += size
+            flying[index] = item
+        self._flying_bytes = in_flight_bytes
         return b"".join(frames)
 
     def received(self, frames: list[Frame]) -> tuple[list[tuple[int, Answer | ClientError]], bool]:
@@ -146,25 +168,47 @@ class Bulk:
         stay = True
         commit = bool(self._headers)
         newest = None
-        for number, received in frames:
-            item = self._flying.pop(number, None)
+        pop = self._flying.pop
+        answered_bytes = 0
+        for number, status, headers, body in frames:
+            item = pop(number, None)
             if item is None:
+                if number == NEWEST_NUMBER:
+                    stay = self._learn_newest(Received(status, headers, body)) and stay
                 continue  # a node that answers twice harms only itself
-            self._flying_bytes -= item.size
-            status = received.status
+            answered_bytes += item.size
             if 200 <= status < 300 and status != 202:
-                newest = received
-                headers = received.headers
-                if not commit or says_committed(headers) or (item.executed is None and TRANSACTION_ID_HEADER not in headers):
-                    results.append((number, Answer(status, headers, received.body, commit and says_committed(headers))))
+                newest = headers
+                committed = commit and says_committed(headers)
+                if committed or not commit or (item.executed is None and TRANSACTION_ID_HEADER not in headers):
+                    results.append((number, Answer(status, headers, body, committed)))
                 else:
-                    self._unproven(item, received, results)
-                continue
-            stay = self._unusual(item, received, results) and stay
+                    self._unproven(item, Received(status, headers, body), results)
+            else:
+                stay = self._unusual(item, Received(status, headers, body), results) and stay
+        self._flying_bytes -= answered_bytes
         if newest is not None:
             self._failed_rounds = 0
-            self.nodes.saw(newest.headers)
+            self.nodes.saw(newest)
         return results, stay
+
+    def _ask_newest(self) -> bytes:
+        frames: list[bytes] = []
+        if not self._asked:
+            self._encoder.add(frames, NEWEST_NUMBER, "GET", COMMIT_PATH, {}, b"")
+            self._asked = True
+        return b"".join(frames)
+
+    def _learn_newest(self, received: Received) -> bool:
+        """Returns whether to stay. Otherwise the calls wait for another node to tell, for as long as their budgets allow."""
+        if received.status in (307, 308):
+            self.nodes.follow(received.headers.get("location", ""))
+            return False
+        try:
+            self.nodes.newest = newest_of(Answer(received.status, received.headers, received.body, False))
+        except FormatError:
+            return False
+        return True
 
     def _unproven(self, item: _Item, received: Received, results: list[tuple[int, Answer | ClientError]]) -> None:
         """A success of which the node does not say that it is committed, or an answer about such a one's status."""
@@ -196,6 +240,7 @@ class Bulk:
         results: list[tuple[int, Answer | ClientError]] = []
         items = sorted(self._flying.values(), key=lambda item: item.index)
         self._flying.clear()
+        self._asked = False
         self._flying_bytes = 0
         last = f"{origin}: {why.reason}"
         for item in items:
@@ -224,13 +269,19 @@ class Bulk:
         if call is None:
             self._calls = None
             return None
-        headers = {**call.headers, **self._headers}
-        safe = call.method in SAFE_METHODS
-        if self._keys and not safe and "idempotency-key" not in headers:
-            headers["idempotency-key"] = f"{self.nodes.newest}/{self.shared.token(TOKEN_BYTES)}"
         index = self._next
-        self._next += 1
-        return _Item(index, call, headers, safe or "idempotency-key" in headers, self.shared.clock())
+        self._next = index + 1
+        headers = self._merged if call.headers == self._call_headers else self._merge(call.headers)
+        key = headers.get("idempotency-key")
+        if key is None and self._keys and call.method not in SAFE_METHODS:
+            key = ""
+        return _Item(index, call, headers, key, self.shared.clock())
+
+    def _merge(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """A call's headers and ours: kept for the next calls, as a copy, since the caller may change his in between."""
+        self._call_headers = dict(headers)
+        self._merged = {**headers, **self._headers}
+        return self._merged
 
     def _unusual(self, item: _Item, received: Received, results: list[tuple[int, Answer | ClientError]]) -> bool:
         """Anything but plain success. Returns whether this node is still the one to talk to."""
@@ -263,7 +314,8 @@ class Bulk:
     ) -> None:
         budget = self.shared.budget
         seconds = self.shared.clock() - item.started
-        if item.unsure and not item.repeatable and item.executed is None:
+        repeatable = item.key is not None or item.call.method in SAFE_METHODS
+        if item.unsure and not repeatable and item.executed is None:
             results.append((item.index, self._unknown(item, last)))
         elif item.attempts >= budget.attempts or seconds >= budget.seconds:
             if item.unsure:
@@ -276,4 +328,4 @@ class Bulk:
     def _unknown(self, item: _Item, last: str) -> OutcomeUnknown:
         known: TransactionId | None = None if item.executed is None else item.executed.transaction_id
         what = f"{item.call.method} {item.call.path} may have been executed: {item.unsure or last}"
-        return OutcomeUnknown(what, known, item.headers.get("idempotency-key"))
+        return OutcomeUnknown(what, known, item.key or None)

@@ -5,136 +5,62 @@
         print(answer.transaction_id, "is committed")
 
 Laws: every connection ends at the pinned service identity; nothing is believed for having come back with status 200 that can be proven.
-Not here: what is tried when (`client.attempts`), bytes (`client.session`, `client.pipeline`), first trust (`client.trust`).
+Not here: what the methods do (`client.core`), bytes (`client.session`, `client.pipeline`).
 """
 
-import random
-import secrets
-import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from os import PathLike, fspath
 from types import TracebackType
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-import httpx
 
-from ledgerd.ledger import receipt as receipts
-from ledgerd.ledger.errors import ConfigurationError, FormatError
-from ledgerd.ledger.ids import TransactionId, parse_transaction_id
+from ledgerd.ledger.ids import TransactionId
 from ledgerd.ledger.receipt import VerifiedReceipt
-from ledgerd.network.client.attempts import STATUS_PATH, Attempting, Pause, Result, Send, Steps, attempts, submission
-from ledgerd.network.client.bulk import Bulk
-from ledgerd.network.client.errors import ClientError, RetryBudgetExhausted, TransactionInvalid
-from ledgerd.network.client.identity import (
-    ALPN_HTTP,
-    ALPN_PIPELINED,
-    Credentials,
-    ServiceIdentity,
-    read_identity,
-    tls_context,
-    unverified_context,
-)
-from ledgerd.network.client.nodes import Nodes
+from ledgerd.network.client.attempts import Result, Send, Steps
+from ledgerd.network.client.core import Core, File, status_of, trusting
+from ledgerd.network.client.errors import ClientError
+from ledgerd.network.client.identity import ALPN_HTTP, ALPN_PIPELINED, ServiceIdentity
 from ledgerd.network.client.pipeline import AsyncPipelined, run_bulk, run_bulk_blocking
-from ledgerd.network.client.session import CONNECT_SECONDS_MAX, AsyncHttp, SyncHttp, lost
-from ledgerd.network.client.trust import (
-    NONCE_SIZE_BYTES,
-    STATEMENT_PATH,
-    Line,
-    Root,
-    Trusted,
-    parse_statement,
-    policy_of,
-    verify_statement,
-)
-from ledgerd.network.client.values import Answer, Budget, Call, parse_json
+from ledgerd.network.client.trust import Line, Root, Trusted
+from ledgerd.network.client.values import Answer, Budget, Call
+
+if TYPE_CHECKING:
+    from ledgerd.network.client.session import AsyncHttp, SyncHttp
 
 WINDOW_DEFAULT: Final = 64
 _BUDGET: Final = Budget()
 
-File: TypeAlias = str | PathLike[str]
+
+class _Face:
+    """What is the same in both."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.attestation: Trusted | None = None
+
+    @property
+    def identity(self) -> ServiceIdentity:
+        """The pinned identity."""
+        return self._core.identity
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Nodes known so far."""
+        return self._core.nodes.origins
+
+    def verify_receipt(
+        self, receipt: bytes, *, transaction_id: TransactionId | str | None = None, claims_digest: bytes | None = None
+    ) -> VerifiedReceipt:
+        """Verify a receipt of this service offline.
+
+        Raises: IntegrityError, FormatError: It does not verify.
+        """
+        return self._core.verify_receipt(receipt, transaction_id, claims_digest)
 
 
-class _Core:
-    """What both faces share: identity, nodes, budget; and every request as steps to be driven."""
-
-    def __init__(
-        self,
-        urls: Iterable[str] | str,
-        service_certificate: File | ServiceIdentity,
-        credentials: tuple[File, File] | None,
-        budget: Budget,
-    ) -> None:
-        self.identity: Final = read_identity(service_certificate)
-        self.nodes: Final = Nodes([urls] if isinstance(urls, str) else urls)
-        self.credentials: Final = None if credentials is None else Credentials(fspath(credentials[0]), fspath(credentials[1]))
-        self.shared: Final = Attempting(budget, time.monotonic, random.random, secrets.token_urlsafe)  # jitter needs no secrecy
-        self.service_key: Final = receipts.public_key(receipts.load_certificate(self.identity.certificate))
-
-    def context(self, alpn: str) -> ssl.SSLContext:
-        return tls_context(self.identity, self.credentials, alpn)
-
-    def deadline(self) -> float:
-        return self.shared.clock() + self.shared.budget.seconds
-
-    def ask(self, call: Call, *, committed: bool = False, waits: bool = False) -> Steps:
-        return attempts(call, self.nodes, self.shared, deadline=self.deadline(), commit=committed, waits=waits)
-
-    def submission(self, call: Call, *, commit: bool, receipt: bool, key: str | None, make_key: bool) -> Steps:
-        answer = yield from submission(call, self.nodes, self.shared, key=key, make_key=make_key, commit=commit or receipt, receipt=receipt)
-        if receipt:
-            carried = answer.receipt
-            if carried is None:
-                raise FormatError(f"{call.method} {call.path}: the answer carries no receipt, though one was asked for")
-            self.verify_receipt(carried, answer.transaction_id)
-        return answer
-
-    def receipt(self, transaction_id: TransactionId | str, form: str) -> Steps:
-        if form not in ("cose", "json"):
-            raise ConfigurationError(f"a receipt is cose or json, not {form!r}")
-        wanted = _id(transaction_id)
-        path = "/app/receipt/cose" if form == "cose" else "/app/receipt"
-        try:
-            answer = yield from self.ask(Call("GET", f"{path}?transaction_id={wanted}"), waits=True)
-        except RetryBudgetExhausted as error:
-            raise RetryBudgetExhausted(error.attempts, error.seconds, error.last, f"there was no receipt of {wanted}") from None
-        self.verify_receipt(answer.body, wanted)
-        return answer
-
-    def verify_receipt(self, receipt: bytes, expected: TransactionId | None, claims_digest: bytes | None = None) -> VerifiedReceipt:
-        if receipt[:1] == b"{":
-            return receipts.verify_json(receipt, self.identity.certificate, expected=expected, claims_digest=claims_digest)
-        return receipts.verify_cose(receipt, self.service_key, claims_digest, expected=expected)
-
-    def wait_for_commit(self, transaction_id: TransactionId | str) -> Steps:
-        wanted = _id(transaction_id)
-        deadline, pause = self.deadline(), self.shared.budget.pause_seconds
-        tries = 0
-        status = ""
-        while self.shared.clock() < deadline:
-            tries += 1
-            answer = yield from attempts(_status_call(wanted), self.nodes, self.shared, deadline=deadline)
-            status = status_of(answer)
-            if status == "Committed":
-                return answer
-            if status == "Invalid":
-                raise TransactionInvalid(f"transaction {wanted} was rolled back, or never can be", wanted)
-            yield Pause(min(pause, max(0.0, deadline - self.shared.clock())))
-            pause = min(2 * pause, self.shared.budget.pause_seconds_max)
-        what = f"{wanted} was not committed"
-        raise RetryBudgetExhausted(
-            tries, self.shared.budget.seconds, f"it is {status or 'unknown'} still; wait longer, or look at the id", what
-        )
-
-    def bulk(self, calls: Iterable[Call], window: int, commit: bool, idempotent: bool) -> Bulk:
-        if window < 1:
-            raise ConfigurationError(f"a window of {window} requests lets none be sent")
-        return Bulk(calls, self.nodes, self.shared, window=window, commit=commit, make_keys=idempotent)
-
-
-class Client:
+class Client(_Face):
     """A service as seen from threads; may be shared between them. Close it, or use it in `with`.
 
     Args:
@@ -153,9 +79,9 @@ class Client:
         credentials: tuple[File, File] | None = None,
         budget: Budget = _BUDGET,
     ) -> None:
-        self._core = _Core(urls, service_certificate, credentials, budget)
-        self._http = SyncHttp(self._core.context(ALPN_HTTP))
-        self.attestation: Trusted | None = None
+        super().__init__(Core(urls, service_certificate, credentials, budget))
+        self._http: SyncHttp | None = None
+        self._opening = threading.Lock()
 
     @classmethod
     def trust(
@@ -181,45 +107,12 @@ class Client:
         Returns: A client; `client.attestation` says what was verified, and whether it was SIMULATED.
         Raises: AttestationError, ServiceIdentityMismatch: refused. RetryBudgetExhausted: Nobody answered.
         """
-        policy = policy_of(roots, measurements)
-        origins = Nodes([urls] if isinstance(urls, str) else urls).origins
-        nonce = secrets.token_bytes(NONCE_SIZE_BYTES)
-        failures = []
-        with httpx.Client(verify=unverified_context(ALPN_HTTP), trust_env=False, timeout=_trust_timeout(budget)) as http:
-            for origin in origins:
-                try:
-                    with http.stream("GET", f"{origin}{STATEMENT_PATH}{nonce.hex()}") as response:
-                        presented = _presented(response)
-                        body = response.read()
-                except httpx.TransportError as error:
-                    failures.append(f"{origin}: {lost(error).reason}")
-                    continue
-                if response.status_code != 200:
-                    failures.append(f"{origin} answered {response.status_code}")
-                    continue
-                trusted = verify_statement(
-                    parse_statement(parse_json(body)),
-                    policy,
-                    presented=presented,
-                    nonce=nonce,
-                    now_ms=_now_ms(),
-                    genesis=genesis,
-                    configuration=configuration,
-                )
-                client = cls(origins, service_certificate=trusted.identity, credentials=credentials, budget=budget)
-                client.attestation = trusted
-                return client
-        raise RetryBudgetExhausted(len(origins), budget.seconds, "; ".join(failures))
+        from ledgerd.network.client.session import fetch  # noqa: PLC0415 (httpx; see there)
 
-    @property
-    def identity(self) -> ServiceIdentity:
-        """The pinned identity."""
-        return self._core.identity
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """Nodes known so far."""
-        return self._core.nodes.origins
+        trusted = fetch(trusting(urls, measurements, roots, genesis, configuration, budget), budget)
+        client = cls(urls, service_certificate=trusted.identity, credentials=credentials, budget=budget)
+        client.attestation = trusted
+        return client
 
     def __enter__(self) -> "Client":
         return self
@@ -229,7 +122,8 @@ class Client:
 
     def close(self) -> None:
         """Close all connections."""
-        self._http.close()
+        if self._http is not None:
+            self._http.close()
 
     def submit(
         self,
@@ -262,19 +156,19 @@ class Client:
             ServiceIdentityMismatch: No node belongs to the pinned service.
             IntegrityError, FormatError: The receipt does not verify.
         """
-        call = _call(method, path, body, headers)
-        return self._drive(self._core.submission(call, commit=commit, receipt=receipt, key=idempotency_key, make_key=idempotent))
+        steps = self._core.submit(method, path, body, headers, commit=commit, receipt=receipt, key=idempotency_key, make_key=idempotent)
+        return self._drive(steps)
 
     def get(self, path: str, *, headers: Mapping[str, str] | None = None, committed: bool = False) -> Answer:
         """Read. By default serialisable and at once; with `committed` linearizable, and nothing that it saw can be undone.
 
         Raises: As `submit`, but for `TransactionInvalid`.
         """
-        return self._drive(self._core.ask(_call("GET", path, b"", headers), committed=committed))
+        return self._drive(self._core.get(path, headers, committed=committed))
 
     def status(self, transaction_id: TransactionId | str) -> str:
         """Ask one node: Unknown, Pending, Committed or Invalid; the last two are final."""
-        return status_of(self._drive(self._core.ask(_status_call(_id(transaction_id)))))
+        return status_of(self._drive(self._core.status(transaction_id)))
 
     def wait_for_commit(self, transaction_id: TransactionId | str) -> None:
         """Return when it is committed. Raises: TransactionInvalid: It never will be. RetryBudgetExhausted: Not yet."""
@@ -287,15 +181,6 @@ class Client:
         """
         return self._drive(self._core.receipt(transaction_id, form)).body
 
-    def verify_receipt(
-        self, receipt: bytes, *, transaction_id: TransactionId | str | None = None, claims_digest: bytes | None = None
-    ) -> VerifiedReceipt:
-        """Verify a receipt of this service offline.
-
-        Raises: IntegrityError, FormatError: It does not verify.
-        """
-        return self._core.verify_receipt(receipt, None if transaction_id is None else _id(transaction_id), claims_digest)
-
     def submit_many(
         self, calls: Iterable[Call], *, window: int = WINDOW_DEFAULT, commit: bool = True, idempotent: bool = True
     ) -> Iterator[tuple[int, Answer | ClientError]]:
@@ -305,13 +190,16 @@ class Client:
         Raises: ServiceIdentityMismatch: No node belongs to the pinned service.
         """
         bulk = self._core.bulk(calls, window, commit, idempotent)
-        if idempotent and self._core.nodes.newest is None:
-            self._learn()
-        return run_bulk_blocking(bulk, self._core.context(ALPN_PIPELINED))
+        context = self._core.context(ALPN_PIPELINED)
+        return run_bulk_blocking(bulk, context)
 
-    def _learn(self) -> None:
-        answer = self.get("/node/commit")
-        self._core.nodes.newest = _id(answer.json()["transaction_id"])
+    def _session(self) -> "SyncHttp":
+        with self._opening:  # by whichever thread comes first
+            if self._http is None:
+                from ledgerd.network.client.session import SyncHttp  # noqa: PLC0415 (httpx; see there)
+
+                self._http = SyncHttp(self._core.context(ALPN_HTTP))
+            return self._http
 
     def _drive(self, steps: Steps) -> Answer:
         result: Result = None
@@ -322,13 +210,13 @@ class Client:
                 answer: Answer = done.value
                 return answer
             if isinstance(step, Send):
-                result = self._http.send(step)
+                result = (self._http or self._session()).send(step)
             else:
                 time.sleep(step.seconds)
                 result = None
 
 
-class AsyncClient:
+class AsyncClient(_Face):
     """A service as seen from trio or asyncio tasks; may be shared between them. Use it in `async with`, or `await aclose()`.
 
     Args: As `Client`, and
@@ -344,10 +232,8 @@ class AsyncClient:
         budget: Budget = _BUDGET,
         pipelined: bool = False,
     ) -> None:
-        self._core = _Core(urls, service_certificate, credentials, budget)
-        context = self._core.context(ALPN_PIPELINED if pipelined else ALPN_HTTP)
-        self._session: AsyncHttp | AsyncPipelined = AsyncPipelined(context) if pipelined else AsyncHttp(context)
-        self.attestation: Trusted | None = None
+        super().__init__(Core(urls, service_certificate, credentials, budget))
+        self._session: AsyncHttp | AsyncPipelined | None = AsyncPipelined(self._core.context(ALPN_PIPELINED)) if pipelined else None
 
     @classmethod
     async def trust(
@@ -363,45 +249,12 @@ class AsyncClient:
         pipelined: bool = False,
     ) -> "AsyncClient":
         """As `Client.trust`."""
-        policy = policy_of(roots, measurements)
-        origins = Nodes([urls] if isinstance(urls, str) else urls).origins
-        nonce = secrets.token_bytes(NONCE_SIZE_BYTES)
-        failures = []
-        async with httpx.AsyncClient(verify=unverified_context(ALPN_HTTP), trust_env=False, timeout=_trust_timeout(budget)) as http:
-            for origin in origins:
-                try:
-                    async with http.stream("GET", f"{origin}{STATEMENT_PATH}{nonce.hex()}") as response:
-                        presented = _presented(response)
-                        body = await response.aread()
-                except httpx.TransportError as error:
-                    failures.append(f"{origin}: {lost(error).reason}")
-                    continue
-                if response.status_code != 200:
-                    failures.append(f"{origin} answered {response.status_code}")
-                    continue
-                trusted = verify_statement(
-                    parse_statement(parse_json(body)),
-                    policy,
-                    presented=presented,
-                    nonce=nonce,
-                    now_ms=_now_ms(),
-                    genesis=genesis,
-                    configuration=configuration,
-                )
-                client = cls(origins, service_certificate=trusted.identity, credentials=credentials, budget=budget, pipelined=pipelined)
-                client.attestation = trusted
-                return client
-        raise RetryBudgetExhausted(len(origins), budget.seconds, "; ".join(failures))
+        from ledgerd.network.client.session import fetch_async  # noqa: PLC0415 (httpx; see there)
 
-    @property
-    def identity(self) -> ServiceIdentity:
-        """The pinned identity."""
-        return self._core.identity
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """Nodes known so far."""
-        return self._core.nodes.origins
+        trusted = await fetch_async(trusting(urls, measurements, roots, genesis, configuration, budget), budget)
+        client = cls(urls, service_certificate=trusted.identity, credentials=credentials, budget=budget, pipelined=pipelined)
+        client.attestation = trusted
+        return client
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -411,8 +264,9 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        with anyio.CancelScope(shield=True):
-            await self._session.close()
+        if self._session is not None:
+            with anyio.CancelScope(shield=True):
+                await self._session.close()
 
     async def submit(
         self,
@@ -427,16 +281,16 @@ class AsyncClient:
         idempotent: bool = True,
     ) -> Answer:
         """As `Client.submit`."""
-        call = _call(method, path, body, headers)
-        return await self._drive(self._core.submission(call, commit=commit, receipt=receipt, key=idempotency_key, make_key=idempotent))
+        steps = self._core.submit(method, path, body, headers, commit=commit, receipt=receipt, key=idempotency_key, make_key=idempotent)
+        return await self._drive(steps)
 
     async def get(self, path: str, *, headers: Mapping[str, str] | None = None, committed: bool = False) -> Answer:
         """As `Client.get`."""
-        return await self._drive(self._core.ask(_call("GET", path, b"", headers), committed=committed))
+        return await self._drive(self._core.get(path, headers, committed=committed))
 
     async def status(self, transaction_id: TransactionId | str) -> str:
         """As `Client.status`."""
-        return status_of(await self._drive(self._core.ask(_status_call(_id(transaction_id)))))
+        return status_of(await self._drive(self._core.status(transaction_id)))
 
     async def wait_for_commit(self, transaction_id: TransactionId | str) -> None:
         """As `Client.wait_for_commit`."""
@@ -446,22 +300,20 @@ class AsyncClient:
         """As `Client.receipt`."""
         return (await self._drive(self._core.receipt(transaction_id, form))).body
 
-    def verify_receipt(
-        self, receipt: bytes, *, transaction_id: TransactionId | str | None = None, claims_digest: bytes | None = None
-    ) -> VerifiedReceipt:
-        """As `Client.verify_receipt`; pure computation, so not asynchronous."""
-        return self._core.verify_receipt(receipt, None if transaction_id is None else _id(transaction_id), claims_digest)
-
     async def submit_many(
         self, calls: Iterable[Call], *, window: int = WINDOW_DEFAULT, commit: bool = True, idempotent: bool = True
     ) -> AsyncIterator[tuple[int, Answer | ClientError]]:
         """As `Client.submit_many`, as an asynchronous iterator; run it to its end, or close it with `aclosing`."""
         bulk = self._core.bulk(calls, window, commit, idempotent)
-        if idempotent and self._core.nodes.newest is None:
-            answer = await self.get("/node/commit")
-            self._core.nodes.newest = _id(answer.json()["transaction_id"])
-        async for result in run_bulk(bulk, self._core.context(ALPN_PIPELINED)):
+        context = self._core.context(ALPN_PIPELINED)
+        async for result in run_bulk(bulk, context):
             yield result
+
+    def _open(self) -> "AsyncHttp":
+        from ledgerd.network.client.session import AsyncHttp  # noqa: PLC0415 (httpx; see there)
+
+        self._session = http = AsyncHttp(self._core.context(ALPN_HTTP))
+        return http
 
     async def _drive(self, steps: Steps) -> Answer:
         result: Result = None
@@ -472,46 +324,7 @@ class AsyncClient:
                 answer: Answer = done.value
                 return answer
             if isinstance(step, Send):
-                result = await self._session.send(step)
+                result = await (self._session or self._open()).send(step)
             else:
                 await anyio.sleep(step.seconds)
                 result = None
-
-
-def status_of(answer: Answer) -> str:
-    """Read the status out of an answer of `GET /tx`. Raises: FormatError: It has none."""
-    document = answer.json()
-    status = document.get("status") if isinstance(document, dict) else None
-    if status not in ("Unknown", "Pending", "Committed", "Invalid"):
-        raise FormatError(f"the service calls a transaction {status!r}; it must be Unknown, Pending, Committed or Invalid")
-    return str(status)
-
-
-def _status_call(transaction_id: TransactionId) -> Call:
-    return Call("GET", f"{STATUS_PATH}{transaction_id}")
-
-
-def _call(method: str, path: str, body: bytes | str, headers: Mapping[str, str] | None) -> Call:
-    if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
-        raise ConfigurationError(f"path {path[:80]!r} does not start with /, or is not percent-encoded")
-    return Call(method.upper(), path, body.encode() if isinstance(body, str) else body, headers or {})
-
-
-def _id(transaction_id: Any) -> TransactionId:
-    return transaction_id if isinstance(transaction_id, TransactionId) else parse_transaction_id(str(transaction_id))
-
-
-def _presented(response: httpx.Response) -> bytes | None:
-    """DER of the certificate that the node presented on the connection of this response."""
-    stream = response.extensions.get("network_stream")
-    connection = None if stream is None else stream.get_extra_info("ssl_object")
-    certificate: bytes | None = None if connection is None else connection.getpeercert(True)
-    return certificate
-
-
-def _trust_timeout(budget: Budget) -> httpx.Timeout:
-    return httpx.Timeout(budget.attempt_seconds, connect=min(budget.attempt_seconds, CONNECT_SECONDS_MAX))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

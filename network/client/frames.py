@@ -5,70 +5,94 @@ A frame is a 4-byte big-endian length and a msgpack array: `[id, method, path_wi
 Not here: connections (`client.pipeline`).
 """
 
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping
+from struct import Struct
+from typing import Final, TypeAlias
 
 import msgpack
 
 from ledgerd.ledger.errors import FormatError
-from ledgerd.network.client.attempts import Received
 
 FRAME_SIZE_BYTES_MAX: Final = 16 << 20  # far above any answer's limit; bounds what a hostile host can make us hold
 
+Frame: TypeAlias = tuple[int, int, dict[str, str], bytes]
+"""One answer: number of the request that it belongs to, status, headers with lower-case names, body.
 
-class Frame(NamedTuple):
-    """One answer and the number of the request that it belongs to."""
+A plain tuple, since every answer of a bulk is one, and lives for a moment."""
 
-    number: int
-    received: Received
+_length_at: Final = Struct(">I").unpack_from
+_unpack: Final = msgpack.unpackb
 
 
-def encode(number: int, method: str, path: str, headers: dict[str, str], body: bytes) -> bytes:
-    """Make one request frame."""
-    packed: bytes = msgpack.packb((number, method, path, headers, body))
-    return len(packed).to_bytes(4, "big") + packed
+class Encoder:
+    """Makes request frames. Not for two threads at once: it keeps one msgpack packer, which is most of what a frame costs."""
+
+    __slots__ = ("_pack",)
+
+    def __init__(self) -> None:
+        self._pack: Callable[[object], bytes] = msgpack.Packer().pack
+
+    def add(self, to: list[bytes], number: int, method: str, path: str, headers: Mapping[str, str], body: bytes) -> int:
+        """Append the pieces of one frame to `to`, which the caller joins. Returns: how many bytes they are."""
+        packed = self._pack((number, method, path, headers, body))
+        size = len(packed)
+        to += (size.to_bytes(4, "big"), packed)
+        return size + 4
 
 
 class Decoder:
     """Collects bytes and gives back whole frames."""
 
-    __slots__ = ("_buffer",)
+    __slots__ = ("_begun",)
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._begun = bytearray()  # of a frame whose rest has not come; empty but in the middle of one
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take bytes as they come; return all frames that are complete now.
 
         Raises: FormatError: The bytes are no frames; drop the connection.
         """
-        buffer = self._buffer
-        buffer += data
-        frames = []
-        at, end = 0, len(buffer)
+        begun = self._begun
+        if begun:
+            begun += data
+            if len(begun) < 4 or len(begun) - 4 < _checked(_length_at(begun)[0]):
+                return []  # without copying: a long frame comes in many pieces
+            data = bytes(begun)
+            begun.clear()
+        frames: list[Frame] = []
+        at, end = 0, len(data)
         while end - at >= 4:
-            size = int.from_bytes(buffer[at : at + 4], "big")
-            if size > FRAME_SIZE_BYTES_MAX:
-                raise FormatError(f"a frame of {size} bytes is announced; the limit is {FRAME_SIZE_BYTES_MAX}")
-            if end - at - 4 < size:
+            (size,) = _length_at(data, at)
+            stop = at + 4 + size
+            if stop > end:
+                _checked(size)
                 break
-            frames.append(_parse(bytes(buffer[at + 4 : at + 4 + size])))
-            at += 4 + size
-        if at:
-            del buffer[:at]
+            frames.append(_parse(data[at + 4 : stop]))
+            at = stop
+        if at < end:
+            begun += data[at:]
         return frames
+
+
+def _checked(size: int) -> int:
+    if size > FRAME_SIZE_BYTES_MAX:
+        raise FormatError(f"a frame of {size} bytes is announced; the limit is {FRAME_SIZE_BYTES_MAX}")
+    return size
 
 
 def _parse(packed: bytes) -> Frame:
     try:
-        number, status, headers, body = msgpack.unpackb(packed, max_ext_len=0)
+        number, status, headers, body = frame = _unpack(packed, use_list=False, max_ext_len=0)
     except (ValueError, TypeError, msgpack.UnpackException):
         raise FormatError(f"a frame of {len(packed)} bytes is not [id, status, headers, body]") from None
-    if number is None:
-        why = body[:200].decode("utf-8", "replace") if type(body) is bytes else ""
-        raise FormatError(f"the node ends the session: {status} {why}")
     if type(number) is not int or type(status) is not int or type(headers) is not dict or type(body) is not bytes:
+        if number is None:
+            why = body[:200].decode("utf-8", "replace") if type(body) is bytes else ""
+            raise FormatError(f"the node ends the session: {status} {why}")
         raise FormatError("a frame's fields do not have the types of [id, status, headers, body]")
     for name, value in headers.items():
         if type(name) is not str or type(value) is not str:
             raise FormatError("a frame's headers are not a map of text to text")
-    return Frame(number, Received(status, headers, body))
+    parsed: Frame = frame
+    return parsed

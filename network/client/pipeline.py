@@ -20,12 +20,12 @@ from ledgerd.ledger.errors import FormatError
 from ledgerd.network.client.attempts import Lost, Received, Send, Trouble
 from ledgerd.network.client.bulk import Bulk
 from ledgerd.network.client.errors import ClientError
-from ledgerd.network.client.frames import Decoder, encode
+from ledgerd.network.client.frames import Decoder, Encoder
 from ledgerd.network.client.identity import ALPN_PIPELINED
-from ledgerd.network.client.session import CONNECT_SECONDS_MAX, lost
+from ledgerd.network.client.losses import CONNECT_SECONDS_MAX, lost
 from ledgerd.network.client.values import Answer
 
-RECEIVE_BYTES: Final = 1 << 18
+RECEIVE_BYTES: Final = 1 << 14  # a TLS record at its largest, which is all that one read can give; a larger buffer only costs
 _BROKEN: Final = (OSError, ssl.SSLError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, FormatError)
 _ELSEWHERE: Final = Lost(Trouble.CUT, "another node has to be asked")
 
@@ -43,11 +43,12 @@ class _Slot:
 class _Connection:
     """One connection; made by `_connect`."""
 
-    __slots__ = ("_decoder", "_flushing", "_next", "_out", "_reading", "_stream", "_waiting", "dead")
+    __slots__ = ("_decoder", "_encoder", "_flushing", "_next", "_out", "_reading", "_stream", "_waiting", "dead")
 
     def __init__(self, stream: TLSStream) -> None:
         self._stream = stream
         self._decoder = Decoder()
+        self._encoder = Encoder()
         self._out: list[bytes] = []
         self._waiting: dict[int, _Slot] = {}
         self._next = 0
@@ -60,7 +61,7 @@ class _Connection:
         number = self._next
         self._next += 1
         slot = self._waiting[number] = _Slot()
-        self._out.append(encode(number, step.method, step.path, step.headers, step.body))
+        self._encoder.add(self._out, number, step.method, step.path, step.headers, step.body)
         try:
             with anyio.move_on_after(step.timeout):
                 await anyio.lowlevel.checkpoint()  # others who are ready now share the write
@@ -103,10 +104,10 @@ class _Connection:
     async def _read(self) -> None:
         self._reading = True
         try:
-            for number, received in self._decoder.feed(await self._stream.receive(RECEIVE_BYTES)):
+            for number, status, headers, body in self._decoder.feed(await self._stream.receive(RECEIVE_BYTES)):
                 slot = self._waiting.get(number)
                 if slot is not None:
-                    slot.result = received
+                    slot.result = Received(status, headers, body)
                     slot.event.set()
         except _BROKEN as error:
             self._die("the node closed the connection" if isinstance(error, anyio.EndOfStream) else str(error) or type(error).__name__)
@@ -246,8 +247,7 @@ async def _connect(origin: str, context: ssl.SSLContext, seconds: float) -> TLSS
     except TimeoutError:
         return Lost(Trouble.NOT_SENT, "no connection in time")
     except (OSError, ssl.SSLError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
-        why = lost(error)
-        return why if why.trouble is Trouble.IMPOSTOR else Lost(Trouble.NOT_SENT, why.reason)
+        return lost(error, sent=False)
     if stream.extra(TLSAttribute.alpn_protocol) != ALPN_PIPELINED:  # noqa: S610 (anyio's `extra`, not Django's)
         await anyio.aclose_forcefully(stream)
         return Lost(Trouble.NOT_SENT, f"the node does not speak {ALPN_PIPELINED}")
@@ -266,8 +266,7 @@ def _connect_blocking(origin: str, context: ssl.SSLContext, timeout: float) -> s
         connection = context.wrap_socket(plain, server_hostname=parts.hostname)
     except OSError as error:
         plain.close()
-        why = lost(error)
-        return why if why.trouble is Trouble.IMPOSTOR else Lost(Trouble.NOT_SENT, why.reason)
+        return lost(error, sent=False)
     if connection.selected_alpn_protocol() != ALPN_PIPELINED:
         connection.close()
         return Lost(Trouble.NOT_SENT, f"the node does not speak {ALPN_PIPELINED}")
@@ -276,9 +275,8 @@ def _connect_blocking(origin: str, context: ssl.SSLContext, timeout: float) -> s
 
 
 def _receive_blocking(connection: ssl.SSLSocket) -> bytes:
-    """Wait for bytes, then take what else the TLS layer has already; raises OSError at the end of the stream."""
+    """Wait for bytes; raises OSError at the end of the stream."""
     data = connection.recv(RECEIVE_BYTES)
     if not data:
         raise ConnectionResetError("the node closed the connection")
-    pending = connection.pending()
-    return data + connection.recv(pending) if pending else data
+    return data

@@ -1,11 +1,11 @@
 """Carries out `Send` over HTTP/1.1: one pool of connections, synchronous or asynchronous.
 
 Laws: redirects, proxies from the environment and cookies do not exist here; every failure becomes a `Lost` that says whether the
-request can have left. Not here: when to send again (`client.attempts`), many requests on one connection (`client.pipeline`).
+request can have left. Loaded by `client.client` when HTTP is first needed: httpx takes a quarter of a second of CPU to load, and who
+only pipelines needs none of it. Not here: when to send again (`client.attempts`), many requests on one connection (`client.pipeline`).
 """
 
 import ssl
-from collections.abc import Iterator
 from http.cookiejar import DefaultCookiePolicy
 from typing import Final
 
@@ -13,8 +13,11 @@ import anyio
 import httpx
 
 from ledgerd.network.client.attempts import Lost, Received, Send, Trouble
+from ledgerd.network.client.identity import ALPN_HTTP, unverified_context
+from ledgerd.network.client.losses import CONNECT_SECONDS_MAX, lost
+from ledgerd.network.client.trust import Presented, Steps, Trusted
+from ledgerd.network.client.values import Budget
 
-CONNECT_SECONDS_MAX: Final = 2.0  # a host that is gone answers nothing at all; do not spend a whole attempt on it
 CONNECTIONS_MAX: Final = 1000
 
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -37,7 +40,7 @@ class SyncHttp:
                 step.method, step.origin + step.path, headers=step.headers, content=step.body or None, timeout=_timeout(step)
             )
         except httpx.TransportError as error:
-            return lost(error)
+            return lost(error, sent=not isinstance(error, _NOT_SENT))
         return _received(response)
 
     def close(self) -> None:
@@ -62,7 +65,7 @@ class AsyncHttp:
                     step.method, step.origin + step.path, headers=step.headers, content=step.body or None, timeout=_timeout(step)
                 )
         except httpx.TransportError as error:
-            return lost(error)
+            return lost(error, sent=not isinstance(error, _NOT_SENT))
         except TimeoutError:
             return Lost(Trouble.CUT, f"no answer within {step.timeout:.1f} s")
         return _received(response)
@@ -72,21 +75,52 @@ class AsyncHttp:
         await self._client.aclose()
 
 
-def lost(error: BaseException) -> Lost:
-    """Sort a transport error by what can have left: nothing, something, or nothing since it is not our service."""
-    reason = str(error) or type(error).__name__
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return Lost(Trouble.IMPOSTOR, f"its certificate is not endorsed by the pinned service: {cause.verify_message}")
-        if "CERTIFICATE_VERIFY_FAILED" in str(cause):
-            return Lost(Trouble.IMPOSTOR, "its certificate is not endorsed by the pinned service")
-    return Lost(Trouble.NOT_SENT if isinstance(error, _NOT_SENT) else Trouble.CUT, reason)
+def fetch(steps: Steps, budget: Budget) -> Trusted:
+    """Drive `client.trust.steps` to its end."""
+    with httpx.Client(verify=unverified_context(ALPN_HTTP), trust_env=False, timeout=_patience(budget)) as http:
+        found: Presented | Lost | None = None
+        while True:
+            try:
+                url = steps.send(found)
+            except StopIteration as done:
+                trusted: Trusted = done.value
+                return trusted
+            try:
+                with http.stream("GET", url) as response:
+                    certificate = _certificate(response)  # before the body: with its end the connection may be gone
+                    found = Presented(response.status_code, response.read(), certificate)
+            except httpx.TransportError as error:
+                found = lost(error, sent=True)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+async def fetch_async(steps: Steps, budget: Budget) -> Trusted:
+    """As `fetch`."""
+    async with httpx.AsyncClient(verify=unverified_context(ALPN_HTTP), trust_env=False, timeout=_patience(budget)) as http:
+        found: Presented | Lost | None = None
+        while True:
+            try:
+                url = steps.send(found)
+            except StopIteration as done:
+                trusted: Trusted = done.value
+                return trusted
+            try:
+                async with http.stream("GET", url) as response:
+                    certificate = _certificate(response)  # before the body: with its end the connection may be gone
+                    found = Presented(response.status_code, await response.aread(), certificate)
+            except httpx.TransportError as error:
+                found = lost(error, sent=True)
+
+
+def _certificate(response: httpx.Response) -> bytes | None:
+    """DER of the certificate that the node presented on the connection of this response, while that is open."""
+    stream = response.extensions.get("network_stream")
+    connection = None if stream is None else stream.get_extra_info("ssl_object")
+    certificate: bytes | None = None if connection is None else connection.getpeercert(True)
+    return certificate
+
+
+def _patience(budget: Budget) -> httpx.Timeout:
+    return httpx.Timeout(budget.attempt_seconds, connect=min(budget.attempt_seconds, CONNECT_SECONDS_MAX))
 
 
 def _timeout(step: Send) -> httpx.Timeout:

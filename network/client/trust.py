@@ -3,13 +3,13 @@
 The caller states which roots it believes and which images it wants. A node answers with a document made for the caller's own nonce,
 which binds the node's key, the service's key and the genesis entry. Anybody can run the same image for another consortium, so a
 caller who knows the digest of the genesis entry should state it; otherwise it learns it here, shows it to people, and keeps it.
-Not here: the exchange itself (`client.client`), what a document proves (`ledger.attestation`).
+Not here: the exchange itself (`client.session`), what a document proves (`ledger.attestation`).
 """
 
 import base64
 import hashlib
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -20,8 +20,10 @@ from ledgerd.ledger.attestation.nitro import Attestation
 from ledgerd.ledger.attestation.policy import Policy, verify_now
 from ledgerd.ledger.attestation.roots import AWS_ROOT_G1, parse_roots
 from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityError, UsageError
-from ledgerd.network.client.errors import ServiceIdentityMismatch
+from ledgerd.network.client.attempts import Lost
+from ledgerd.network.client.errors import RetryBudgetExhausted, ServiceIdentityMismatch
 from ledgerd.network.client.identity import ServiceIdentity
+from ledgerd.network.client.values import Budget, parse_json
 
 NONCE_SIZE_BYTES: Final = 32
 STATEMENT_PATH: Final = "/node/attestations/self?nonce="
@@ -55,6 +57,54 @@ class Trusted(NamedTuple):
     identity: ServiceIdentity
     attestation: Attestation
     configuration: dict[str, Any]
+
+
+class Presented(NamedTuple):
+    """What a node answered before anything of it was believed, and the TLS certificate (DER) of the connection over which it did."""
+
+    status: int
+    body: bytes
+    certificate: bytes | None
+
+
+Steps: TypeAlias = Generator[str, Presented | Lost | None, Trusted]
+"""Yields URLs to get from nodes that nobody vouches for, and is sent back what came."""
+
+
+def steps(
+    origins: Iterable[str],
+    policy: Policy,
+    *,
+    nonce: bytes,
+    now_ms: Callable[[], int],
+    genesis: str | None,
+    configuration: Mapping[str, Any] | None,
+    budget: Budget,
+) -> Steps:
+    """Ask one node after the other for its statement; judge the first that comes.
+
+    Raises: As `verify_statement` and `parse_statement`; RetryBudgetExhausted: Nobody answered.
+    """
+    failures = []
+    for origin in origins:
+        found = yield f"{origin}{STATEMENT_PATH}{nonce.hex()}"
+        assert found is not None, "whoever drives this answers a URL with Presented or Lost"
+        if isinstance(found, Lost):
+            failures.append(f"{origin}: {found.reason}")
+        elif found.status != 200:
+            failures.append(f"{origin} answered {found.status}")
+        else:
+            statement = parse_statement(parse_json(found.body))
+            return verify_statement(
+                statement,
+                policy,
+                presented=found.certificate,
+                nonce=nonce,
+                now_ms=now_ms(),
+                genesis=genesis,
+                configuration=configuration,
+            )
+    raise RetryBudgetExhausted(len(failures), budget.seconds, "; ".join(failures))
 
 
 def policy_of(roots: Iterable[Root] | None, measurements: Iterable[Line]) -> Policy:

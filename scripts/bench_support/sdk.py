@@ -32,8 +32,9 @@ def work(number: int, options: argparse.Namespace, barrier: Barrier, result: Con
 
     def calls() -> Iterator[Call]:
         key = number * 7919 % options.keys
-        while not started or time.monotonic() < started[0] + options.seconds:
-            started.append(time.monotonic())
+        end = time.monotonic() + options.seconds
+        while (now := time.monotonic()) < end:
+            started.append(now)
             yield records[key]
             key = (key + 1) % options.keys
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgpack
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledgerd.ledger.ids import parse_transaction_id
-from ledgerd.network.client.attempts import Attempting, Lost, Received, Trouble
+from ledgerd.network.client.attempts import Attempting, Lost, Trouble
 from ledgerd.network.client.bulk import IN_FLIGHT_BYTES_MAX, Bulk
 from ledgerd.network.client.errors import OutcomeUnknown, RequestRefused, RetryBudgetExhausted, ServiceIdentityMismatch
 from ledgerd.network.client.frames import Frame
@@ -26,7 +26,7 @@ class Clock:
     now = 0.0
 
 
-def make(calls: list[Call], *, window: int = 4, make_keys: bool = True, budget: Budget = BUDGET) -> Bulk:
+def make(calls: Iterable[Call], *, window: int = 4, make_keys: bool = True, budget: Budget = BUDGET) -> Bulk:
     tokens = iter(range(1_000_000))
     nodes = Nodes(["a:1", "b:1"])
     nodes.newest = parse_transaction_id("2.7")
@@ -43,19 +43,19 @@ def requests(data: bytes) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def done(number: int) -> Frame:
-    return Frame(number, Received(204, {"x-ms-ccf-transaction-id": "2.9", "preference-applied": "committed"}, b""))
+    return (number, 204, {"x-ms-ccf-transaction-id": "2.9", "preference-applied": "committed"}, b"")
 
 
 def executed(number: int) -> Frame:
-    return Frame(number, Received(204, {"x-ms-ccf-transaction-id": "2.9"}, b""))
+    return (number, 204, {"x-ms-ccf-transaction-id": "2.9"}, b"")
 
 
 def status(number: int, text: str) -> Frame:
-    return Frame(number, Received(200, {}, json.dumps({"transaction_id": "2.9", "status": text}).encode()))
+    return (number, 200, {}, json.dumps({"transaction_id": "2.9", "status": text}).encode())
 
 
 def refusal(number: int, status: int, code: str) -> Frame:
-    return Frame(number, Received(status, {}, json.dumps({"error": {"code": code, "message": "text"}}).encode()))
+    return (number, status, {}, json.dumps({"error": {"code": code, "message": "text"}}).encode())
 
 
 def test_the_window_is_filled_and_refilled_and_never_exceeded() -> None:
@@ -138,7 +138,50 @@ def test_what_is_not_known_to_be_committed_within_the_budget_is_an_unknown_outco
 def test_keys_differ_and_the_callers_own_is_kept() -> None:
     bulk = make([PUT, PUT, PUT._replace(headers={"idempotency-key": "mine"}), Call("GET", "/app/records/1")])
     keys = [headers.get("idempotency-key") for _, headers in requests(bulk.output())]
-    assert keys == ["2.7/r0", "2.7/r1", "mine", None]
+    assert keys == ["2.7/r0-0", "2.7/r0-1", "mine", None]
+
+
+def test_the_newest_transaction_is_asked_for_before_the_first_key_is_made() -> None:
+    bulk = make([PUT], budget=Budget(seconds=10))
+    bulk.nodes.newest = None
+    (question,) = requests(asked := bulk.output())
+    assert paths(asked) == ["/node/commit"]
+    assert bulk.output() == b"", "once on each connection"
+    for status, body in ((503, b""), (200, b"{}")):
+        assert bulk.received([(question[0], status, {}, body)]) == ([], False)
+        assert bulk.lost(bulk.origin(), CUT)[0] == []
+        assert paths(bulk.output()) == ["/node/commit"]
+    assert bulk.received([(question[0], 200, {}, b'{"transaction_id": "2.8"}')]) == ([], True)
+    assert [headers["idempotency-key"] for _, headers in requests(bulk.output())] == ["2.8/r0-0"]
+    assert bulk.received([done(0)])[0][0][0] == 0
+    assert bulk.finished()
+
+
+def test_calls_fail_by_themselves_where_nobody_tells_the_newest_transaction() -> None:
+    Clock.now = 0.0
+    bulk = make([PUT] * 2, budget=Budget(seconds=10))
+    bulk.nodes.newest = None
+    assert bulk.lost("https://a:1", Lost(Trouble.NOT_SENT, "refused"))[0] == []
+    Clock.now = 11.0
+    results, _ = bulk.lost("https://b:1", Lost(Trouble.NOT_SENT, "refused"))
+    Clock.now = 0.0
+    assert [type(error) for _, error in results] == [RetryBudgetExhausted] * 2
+    assert bulk.finished()
+
+
+def test_headers_are_those_at_the_time_of_the_call_though_the_caller_uses_one_map_for_all() -> None:
+    shared = {"content-type": "text/plain"}
+
+    def calls() -> Iterator[Call]:
+        for kind in ("text/plain", "text/plain", "application/json"):
+            shared["content-type"] = kind
+            yield PUT._replace(headers=shared)
+
+    bulk = make(calls())
+    wanted = ["text/plain", "text/plain", "application/json"]
+    assert [headers["content-type"] for _, headers in requests(bulk.output())] == wanted
+    bulk.lost("https://a:1", CUT)
+    assert [headers["content-type"] for _, headers in requests(bulk.output())] == wanted
 
 
 def test_without_keys_a_cut_leaves_the_outcome_unknown() -> None:

@@ -2,6 +2,9 @@
 
 import base64
 import hashlib
+import inspect
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -29,6 +32,7 @@ from support.fake_service import CUT, FakeAnswer, FakeNode, FakeRequest, FakeSer
 from support.ledgers import Service
 
 T = TypeVar("T")
+ASYNCHRONOUS_NAMES = {"close": "aclose", "__enter__": "__aenter__", "__exit__": "__aexit__"}
 QUICK = Budget(seconds=5, attempts=20, attempt_seconds=2)
 
 
@@ -318,3 +322,33 @@ def test_a_node_that_does_not_speak_it_is_no_reason_to_wait(service: FakeService
         results = list(c.submit_many([Call("PUT", "/app/records/1")]))
     assert isinstance(results[0][1], RetryBudgetExhausted)
     assert "ledgerd/1" in str(results[0][1])
+
+
+def methods(face: type) -> dict[str, list[inspect.Parameter]]:
+    """Public methods and the constructor, with their parameters; the switch that only the asynchronous client has is left out."""
+    names = [
+        name for name in dir(face) if not name.startswith("_") or name in ("__init__", "__enter__", "__exit__", "__aenter__", "__aexit__")
+    ]
+    found = {name: inspect.signature(getattr(face, name)) for name in names if callable(getattr(face, name))}
+    return {name: [p for p in signature.parameters.values() if p.name != "pipelined"] for name, signature in found.items()}
+
+
+def test_the_two_clients_have_the_same_methods_with_the_same_parameters() -> None:
+    expected = {ASYNCHRONOUS_NAMES.get(name, name): parameters for name, parameters in methods(Client).items()}
+    assert methods(AsyncClient) == expected
+    assert {"submit", "submit_many", "receipt", "trust", "aclose"} <= expected.keys()
+
+
+def test_who_only_pipelines_loads_no_http_library(service: FakeService) -> None:
+    program = """
+import sys
+from ledgerd.network.client import Answer, Call, Client
+with Client(sys.argv[2:], service_certificate=sys.argv[1]) as client:
+    [(index, answer)] = client.submit_many([Call("PUT", "/app/records/1", b"v")])
+assert isinstance(answer, Answer) and answer.committed, answer
+print(*sorted({"httpx", "httpcore", "trio"} & sys.modules.keys()))
+"""
+    command = [sys.executable, "-c", program, str(service.certificate_file), *service.urls]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.stdout, done.stderr) == ("\n", "")
+    assert service.executed == {("PUT", "/app/records/1"): 1}

@@ -4,7 +4,7 @@ import msgpack
 import pytest
 
 from ledgerd.ledger.errors import FormatError
-from ledgerd.network.client.frames import FRAME_SIZE_BYTES_MAX, Decoder, Frame, encode
+from ledgerd.network.client.frames import FRAME_SIZE_BYTES_MAX, Decoder, Encoder, Frame
 
 
 def frame(*fields: object) -> bytes:
@@ -17,7 +17,7 @@ STREAM = frame(1, 204, {"x-ms-ccf-transaction-id": "2.5"}, b"") + frame(0, 200, 
 
 def test_every_cut_gives_the_same_frames() -> None:
     whole = Decoder().feed(STREAM)
-    assert [f.number for f in whole] == [1, 0, 2]
+    assert [number for number, *_ in whole] == [1, 0, 2]
     for cut in range(len(STREAM) + 1):
         decoder = Decoder()
         assert decoder.feed(STREAM[:cut]) + decoder.feed(STREAM[cut:]) == whole
@@ -55,7 +55,13 @@ def test_the_reason_for_which_a_node_ends_the_session_is_kept() -> None:
         Decoder().feed(frame(None, 503, {}, b'{"error": {"code": "SessionCapExhausted"}}'))
 
 
-def test_a_request_is_length_and_array() -> None:
-    data = encode(7, "PUT", "/app/records/1?x=y", {"content-type": "text/plain"}, b"v")
-    assert int.from_bytes(data[:4], "big") == len(data) - 4
-    assert msgpack.unpackb(data[4:]) == [7, "PUT", "/app/records/1?x=y", {"content-type": "text/plain"}, b"v"]
+def test_requests_are_length_and_array_one_after_the_other() -> None:
+    pieces: list[bytes] = []
+    encoder = Encoder()
+    sizes = [encoder.add(pieces, number, "PUT", "/app/records/1?x=y", {"content-type": "text/plain"}, b"v") for number in (7, 1 << 40)]
+    data = b"".join(pieces)
+    assert len(data) == sum(sizes)
+    for number, size in zip((7, 1 << 40), sizes, strict=True):
+        assert int.from_bytes(data[:4], "big") == size - 4
+        assert msgpack.unpackb(data[4:size]) == [number, "PUT", "/app/records/1?x=y", {"content-type": "text/plain"}, b"v"]
+        data = data[size:]

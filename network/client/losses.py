@@ -1,0 +1,29 @@
+"""What a broken connection tells: sorted by what can have left. Shared by all ways of sending; opens nothing."""
+
+import ssl
+from collections.abc import Iterator
+from typing import Final
+
+from ledgerd.network.client.attempts import Lost, Trouble
+
+CONNECT_SECONDS_MAX: Final = 2.0  # a host that is gone answers nothing at all; do not spend a whole attempt on it
+
+
+def lost(error: BaseException, *, sent: bool) -> Lost:
+    """Say what an error of the transport means for the request.
+
+    Args:
+        sent: Something of the request may have left before the error; no matter where the node turns out to be an impostor.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Lost(Trouble.IMPOSTOR, f"its certificate is not endorsed by the pinned service: {cause.verify_message}")
+        if "CERTIFICATE_VERIFY_FAILED" in str(cause):
+            return Lost(Trouble.IMPOSTOR, "its certificate is not endorsed by the pinned service")
+    return Lost(Trouble.CUT if sent else Trouble.NOT_SENT, str(error) or type(error).__name__)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
