@@ -282,7 +282,7 @@ def test_calls_wait_for_each_other_and_not_without_end() -> None:
     ],
 )
 def test_a_key_is_named_by_its_arn_only(arn: str) -> None:
-    with pytest.raises(LedgerdError, match="ARN|single-Region"):
+    with pytest.raises(LedgerdError, match=r"ARN|single-Region"):
         parse_key_arn(arn)
 
 
