@@ -14,6 +14,7 @@ from ledgerd.enclave.kms import settings
 from ledgerd.enclave.kms.settings import PublicNameSettings
 from ledgerd.ledger import cbor
 from ledgerd.ledger.attestation.measurement import configuration_digest
+from ledgerd.ledger.attestation.roots import parse_roots
 from ledgerd.ledger.errors import ConfigurationError
 
 PROTOCOL_VERSION: Final = 1
@@ -91,15 +92,21 @@ class Configuration:
 
         Args:
             service_public_key: DER SubjectPublicKeyInfo of the service that is started or joined; b"" before there is one.
+        Raises: ConfigurationError: A root is not one PEM certificate.
         """
         return {
-            "roots": sorted(hashlib.sha256(root.strip().encode()).hexdigest() for root in self.roots),
+            "roots": sorted({root.fingerprint for root in parse_roots(self.roots)}),
             "service": hashlib.sha256(service_public_key).hexdigest(),
             "heartbeat_ms": round(self.heartbeat_seconds * 1000),
             "election_timeout_ms": round(self.election_timeout_seconds * 1000),
             "body_bytes": self.body_size_bytes_max,
             "public_name": None if self.public_name is None else self.public_name.relevant(),
         }
+
+    def accepted(self, own_measurement: tuple[bytes, bytes, bytes]) -> tuple[tuple[bytes, bytes, bytes], ...]:
+        """The images that the host told this node to accept, in the genesis or as the node that it joins; if none, its own alone."""
+        told = self.start.measurements if self.start is not None else self.join.measurements if self.join is not None else ()
+        return told or (own_measurement,)
 
 
 def binding_digest(relevant: dict[str, Any], encryption_public_key: bytes) -> bytes:
@@ -118,9 +125,15 @@ def differing_keys(told: dict[str, Any], expected: dict[str, Any]) -> str:
     return ", ".join(keys) or "unknown keys"
 
 
-def service_digest(service_public_key: bytes, genesis_digest: bytes) -> bytes:
-    """The 48 bytes a node puts into `user_data` for a client: which service, and which beginning, it speaks for."""
-    return hashlib.sha384(cbor.encode({"service_key": service_public_key, "genesis": genesis_digest})).digest()
+def service_digest(service_public_key: bytes, genesis_digest: bytes, accepts: list[list[str]]) -> bytes:
+    """The 48 bytes a node puts into `user_data` for a client: which service, and which beginning, it speaks for.
+
+    Args:
+        service_public_key: DER SubjectPublicKeyInfo.
+        genesis_digest: SHA-256 of the service's first entry.
+        accepts: `measurement.shown_triples` of the images that this node, and whoever admitted it, was told to accept.
+    """
+    return hashlib.sha384(cbor.encode({"service_key": service_public_key, "genesis": genesis_digest, "accepts": accepts})).digest()
 
 
 def is_host(text: str) -> bool:

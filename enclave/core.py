@@ -60,7 +60,7 @@ from ledgerd.enclave.status import Attested
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.governance import tables
 from ledgerd.ledger.attestation.evidence import NITRO, Evidence
-from ledgerd.ledger.attestation.measurement import configuration_digest
+from ledgerd.ledger.attestation.measurement import configuration_digest, shown_triples
 from ledgerd.ledger.attestation.nitro import verify
 from ledgerd.ledger.attestation.policy import check_configuration, check_debug, check_public_key
 from ledgerd.ledger.attestation.roots import parse_roots
@@ -374,7 +374,7 @@ class Enclave:
             node_data=configuration.node_data,
         )
         writes = genesis_writes(configuration, configuration.start, service, self._keys.id, record, certificate, self._measurement)
-        serving = self._serve(service, create_ledger_secret(), certificate)
+        serving = self._serve(service, create_ledger_secret(), certificate, configuration.accepted(self._measurement))
         serving.start(writes)
         self.log("info", f"node {self._keys.id[:16]}... starts a new service")
 
@@ -383,7 +383,7 @@ class Enclave:
         if self._joining is not None:
             self._joining.carry_out(self._ready)  # the stream to the node that admitted us is needed no more
             self._joining = None
-        serving = self._serve(admitted.service, admitted.ledger_secrets[-1][1], admitted.certificate)
+        serving = self._serve(admitted.service, admitted.ledger_secrets[-1][1], admitted.certificate, admitted.accepts)
         serving.join(admitted.peers, admitted.genesis_digest)
         self.log("info", f"node {self._keys.id[:16]}... is trusted and catches up")
 
@@ -392,7 +392,13 @@ class Enclave:
         self._joining = None
         self._give_up(reason)
 
-    def _serve(self, service: ServiceKeys, ledger_secret: bytes, certificate: x509.Certificate) -> Serving:
+    def _serve(
+        self,
+        service: ServiceKeys,
+        ledger_secret: bytes,
+        certificate: x509.Certificate,
+        accepts: tuple[tuple[bytes, bytes, bytes], ...],
+    ) -> Serving:
         configuration, sessions = self._configuration, self._sessions
         assert configuration is not None and sessions is not None, "serving begins after attestation"
         self._serving = Serving(
@@ -403,7 +409,7 @@ class Enclave:
             ledger_secret=ledger_secret,
             clock=self._clock,
             now=self._now,
-            attested=Attested(self._own_document, self._measurement[0], self._simulated, self._self_signed),
+            attested=Attested(self._own_document, self._measurement[0], self._simulated, self._self_signed, shown_triples(accepts)),
             certificate=certificate,
             sessions=sessions,
             services=self,

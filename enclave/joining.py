@@ -29,7 +29,7 @@ from ledgerd.enclave.outbound import Answer, HttpClient
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.ledger import cbor
 from ledgerd.ledger.attestation.evidence import NITRO
-from ledgerd.ledger.attestation.measurement import Measurement, configuration_digest
+from ledgerd.ledger.attestation.measurement import Measurement, configuration_digest, read_triples, shown_triples
 from ledgerd.ledger.attestation.policy import Policy, verify_now
 from ledgerd.ledger.attestation.roots import parse_roots
 from ledgerd.ledger.errors import FormatError, IntegrityError, LedgerdError, PeerError, UsageError
@@ -44,13 +44,14 @@ Submit = Callable[[Callable[[Nsm], object], Callable[[Any], None]], None]
 
 
 class Admitted(NamedTuple):
-    """What a trusted joiner gets."""
+    """What a trusted joiner gets; `accepts` are the images that it, and the node that admitted it, was told to accept."""
 
     service: ServiceKeys
     ledger_secrets: list[tuple[int, bytes]]
     certificate: x509.Certificate
     peers: dict[NodeId, str]
     genesis_digest: bytes
+    accepts: tuple[tuple[bytes, bytes, bytes], ...]
 
 
 class JoinRefusedError(LedgerdError):
@@ -91,9 +92,8 @@ class Joining:
         self._next_stream = next_stream
         self._service = parse_certificate(join.service_certificate)
         self._service_public = spki_of(self._service)
-        self._policy = Policy(
-            parse_roots(configuration.roots), frozenset(Measurement(*line) for line in (join.measurements or (own_measurement,)))
-        )
+        self._accepted = configuration.accepted(own_measurement)
+        self._policy = Policy(parse_roots(configuration.roots), frozenset(Measurement(*line) for line in self._accepted))
         self._relevant = configuration.relevant(self._service_public)
         self._user_data = binding_digest(self._relevant, keys.encryption_public)
         self._request_pem = keys.certificate_request(configuration.names).public_bytes(Encoding.PEM).decode()
@@ -110,6 +110,7 @@ class Joining:
         self._attempts = 0
         self._nonce = b""
         self._genesis_digest = b""
+        self._accepted_there: tuple[tuple[bytes, bytes, bytes], ...] = ()
         self._now = now
         self._closes: list[int] = []
         self._connects: list[Connect] = []
@@ -211,8 +212,9 @@ class Joining:
             self._genesis_digest = bytes.fromhex(body["genesis_digest"])
             told = dict(body["configuration"])
             told_digest = configuration_digest(told)
-        except (KeyError, ValueError, TypeError, binascii.Error, UsageError):
-            raise PeerError("its attestation has no document, genesis digest or configuration") from None
+            self._accepted_there = tuple(read_triples(body["accepts"]))
+        except (KeyError, ValueError, TypeError, binascii.Error, UsageError, FormatError):
+            raise PeerError("its attestation has no document, genesis digest, configuration or accepted measurements") from None
         try:
             verify_now(
                 document,
@@ -220,7 +222,7 @@ class Joining:
                 now_ms=self._clock.milliseconds(self._now),
                 nonce=self._nonce,
                 public_key=self._server_public,
-                user_data=service_digest(self._service_public, self._genesis_digest),
+                user_data=service_digest(self._service_public, self._genesis_digest, shown_triples(self._accepted_there)),
                 configuration=told_digest,
             )
         except IntegrityError as error:
@@ -308,6 +310,8 @@ class Joining:
             certificate,
             {NodeId(node_id): str(address) for node_id, address in info["peers"].items()},
             self._genesis_digest,
+            # Whom the other let in before us holds the same secrets, so what it accepted is as much a part of what we vouch for.
+            (*self._accepted, *self._accepted_there),
         )
 
     # What may go wrong.

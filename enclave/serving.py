@@ -396,7 +396,7 @@ class Serving:
             self._answering.answer(reply_to, refusals.BUSY)
             return
         self._documents += 1
-        user_data = service_digest(self.status.service.public, genesis)
+        user_data = service_digest(self.status.service.public, genesis, self.status.attested.accepts)
         public_key = self._keys.public
 
         def done(result: Any) -> None:
@@ -412,6 +412,7 @@ class Serving:
     def _answer_attestation(self, reply_to: object, document: bytes) -> None:
         attested = self.status.attested
         shown = attestation_object(self._keys.id, base64.b64encode(document).decode(), attested.pcr0.hex(), attested.simulated)
+        shown["accepts"] = attested.accepts
         shown["service_certificate"] = self.status.service.certificate_pem
         shown["configuration"] = self.status.configuration.relevant(self.status.service.public)
         genesis = self._replica.genesis_digest

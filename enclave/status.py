@@ -18,11 +18,15 @@ from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 
 
 class Attested:
-    """What this enclave's attestation says: the document, PCR0, whether its root is a simulator's; and its certificate by itself."""
+    """What this enclave's attestation says: the document, PCR0, whether its root is a simulator's; and its certificate by itself.
 
-    __slots__ = ("document", "pcr0", "self_signed_certificate", "simulated")
+    `accepts` are the images that this node, and whoever admitted it, was told to accept: `measurement.shown_triples`.
+    """
 
-    def __init__(self, document: bytes, pcr0: bytes, simulated: bool, self_signed_certificate: str) -> None:
+    __slots__ = ("accepts", "document", "pcr0", "self_signed_certificate", "simulated")
+
+    def __init__(self, document: bytes, pcr0: bytes, simulated: bool, self_signed_certificate: str, accepts: list[list[str]]) -> None:
+        self.accepts = accepts
         self.document = document
         self.pcr0 = pcr0
         self.simulated = simulated

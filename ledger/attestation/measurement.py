@@ -4,12 +4,12 @@ Every PCR is 48 bytes, starts at zero and changes only by `extend`. No image is 
 Source: AWS's description of PCRs, checked against genuine documents and a second implementation of the device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256, sha384
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ledgerd.ledger import cbor
-from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.ledger.errors import ConfigurationError, FormatError
 
 PCR_SIZE_BYTES: Final = 48
 PCR_COUNT: Final = 32
@@ -62,6 +62,25 @@ def parse_measurement(pcr0: str, pcr1: str, pcr2: str, pcr8: str | None = None, 
     if ZERO in (line.pcr0, line.pcr1):
         raise ConfigurationError("PCR0 or PCR1 of a measurement is zero: that is a debug enclave, and those are never admitted")
     return line
+
+
+def shown_triples(measurements: Iterable[tuple[bytes, bytes, bytes]]) -> list[list[str]]:
+    """PCR0, PCR1, PCR2 of each in hex, sorted, each once: the form in which a node says which images it was told to accept."""
+    return [list(triple) for triple in sorted({(pcr0.hex(), pcr1.hex(), pcr2.hex()) for pcr0, pcr1, pcr2 in measurements})]
+
+
+def read_triples(shown: Any) -> list[tuple[bytes, bytes, bytes]]:
+    """Read what `shown_triples` made.
+
+    Raises: FormatError: It is anything that `shown_triples` could not have made, or empty.
+    """
+    try:
+        read = [(bytes.fromhex(pcr0), bytes.fromhex(pcr1), bytes.fromhex(pcr2)) for pcr0, pcr1, pcr2 in shown]
+    except (TypeError, ValueError):
+        read = []
+    if not read or shown_triples(read) != shown or not all(len(pcr) == PCR_SIZE_BYTES for triple in read for pcr in triple):
+        raise FormatError("accepted measurements are not a sorted list of PCR0, PCR1 and PCR2 in hex; the node is of another version")
+    return read
 
 
 def _parse_pcr(name: str, text: str) -> bytes:

@@ -102,7 +102,7 @@ class Client(_Face):
             measurements: Images that may run: PCR0, PCR1, PCR2 in hex.
             roots: Attestation roots (PEM text or files); None: AWS's alone.
             genesis: Hex digest of the service's first entry, where known: distinguishes it from others that run the same image.
-            configuration: Values that the service's configuration must have, such as `{"roots": [...]}`; see docs/formats/join.md.
+            configuration: Values that the service's configuration must have, such as `{"heartbeat_ms": 100}`; see docs/formats/join.md.
             credentials, budget: As for the client.
         Returns: A client; `client.attestation` says what was verified, and whether it was SIMULATED.
         Raises: AttestationError, ServiceIdentityMismatch: refused. RetryBudgetExhausted: Nobody answered.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ledgerd.ledger import cbor, receipt
-from ledgerd.ledger.attestation.measurement import Measurement, configuration_digest, parse_measurement
+from ledgerd.ledger.attestation.measurement import Measurement, configuration_digest, parse_measurement, read_triples, shown_triples
 from ledgerd.ledger.attestation.nitro import Attestation
 from ledgerd.ledger.attestation.policy import Policy, verify_now
 from ledgerd.ledger.attestation.roots import AWS_ROOT_G1, parse_roots
@@ -43,12 +43,14 @@ class Statement(NamedTuple):
         service_certificate: PEM.
         genesis: Hex SHA-256 of the service's first entry.
         configuration: What all nodes of the service run with, as docs/formats/join.md lists it; PCR16 measures it.
+        accepts: PCR0, PCR1, PCR2 in hex of each image that the node, and whoever admitted it, was told to accept.
     """
 
     document: bytes
     service_certificate: str
     genesis: str
     configuration: dict[str, Any]
+    accepts: list[list[str]]
 
 
 class Trusted(NamedTuple):
@@ -128,12 +130,14 @@ def parse_statement(answer: Any) -> Statement:
         document = base64.b64decode(answer["raw"], validate=True)
         certificate, genesis, configuration = answer["service_certificate"], answer["genesis_digest"], answer["configuration"]
         configuration_digest(configuration)
+        accepts = shown_triples(read_triples(answer["accepts"]))
         if type(certificate) is str and type(genesis) is str and len(bytes.fromhex(genesis)) == 32 and type(configuration) is dict:
-            return Statement(document, certificate, genesis.lower(), configuration)
-    except (KeyError, TypeError, ValueError, UsageError):
+            return Statement(document, certificate, genesis.lower(), configuration, accepts)
+    except (KeyError, TypeError, ValueError, UsageError, FormatError):
         pass
     raise FormatError(
-        "the node's attestation lacks raw (the document), service_certificate, genesis_digest or configuration; is it a ledgerd node?"
+        "the node's attestation lacks raw (the document), service_certificate, genesis_digest, configuration or accepts, or has one in "
+        "another form; is it a ledgerd node, of this version?"
     )
 
 
@@ -156,14 +160,16 @@ def verify_statement(
         nonce: What the caller made for this statement.
         now_ms: The caller's clock, milliseconds since 1970.
         genesis: Hex digest of the genesis entry where the caller knows it; None believes the attested one.
-        configuration: Values of the service's configuration that the caller knows; others are believed as attested.
+        configuration: Values of the service's configuration that the caller knows; others are believed as attested, but for `roots`:
+            without a value here, each must be one of the policy's.
     Raises:
         AttestationError: The document is refused, by which rule.
-        ServiceIdentityMismatch: It is attested, but not this service's, or not this connection's.
+        ServiceIdentityMismatch: It is attested, but not this service's, or not this connection's; or the node was told to believe roots
+            or images that the caller does not accept, so that the service's key may be known outside of every genuine enclave.
     """
     certificate = receipt.load_certificate(statement.service_certificate, "the service certificate")
     service_key = receipt.key_der(receipt.public_key(certificate))
-    bound = cbor.encode({"service_key": service_key, "genesis": bytes.fromhex(statement.genesis)})
+    bound = cbor.encode({"service_key": service_key, "genesis": bytes.fromhex(statement.genesis), "accepts": statement.accepts})
     attestation = verify_now(
         statement.document,
         policy,
@@ -177,6 +183,9 @@ def verify_statement(
     differing = sorted(key for key, value in expected.items() if statement.configuration.get(key) != value)
     if differing:
         raise ServiceIdentityMismatch(f"the attested configuration has other values than expected for {', '.join(differing)}")
+    if "roots" not in expected:
+        _check_roots(statement.configuration.get("roots"), policy)
+    _check_accepts(statement.accepts, policy)
     if presented is None:
         raise ServiceIdentityMismatch("the node presented no certificate")
     leaf = receipt.load_certificate(ssl.DER_cert_to_PEM_cert(presented), "the node's TLS certificate")
@@ -189,6 +198,30 @@ def verify_statement(
     if genesis is not None and genesis.lower() != statement.genesis:
         raise ServiceIdentityMismatch(f"the service began with entry {statement.genesis}, not with the expected {genesis.lower()}")
     return Trusted(ServiceIdentity(statement.service_certificate, statement.genesis), attestation, statement.configuration)
+
+
+def _check_roots(attested: Any, policy: Policy) -> None:
+    """A genuine enclave that believes a foreign root would take the service's key from, or give it to, whoever holds that root."""
+    accepted = {root.fingerprint for root in policy.roots}
+    if type(attested) is not list or not attested or not all(type(root) is str for root in attested):
+        raise ServiceIdentityMismatch("the attested configuration does not say which attestation roots the node believes; update the node")
+    unknown = [root for root in attested if root not in accepted]
+    if unknown:
+        raise ServiceIdentityMismatch(
+            f"the attested node also believes attestation roots that you do not accept, by SHA-256: {', '.join(unknown)}; whoever holds "
+            "one may know the service's key: ask the operator whose they are, and give them as roots too only if you trust each of them"
+        )
+
+
+def _check_accepts(accepts: list[list[str]], policy: Policy) -> None:
+    """A genuine enclave that admits, or joins, another image shares the service's key with it."""
+    accepted = {(line.pcr0.hex(), line.pcr1.hex(), line.pcr2.hex()) for line in policy.measurements}
+    unknown = [f"PCR0 {pcr0}, PCR1 {pcr1}, PCR2 {pcr2}" for pcr0, pcr1, pcr2 in accepts if (pcr0, pcr1, pcr2) not in accepted]
+    if unknown:
+        raise ServiceIdentityMismatch(
+            f"the attested node was told to accept images that you do not: {'; '.join(unknown)}; such an image may know the service's key: "
+            "ask the operator what they are, and give them as measurements too only if you trust each of them"
+        )
 
 
 def _root_text(root: Root) -> str:

@@ -9,6 +9,7 @@ import pytest
 from ledgerd.apps.logging import app
 from ledgerd.enclave import boundary
 from ledgerd.enclave.admission import NONCE_LIFETIME_SECONDS
+from ledgerd.enclave.configuration import service_digest
 from ledgerd.enclave.core import Enclave
 from ledgerd.enclave.nsm import attestation, extend_pcr, lock_pcr, measure_configuration
 from ledgerd.governance import tables
@@ -144,6 +145,77 @@ def test_a_joiner_does_not_believe_a_node_whose_pcr16_does_not_measure_its_confi
     first.nsm = module
     reason = refusal(cluster, cluster.join("n1"))
     assert f"this node will not join: the other node's attestation refused by rule 'configuration': {seen}" in reason
+
+
+OURS = [PCRS[index].hex() for index in range(3)]
+OTHER = ["ab" * 48, "cd" * 48, "ef" * 48]
+
+
+def document_of(*lines: list[str]) -> list[dict[str, str]]:
+    return [dict(zip(("pcr0", "pcr1", "pcr2"), line, strict=True)) for line in lines]
+
+
+def accepts(cluster: Cluster, host: Host) -> object:
+    """What a node says that it was told to accept, held to what it attests."""
+    shown = json.loads(cluster.client(host).ask("GET", f"/node/attestations/self?nonce={'07' * 32}").body)
+    status = host.enclave._serving.status  # type: ignore[union-attr]
+    bound = service_digest(status.service.public, bytes.fromhex(shown["genesis_digest"]), shown["accepts"])
+    assert decode(base64.b64decode(shown["raw"])).user_data == bound
+    return shown["accepts"]
+
+
+def join_with(cluster: Cluster, name: str, *lines: list[str]) -> Host:
+    certificate = cluster.hosts["n0"].notices["service_certificate"]
+    join = {"target": {"host": "n0.rpc", "port": 8001}, "service_certificate": certificate, "measurements": document_of(*lines)}
+    joiner = cluster.add(name, cluster.configuration(name, "join", join=join))
+    cluster.until(lambda: joiner.notices.get("open") == "yes")
+    return joiner
+
+
+def test_nodes_that_were_told_of_no_image_attest_that_they_accept_their_own() -> None:
+    cluster = Cluster(app)
+    assert [accepts(cluster, host) for host in cluster.start(2)] == [[OURS], [OURS]]
+
+
+def test_a_joiner_attests_the_images_that_it_was_told_to_accept() -> None:
+    cluster = Cluster(app)
+    (first,) = cluster.start(1)
+    joiner = join_with(cluster, "n1", OTHER, OURS)
+    assert accepts(cluster, joiner) == sorted([OURS, OTHER])
+    assert accepts(cluster, first) == [OURS]
+
+
+def test_a_joiner_attests_what_the_node_that_admitted_it_accepts_too() -> None:
+    """Or a host could put a clean node in front of a service whose first node was told to share its key with another image."""
+    cluster = Cluster(app)
+    (first,) = cluster.start(1, measurements=document_of(OURS, OTHER))
+    assert accepts(cluster, first) == sorted([OURS, OTHER])
+    assert accepts(cluster, join_with(cluster, "n1", OURS)) == sorted([OURS, OTHER])
+
+
+def test_a_joiner_does_not_believe_a_node_that_shows_other_accepted_images_than_it_attests() -> None:
+    cluster = Cluster(app)
+    (first,) = cluster.start(1)
+    serving = first.enclave._serving
+    assert serving is not None
+    answer = serving._answer_attestation
+
+    def lying(reply_to: object, document: bytes) -> None:
+        serving.status.attested.accepts = [OTHER]
+        answer(reply_to, document)
+        serving.status.attested.accepts = [OURS]
+
+    serving._answer_attestation = lying  # type: ignore[method-assign]
+    assert "rule 'user_data'" in refusal(cluster, cluster.join("n1"))
+
+
+@pytest.mark.parametrize("ending", ["\n\n", "", "\nmade by hand\n"])
+def test_roots_are_told_by_their_certificate_not_by_their_text(ending: str) -> None:
+    cluster = Cluster(app)
+    cluster.start(1)
+    same = {"consortium": {"roots": ["a comment\n" + cluster.root.certificate_pem.replace("\n", "\r\n").strip() + ending]}}
+    joiner = cluster.join("n1", configuration=same)
+    cluster.until(lambda: joiner.notices.get("open") == "yes")
 
 
 @pytest.mark.parametrize(("other", "seen"), PCR16)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,11 +26,16 @@ from support.ledgers import Node, Service
 
 GENESIS = hashlib.sha256(b"the first entry").digest()
 PCRS = {index: bytes([index + 1]) * 48 for index in range(3)}
+OTHER = ["ab" * 48, "cd" * 48, "ef" * 48]
 MEASUREMENT = {f"pcr{index}": value.hex() for index, value in PCRS.items()}
 
 
 def spki(key: ec.EllipticCurvePublicKey) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def fingerprint(root: SimulatedRoot) -> str:
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(root.certificate_pem)).hexdigest()
 
 
 class Attesting:
@@ -44,10 +50,12 @@ class Attesting:
         self.shown_genesis = GENESIS.hex()
         self.nonce: bytes | None = None
         self.configuration: object = {
-            "roots": [hashlib.sha256(root.certificate_pem.strip().encode()).hexdigest()],
+            "roots": [fingerprint(root)],
             "service": hashlib.sha256(self.attested_service_key).hexdigest(),
             "heartbeat_ms": 100,
         }
+        self.accepts: list[list[str]] = [list(MEASUREMENT.values())]
+        self.shown_accepts: object = ...  # as attested
         self.measure(self.configuration)
         for node in service.nodes:
             node.behaviour = self.answer
@@ -63,13 +71,14 @@ class Attesting:
         if parts.path != "/node/attestations/self":
             return None
         nonce = bytes.fromhex(parts.query.partition("nonce=")[2])
-        bound = cbor.encode({"service_key": self.attested_service_key, "genesis": self.genesis})
+        bound = cbor.encode({"service_key": self.attested_service_key, "genesis": self.genesis, "accepts": self.accepts})
         document = attestation(self.nsm, user_data=hashlib.sha384(bound).digest(), nonce=self.nonce or nonce, public_key=self.node_key)
         body = {
             "raw": base64.b64encode(document).decode(),
             "service_certificate": self.service_certificate,
             "genesis_digest": self.shown_genesis,
             "configuration": self.configuration,
+            "accepts": self.accepts if self.shown_accepts is ... else self.shown_accepts,
         }
         return FakeAnswer(200, {"content-type": "application/json"}, json.dumps(body).encode())
 
@@ -121,6 +130,14 @@ def stale_nonce(attesting: Attesting) -> None:
     attesting.nonce = bytes(32)
 
 
+def another_image_is_hidden(attesting: Attesting) -> None:
+    attesting.shown_accepts, attesting.accepts = attesting.accepts, [*attesting.accepts, OTHER]
+
+
+def another_image_is_added(attesting: Attesting) -> None:
+    attesting.shown_accepts = [*attesting.accepts, OTHER]
+
+
 def no_configuration(attesting: Attesting) -> None:
     attesting.measure(None)
 
@@ -135,6 +152,8 @@ def another_configuration(attesting: Attesting) -> None:
         (wrong_genesis, "user_data"),
         (wrong_service_key, "user_data"),
         (stale_nonce, "nonce"),
+        (another_image_is_hidden, "user_data"),
+        (another_image_is_added, "user_data"),
         (no_configuration, "configuration"),
         (another_configuration, "configuration"),
     ],
@@ -223,6 +242,50 @@ def test_an_enclave_configured_for_another_service_is_refused(service: FakeServi
     attesting.configuration = {"service": "ab" * 32}
     attesting.measure(attesting.configuration)
     with pytest.raises(ServiceIdentityMismatch, match="service"):
+        Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
+
+
+def test_an_enclave_that_believes_a_root_that_the_caller_does_not_is_refused_unless_each_is_stated(
+    service: FakeService, attesting: Attesting, root: SimulatedRoot
+) -> None:
+    """The genuine image, told to believe the attacker's root too, takes the service's key from the attacker's fake primary."""
+    attacker = make_root()
+    both = sorted([fingerprint(root), fingerprint(attacker)])
+    attesting.configuration = {"roots": both, "service": hashlib.sha256(attesting.attested_service_key).hexdigest()}
+    attesting.measure(attesting.configuration)
+    with pytest.raises(ServiceIdentityMismatch, match=f"do not accept, by SHA-256: {fingerprint(attacker)};"):
+        Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
+    Client.trust(service.urls, roots=[root.certificate_pem, attacker.certificate_pem], measurements=[MEASUREMENT]).close()
+    stated = {"roots": both}
+    Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT], configuration=stated).close()
+
+
+@pytest.mark.parametrize("roots", [None, [], "ab", [7]])
+def test_an_enclave_that_does_not_say_which_roots_it_believes_is_refused(
+    service: FakeService, attesting: Attesting, root: SimulatedRoot, roots: object
+) -> None:
+    attesting.configuration = {"roots": roots, "service": hashlib.sha256(attesting.attested_service_key).hexdigest()}
+    attesting.measure(attesting.configuration)
+    with pytest.raises(ServiceIdentityMismatch, match="does not say which attestation roots"):
+        Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
+
+
+def test_an_enclave_that_was_told_to_accept_another_image_is_refused_unless_the_caller_accepts_it(
+    service: FakeService, attesting: Attesting, root: SimulatedRoot
+) -> None:
+    attesting.accepts = [*attesting.accepts, OTHER]
+    with pytest.raises(ServiceIdentityMismatch, match=f"images that you do not: PCR0 {OTHER[0]}, PCR1 {OTHER[1]}, PCR2 {OTHER[2]};"):
+        Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
+    other = (OTHER[0], OTHER[1], OTHER[2])
+    Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT, other]).close()
+
+
+@pytest.mark.parametrize("shown", [None, [], "x", [OTHER[:2]], [["ab", "cd", "ef"]], [OTHER, OTHER], [[1, 2, 3]]])
+def test_a_statement_without_accepted_images_is_refused(
+    service: FakeService, attesting: Attesting, root: SimulatedRoot, shown: object
+) -> None:
+    attesting.shown_accepts = shown
+    with pytest.raises(FormatError, match="accepts"):
         Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
 
 

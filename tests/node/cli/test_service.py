@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,11 +159,13 @@ def test_a_receipt_of_another_service_fails(ledgerd: Ledgerd, ledger: Service, t
 
 
 class Attesting:
-    def __init__(self, service: FakeService, root: SimulatedRoot, pcrs: dict[int, bytes]) -> None:
+    def __init__(self, service: FakeService, root: SimulatedRoot, pcrs: dict[int, bytes], *foreign: str) -> None:
         self.nsm = SimulatedNsm(root, pcrs)
         self.ledger = service.ledger
         key = self.ledger.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        self.configuration = {"service": hashlib.sha256(key).hexdigest(), "heartbeat_ms": 100}
+        roots = [hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest() for pem in (root.certificate_pem, *foreign)]
+        self.configuration = {"roots": sorted(roots), "service": hashlib.sha256(key).hexdigest(), "heartbeat_ms": 100}
+        self.accepts = [[value.hex() for value in pcrs.values()]]
         measure_configuration(self.nsm, configuration_digest(self.configuration))
         self.nonce: bytes | None = None  # in place of the one that is asked for
         service.nodes[0].behaviour = self.answer
@@ -175,13 +178,14 @@ class Attesting:
             key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
             for key in (self.ledger.key, self.ledger.node.key)
         ]
-        bound = hashlib.sha384(cbor.encode({"service_key": keys[0], "genesis": bytes(32)})).digest()
+        bound = hashlib.sha384(cbor.encode({"service_key": keys[0], "genesis": bytes(32), "accepts": self.accepts})).digest()
         document = attestation(self.nsm, user_data=bound, nonce=self.nonce or bytes.fromhex(nonce), public_key=keys[1])
         body = {
             "raw": base64.b64encode(document).decode(),
             "service_certificate": self.ledger.certificate,
             "genesis_digest": "00" * 32,
             "configuration": self.configuration,
+            "accepts": self.accepts,
         }
         return FakeAnswer(200, {}, json.dumps(body).encode())
 
@@ -224,6 +228,23 @@ def test_a_node_is_named_by_its_address_alone_with_an_image_or_without(ledgerd: 
     assert "No image was compared" in ran.err
     attesting.nonce = bytes(32)
     assert (ledgerd(*verify).status, ledgerd(*verify).json["error"]["code"]) == (1, "nonce")
+
+
+def test_a_node_that_was_told_to_believe_more_than_we_do_is_refused(ledgerd: Ledgerd, service: FakeService, tmp_path: Path) -> None:
+    root, foreign = make_root(), make_root()
+    (tmp_path / "root.pem").write_text(root.certificate_pem)
+    image = [part for i, value in PCRS.items() for part in ("--pcr", f"{i}={value.hex()}")]
+    verify = ["attestation", "verify", service.urls[0], "--root", tmp_path / "root.pem", "-o", "json", *image]
+    Attesting(service, root, PCRS, foreign.certificate_pem)
+    ran = ledgerd(*verify, "--save", tmp_path / "kept.pem")
+    assert (ran.status, ran.json["error"]["code"], (tmp_path / "kept.pem").exists()) == (1, "ServiceIdentityMismatch", False)
+    assert "roots that you do not accept" in ran.json["error"]["message"]
+    attesting = Attesting(service, root, PCRS)
+    assert ledgerd(*verify).status == 0
+    attesting.accepts.append(["ff" * 48] * 3)
+    ran = ledgerd(*verify)
+    assert (ran.status, ran.json["error"]["code"]) == (1, "ServiceIdentityMismatch")
+    assert "images that you do not" in ran.json["error"]["message"]
 
 
 def test_a_document_may_be_anywhere(ledgerd: Ledgerd, service: FakeService, tmp_path: Path) -> None:
