@@ -193,7 +193,9 @@ def load(path: Path, *, launcher: str | None = None, image: Path | None = None) 
     _replace(document, "node", "launcher", launcher)
     if image is not None:
         chosen = document["node"].get("launcher") if isinstance(document.get("node"), dict) else None
-        _replace(document, "vm" if chosen == "vm" else "nitro", "image", str(image.absolute()))
+        if chosen not in ("vm", "nitro"):
+            raise ConfigurationError("--image is for virtual machines and enclaves: add --launcher vm, or --launcher nitro")
+        _replace(document, chosen, "image", str(image.absolute()))
     return parse(document, path.parent)
 
 

@@ -68,13 +68,14 @@ def examine(
     sections = [Section("program", tuple(_program())), Section("machine", (*_disk(directory), _files(config), _memory(machine)))]
     if config is not None:
         sections.append(Section("node", (_directory(config), _port("clients' address", config.rpc), _port("peers' address", config.peer))))
-    no_image = failure("image", "none is given", f"give --image FILE, or a --config with a [{launcher}] section")
     if launcher == "vm":
+        no_image = warning("image", "none is given", "`ledgerd dev` builds one; `ledgerd node` needs --image, or vm.image")
         checks = [vms.program(VM_QEMU_DEFAULT), vms.memory(VM_MEMORY_MB_DEFAULT), no_image] if vm is None else vms.preflight(vm)
         sections.append(Section("vm launcher", (*checks, _simulated("virtual machine"))))
     elif launcher == "nitro":
         if nitro is None:
-            nitro_checks: tuple[Check, ...] = (no_image,)
+            advice = "give --image FILE, or a --config with a [nitro] section"
+            nitro_checks: tuple[Check, ...] = (failure("image", "none is given", advice),)
         else:
             name = NitroLauncher(nitro, directory).name
             nitro_checks = tuple(preflight(nitro, name, machine, NitroCli(nitro.cli)))

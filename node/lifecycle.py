@@ -22,8 +22,10 @@ from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
 from ledgerd.network.streams import Streams
 from ledgerd.node import public_name
+from ledgerd.node.checks import failures
 from ledgerd.node.config import Address, Measurement, NodeConfig, enclave_document
 from ledgerd.node.host import EXIT_FAILED, PEERS_MAX, EnclaveLostError, Host, kinds
+from ledgerd.node.image import preflight as images
 from ledgerd.node.image.lock import default_folder
 from ledgerd.node.launch import Launcher, ProcessLauncher
 from ledgerd.node.ledger_files import holds_ledger
@@ -33,6 +35,7 @@ from ledgerd.node.simulator.nsm import SimulatedNsm
 from ledgerd.node.simulator.pki import SimulatedRoot, make_root
 from ledgerd.node.simulator.server import serve
 from ledgerd.node.storage import Storage
+from ledgerd.node.vm import preflight as vms
 from ledgerd.node.vm.launcher import VmLauncher
 
 EXIT_MISUSE: Final = 2
@@ -194,6 +197,24 @@ def refuse_used(directory: Path) -> None:
     """
     if (directory / HOST_PID).exists() or holds_ledger(directory / LEDGER):
         raise ConfigurationError(f"{directory} was used by a node before; a node never resumes from its disk: choose a new directory")
+
+
+def check_node(config: NodeConfig) -> None:
+    """Look at the files that a start needs; `ledgerd doctor` looks at the machine.
+
+    Raises: ConfigurationError: The directory was used, or the image is none; one line for each problem.
+    """
+    problems = []
+    try:
+        refuse_used(config.directory)
+    except ConfigurationError as error:
+        problems.append(str(error))
+    if config.launcher == "vm" and config.vm is not None:
+        problems += failures([vms.image(config.vm.image)])
+    elif config.launcher == "nitro" and config.nitro is not None:
+        problems += failures([images.image(config.nitro.image, "nitro")[0]])
+    if problems:
+        raise ConfigurationError("\n".join(problems))
 
 
 def simulated_root(directory: Path) -> SimulatedRoot:

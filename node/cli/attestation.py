@@ -11,7 +11,7 @@ import click
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
 from ledgerd.node.cli import evidence as found
 from ledgerd.node.cli.output import EXIT_FAILED, Ended, Output, command
-from ledgerd.node.cli.parameters import DIGEST, FILE, HEX, INDEXED_PCR
+from ledgerd.node.cli.parameters import DIGEST, EPOCH_MS, EPOCH_MS_MIN, FILE, HEX, INDEXED_PCR
 from ledgerd.node.cli.service import ServiceOptions, service_options
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ledgerd.ledger.attestation.nitro import Attestation
 
 NONCE_SIZE_BYTES: Final = 32
+IMAGE_REGISTERS: Final = (0, 1, 2)  # they count together
+ANY_IMAGE: Final = "any: none was demanded, so this proves only who signed it"
 STATEMENT_PATH: Final = "/node/attestations/self?nonce="
 
 
@@ -64,7 +66,7 @@ def attestation_show(output: Output, service: ServiceOptions, file: Path | None)
 @command("verify")
 @click.argument("target", metavar="[FILE|URL]", required=False)
 @click.option("--root", "roots", type=FILE, multiple=True, help="Accepted root, PEM; may be repeated.  [default: AWS's; AMD's for SNP]")
-@click.option("--at", type=click.IntRange(0), metavar="EPOCH_MS", help="Judge a stored document as of this time.  [default: now]")
+@click.option("--at", type=EPOCH_MS, metavar="EPOCH_MS", help="Judge a stored document as of this time.  [default: now]")
 @click.option("--pcr", "pcrs", type=INDEXED_PCR, multiple=True, help="Value that a register must have; may be repeated.")
 @click.option(
     "--measurements", type=FILE, help='Accepted images, JSON: {"pcr0": HEX, "pcr1": HEX, "pcr2": HEX}, or a list, or nitro-cli\'s output.'
@@ -165,7 +167,13 @@ def _judge_document(evidence: "Evidence", wanted: Wanted) -> tuple[dict[str, Any
     policy.check_age(attestation, wanted.at_ms, None)
     facts, people = found.nitro_facts(attestation, wanted.at_ms, attestation.simulated)
     root = "SIMULATED" if attestation.simulated else "AWS Nitro Enclaves, G1"
-    return {**facts, "root": attestation.root}, {**people, "root": f"{root} ({attestation.root})"}
+    stated = [index for index in IMAGE_REGISTERS if index in wanted.pcrs]
+    checked = bool(wanted.lines) or len(stated) == len(IMAGE_REGISTERS)
+    accepted = "as was demanded" if checked else f"any with {', '.join(f'this PCR{index}' for index in stated)}" if stated else ANY_IMAGE
+    return (
+        {"measurement_checked": checked, **facts, "root": attestation.root},
+        {"accepted_image": accepted, **people, "root": f"{root} ({attestation.root})"},
+    )
 
 
 def _judge_report(evidence: "Evidence", wanted: Wanted) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -189,9 +197,17 @@ def _judge_report(evidence: "Evidence", wanted: Wanted) -> tuple[dict[str, Any],
     root = "SIMULATED" if attestation.simulated else f"AMD, {attestation.product}"
     publisher = None if endorsement is None else {"did": endorsement.did, "feed": endorsement.feed, "svn": endorsement.svn}
     tcb = {name: value for name, value in attestation.tcb._asdict().items() if value is not None}
+    if wanted.security_policy is None:
+        accepted = "any: no policy was demanded, so this proves only who signed it"
+    elif endorsement is None:
+        accepted = "any: nobody endorses what is to enforce the policy"
+    else:
+        accepted = "any that its endorser vouches for; containers as the policy says"
+    programs = {"product": attestation.product, "tcb": tcb, "uvm_endorsement": publisher, "root": attestation.root}
     return (
-        {**facts, "product": attestation.product, "tcb": tcb, "uvm_endorsement": publisher, "root": attestation.root},
+        {"measurement_checked": wanted.security_policy is not None and endorsement is not None, **facts, **programs},
         {
+            "accepted_image": accepted,
             **people,
             "endorsed_by": "nobody" if endorsement is None else f"{endorsement.feed}, version {endorsement.svn}, by {endorsement.did}",
             "firmware": str(attestation.tcb),
@@ -224,7 +240,11 @@ def _refuse(output: Output, error: "AttestationError", evidence: "Evidence", wan
         made = facts.get("timestamp_ms")
         advice = (
             "evidence is judged as of now unless --at says otherwise: to judge it as of "
-            + ("an earlier time, give --at EPOCH_MS" if made is None else f"when it says it was made, give --at {made}")
+            + (
+                "an earlier time, give --at EPOCH_MS"
+                if made is None or made < EPOCH_MS_MIN
+                else f"when it says it was made, give --at {made}"
+            )
             + f"; otherwise {error.advice}"
         )
     judged = {"judged_at_ms": wanted.at_ms, **facts} if output.json else {"judged_at": found.moment(wanted.at_ms), **people}
@@ -271,6 +291,7 @@ def _verify_live(
         {
             "valid": True,
             "format": NITRO,
+            **({"measurement_checked": True} if output.json else {"accepted_image": "as was demanded"}),
             **(facts if output.json else people),
             "root": attestation.root,
             **({**fields, "service_certificate": certificate} if output.json else fields),

@@ -114,6 +114,7 @@ def curl(url: str, common: Path, app: str, *, anybody: bool) -> str:
 def _welcome(service: "Opened", line: str, launcher: str, *, temporary: bool) -> str:
     common = service.directory / "common"
     logs = service.directory / "node0" / "node.log"
+    measurements, root = (shlex.quote(str(common / name)) for name in ("measurements.json", "simulated_root_cert.pem"))
     programs, folder = (shlex.quote(str(path)) for path in (Path(sys.executable).parent, service.directory))
     return "\n".join(
         [
@@ -135,6 +136,10 @@ def _welcome(service: "Opened", line: str, launcher: str, *, temporary: bool) ->
             "Or, in another terminal, with the SDK (docs/sdk.md) or:",
             "",
             f"export PATH={programs}:$PATH LEDGERD_DIR={folder}; ledgerd status",
+            "",
+            "Then ask the primary to attest itself, which proves what it runs to whoever believes the root (this one is SIMULATED):",
+            "",
+            f"ledgerd attestation verify {service.primary} --measurements {measurements} --root {root}",
             "",
             "Stop with Ctrl-C.",
         ]

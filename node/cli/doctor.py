@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node.cli.output import EXIT_FAILED, Ended, Output, command
 from ledgerd.node.cli.parameters import FILE
 
@@ -45,6 +46,8 @@ def doctor(output: Output, path: Path | None, launcher: str | None, image: Path 
 
     config = None if path is None else configs.load(path, launcher=launcher, image=image)
     launcher = launcher or ("process" if config is None else config.launcher)
+    if image is not None and launcher == "process":
+        raise ConfigurationError("--image is for virtual machines and enclaves: add --launcher vm, or --launcher nitro")
     nitro = config.nitro if config is not None else None
     vm = config.vm if config is not None else None
     if image is not None:

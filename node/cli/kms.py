@@ -56,6 +56,8 @@ def kms_policy(
     """
     from ledgerd.node.kms_policy import key_policy, print_policy  # noqa: PLC0415
 
+    if roles and account is not None:
+        raise ConfigurationError("--role and --account: give one or the other; beside an account a role narrows nothing")
     images = _images(files, pcr0, registers, measurements)
     policy = key_policy(images, [*roles, *([account] if account is not None else [])], administrators)
     if output.json:

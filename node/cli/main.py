@@ -4,6 +4,7 @@ Law: nothing is imported for a command that does not run; `ledgerd --version` an
 """
 
 import importlib
+import os
 import sys
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -148,6 +149,34 @@ def cli() -> None:
     """
 
 
+def _refuse(error: click.ClickException, arguments: list[str]) -> int:
+    """Say what click found wrong with a call: as one JSON document too, where that was asked for."""
+    if _wants_json(arguments) and not isinstance(error, click.exceptions.NoArgsIsHelpError):
+        from ledgerd.node.cli.output import Ended, Output  # noqa: PLC0415 (only here)
+
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        advice = "" if context is None else f" Try `{context.command_path} --help`."
+        try:
+            Output("json").fail("UsageError", f"{error.format_message()}{advice}", error.exit_code)
+        except Ended as ended:
+            return ended.exit_code
+    error.show()
+    return error.exit_code
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """What `-o` says, the last one; the call is wrong, so click itself may not have come to it."""
+    form = os.environ.get("LEDGERD_OUTPUT", "")
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument in ("-o", "--output"):
+            form = following
+        elif argument.startswith("--output="):
+            form = argument.removeprefix("--output=")
+        elif argument.startswith("-o"):
+            form = argument[2:].removeprefix("=")
+    return form == "json"
+
+
 def main() -> NoReturn:
     """Run the command line."""
     try:
@@ -155,8 +184,7 @@ def main() -> NoReturn:
     except click.exceptions.Abort:
         status = 1
     except click.ClickException as error:
-        error.show()
-        status = error.exit_code
+        status = _refuse(error, sys.argv[1:])
     sys.exit(status if isinstance(status, int) else 0)
 
 

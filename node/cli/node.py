@@ -14,7 +14,7 @@ _LAUNCHER = click.option("--launcher", type=click.Choice(["process", "vm", "nitr
 _IMAGE = click.option(
     "--image", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The EIF file, in place of nitro.image or vm.image."
 )
-_CHECK = click.option("--check", is_flag=True, help="Only check the configuration: tell every problem, start nothing.")
+_CHECK = click.option("--check", is_flag=True, help="Only check configuration, directory and image: tell every problem, start nothing.")
 
 
 @command("start")
@@ -52,6 +52,9 @@ def _run(output: Output, path: Path, mode: str, launcher: str | None, image: Pat
     if there != mode:
         raise ConfigurationError(f"{path} has a [{there}] section: run `ledgerd node {there}`, or give it a [{mode}] section")
     if check:
+        from ledgerd.node.lifecycle import check_node  # noqa: PLC0415
+
+        check_node(config)
         output.record("node_check", {"file": str(path), "mode": mode, "correct": True})
         return
     from ledgerd.node.lifecycle import run_node  # noqa: PLC0415

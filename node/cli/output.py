@@ -45,18 +45,31 @@ class Output:
             for name, value in fields.items():
                 click.echo(f"{name}\t{_flat(value)}")
 
-    def rows(self, schema: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], **more: Any) -> None:
-        """Say a list of things: the columns for people, every field for JSON, under `items`; `more` stands beside it, JSON only."""
+    def rows(
+        self, schema: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], droppable: Sequence[str] = (), **more: Any
+    ) -> None:
+        """Say a list of things: the columns for people, every field for JSON, under `items`; `more` stands beside it, JSON only.
+
+        Of `droppable` columns a terminal leaves out so many, the first first, that the others fit; nothing is ever cut off.
+        """
         if self.json:
             self._document(schema, {**more, "items": [dict(row) for row in rows]})
         elif sys.stdout.isatty():
             from rich.console import Console  # noqa: PLC0415 (slow to load, and needed on terminals only)
             from rich.table import Table  # noqa: PLC0415
 
-            table = Table(*(_label(column) for column in columns), box=None, pad_edge=False, header_style="bold")
-            for row in rows:
-                table.add_row(*(_text(row.get(column)) for column in columns))
-            Console(markup=False, highlight=False).print(table)
+            console = Console(markup=False, highlight=False)
+            cells = [{column: _text(row.get(column)) for column in columns} for row in rows]
+            shown = list(columns)
+            for column in droppable:
+                if sum(max(len(_label(name)), *(len(cell[name]) for cell in cells), 0) + 1 for name in shown) - 1 > console.width:
+                    shown.remove(column)
+            table = Table(box=None, pad_edge=False, header_style="bold")
+            for column in shown:
+                table.add_column(_label(column), overflow="fold")
+            for cell in cells:
+                table.add_row(*(cell[column] for column in shown))
+            console.print(table)
         else:
             click.echo("\t".join(columns))
             for row in rows:

@@ -9,6 +9,8 @@ from ledgerd.ledger.errors import FormatError
 from ledgerd.ledger.ids import TransactionId, parse_transaction_id
 
 FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+EPOCH_MS_MIN: Final = 10**11
+EPOCH_MS_DIGITS_MAX: Final = 14  # year 5138
 FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -69,6 +71,23 @@ class IndexedPcrType(click.ParamType[tuple[int, bytes]]):
         return int(index), PCR.convert(text, param, ctx)
 
 
+class EpochMsType(click.ParamType[int]):
+    """A time, in milliseconds since 1970; one that would be of before 1973 is taken for seconds, and refused."""
+
+    name = "epoch_ms"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read one."""
+        if isinstance(value, int):
+            return value
+        if not value.isdecimal() or not value.isascii() or len(value) > EPOCH_MS_DIGITS_MAX:
+            self.fail(f"{value!r} is not a number of milliseconds since 1970", param, ctx)
+        if int(value) < EPOCH_MS_MIN:
+            self.fail(f"{value} is too early: it counts milliseconds since 1970; did you give seconds?", param, ctx)
+        return int(value)
+
+
+EPOCH_MS: Final = EpochMsType()
 TRANSACTION_ID: Final = TransactionIdType()
 DIGEST: Final = HexType(32)
 PCR: Final = HexType(48)

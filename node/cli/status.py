@@ -1,5 +1,6 @@
 """`ledgerd status`: the service and its nodes, each asked for itself."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 NODES_MAX = 64
 NODE_ID_SHOWN = 16  # characters, in tables; JSON has all
+DROPPED = ("node_id", "last_signed", "view")  # where a terminal is too narrow, in this order
 COLUMNS = ("url", "node_id", "state", "role", "view", "committed", "last_signed", "problem")
 
 
@@ -42,7 +44,13 @@ def status(output: Output, service: ServiceOptions) -> None:
             if url not in urls and len(urls) < NODES_MAX and not _same_node(url, urls):
                 urls.append(url)
     shown = rows if output.json else [{**row, "node_id": row["node_id"] and row["node_id"][:NODE_ID_SHOWN]} for row in rows]
-    output.rows("status", COLUMNS, shown, service_status=service_status)
+    terminal = not output.json and sys.stdout.isatty()
+    columns = [column for column in COLUMNS if column != "problem"] if terminal else COLUMNS
+    output.rows("status", columns, shown, droppable=DROPPED, service_status=service_status)
+    if terminal:  # a problem is a sentence, and would take the other columns' room
+        for row in rows:
+            if row["problem"] is not None:
+                output.note(f"{row['url']}: {row['problem']}")
     output.note(f"service: {service_status or 'no node answers'}")
     if service_status != "Open":
         raise Ended(EXIT_FAILED)

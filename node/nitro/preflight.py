@@ -4,13 +4,11 @@ One cause, one failure: what can only be known once something else is right is l
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from ledgerd.node.checks import Check, failure, success, warning
 from ledgerd.node.config import NitroConfig
-from ledgerd.node.image import eif
-from ledgerd.node.image.errors import EifError
+from ledgerd.node.image import preflight as images
 from ledgerd.node.nitro.causes import ALLOCATOR as ALLOCATOR_FILE
 from ledgerd.node.nitro.causes import RESTART
 from ledgerd.node.nitro.cli import NitroCli, NitroError, RunningInfo, own
@@ -31,9 +29,9 @@ def preflight(config: NitroConfig, name: str, machine: Machine, cli: NitroCli) -
         machine, cli: Where.
     """
     checks = [_device(machine), _vsock(machine)]
-    image, size = _image(config.image)
+    image, read, size = images.image(config.image, "nitro")
     checks.append(image)
-    if size is not None:
+    if read is not None:
         checks.append(_memory_for_image(config, size))
     checks.append(_allocator(machine))
     checks.extend(_full_cores(config, machine))
@@ -69,18 +67,6 @@ def _vsock(machine: Machine) -> Check:
     if machine.exists(VSOCK):
         return success("vsock", f"/{VSOCK} is there")
     return failure("vsock", f"no /{VSOCK}", "`sudo modprobe vsock`; the link to the enclave goes over it")
-
-
-def _image(path: Path) -> tuple[Check, int | None]:
-    name = "image"
-    try:
-        data = path.read_bytes()
-        eif.read(data)
-    except OSError as error:
-        return failure(name, f"cannot read {path}: {error.strerror}", "give the path of an EIF file (--image, or nitro.image)"), None
-    except EifError as error:
-        return failure(name, f"{path} is {error}", "give the file that `ledgerd image build` wrote"), None
-    return success(name, f"{path}, {len(data) / (1 << 20):.1f} MiB"), len(data)
 
 
 def _memory_for_image(config: NitroConfig, size: int) -> Check:

@@ -10,6 +10,8 @@ from typing import Final
 
 from ledgerd.node.checks import Check, failure, success
 from ledgerd.node.config import VmConfig
+from ledgerd.node.image import eif
+from ledgerd.node.image import preflight as images
 
 MEMINFO: Final = Path("/proc/meminfo")
 
@@ -38,11 +40,14 @@ def memory(memory_mb: int, machines: int = 1, meminfo: Path = MEMINFO) -> Check:
 
 
 def image(path: Path) -> Check:
-    """The image's file."""
-    try:
-        return success("image", f"{path}, {path.stat().st_size} bytes")
-    except OSError as error:
-        return failure("image", f"{path}: {error.strerror}", "give a file that `ledgerd image build` made")
+    """The image's file: an image, for this kind of processor, with a ramdisk beside the platform's."""
+    check, read, _ = images.image(path, "vm")
+    if read is None:
+        return check
+    if read.aarch64 or len(read.all(eif.Kind.RAMDISK)) < 2:
+        what = "for Arm" if read.aarch64 else "a platform only"
+        return failure(images.NAME, f"{path} is {what}", "give an image that `ledgerd image build` made")
+    return check
 
 
 def available_mb(meminfo: Path = MEMINFO) -> int | None:

@@ -232,6 +232,11 @@ def test_options_take_the_place_of_the_launcher_and_the_image(tmp_path: Path, mo
         load(write(tmp_path, text), launcher="nitro")
 
 
+def test_an_image_for_a_process_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"--image is for virtual machines and enclaves: add --launcher vm"):
+        load(write(tmp_path, START), image=Path("other.eif"))
+
+
 def test_a_process_needs_a_simulated_root(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"attestation.simulator: missing; a process has no security module"):
         load(write(tmp_path, START.replace('simulator = "simulator"', "")))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ledgerd.node.cli.parameters import EPOCH_MS_MIN
 from support import documents, reports
 from support.command_line import Ledgerd
 from support.documents import IMAGE, LEAF, MADE_AT_MS, MODULE_ID, NONCE, forge
@@ -42,7 +43,10 @@ def manifest() -> list[dict[str, Any]]:
 def test_every_genuine_document_is_judged_as_the_manifest_says(ledgerd: Ledgerd) -> None:
     for entry in manifest():
         file = vectors("nitro", entry["file"])
-        at = ["--at", entry["verify_at_ms"]] if entry.get("verify_at_ms") else []
+        at_ms = entry.get("verify_at_ms")
+        if at_ms is not None and at_ms < EPOCH_MS_MIN:
+            at_ms *= 1000  # of a self-made document, whose own timestamp is in seconds
+        at = [] if at_ms is None else ["--at", at_ms]
         ran = ledgerd("attestation", "verify", file, *at, "-o", "json")
         valid = entry["expect"] == "valid" and not entry["debug"]
         assert (ran.status, ran.json["valid"]) == ((0, True) if valid else (1, False)), entry["file"]
@@ -110,10 +114,32 @@ def test_every_register_that_is_stated_must_be_right(ledgerd: Ledgerd, stored: l
         assert (ran.status, ran.json["error"]["code"]) == (1, "measurement")
 
 
+def test_a_person_is_told_that_any_image_was_accepted_unless_one_was_demanded(ledgerd: Ledgerd, stored: list[Any], tmp_path: Path) -> None:
+    registers = [["--pcr", f"{index}={value.hex()}"] for index, value in enumerate((IMAGE.pcr0, IMAGE.pcr1, IMAGE.pcr2))]
+    images = tmp_path / "images.json"
+    images.write_text(json.dumps({f"PCR{index}": value.hex() for index, value in enumerate((IMAGE.pcr0, IMAGE.pcr1, IMAGE.pcr2))}))
+    anything = "any: none was demanded, so this proves only who signed it"
+    for options, checked, told in (
+        ([], False, anything),
+        (["--pcr", f"3={'00' * 48}"], False, anything),
+        ([*registers[0], *registers[2]], False, "any with this PCR0, this PCR2"),
+        ([part for register in registers for part in register], True, "as was demanded"),
+        (["--measurements", images], True, "as was demanded"),
+    ):
+        assert ledgerd(*stored, *options).json["measurement_checked"] is checked
+        assert ledgerd(*stored[:-2], *options).fields["accepted_image"] == told
+
+
 def test_the_nonce_that_is_stated_must_be_right(ledgerd: Ledgerd, stored: list[Any]) -> None:
     assert ledgerd(*stored, "--nonce", NONCE.hex()).status == 0
     ran = ledgerd(*stored, "--nonce", "00" * 32)
     assert (ran.status, ran.json["error"]["code"]) == (1, "nonce")
+
+
+def test_seconds_in_place_of_milliseconds_are_asked_after(ledgerd: Ledgerd, stored: list[Any]) -> None:
+    ran = ledgerd(*stored, "--at", MADE_AT_MS // 1000)
+    assert ran.status == 2
+    assert "did you give seconds?" in ran.err
 
 
 def test_a_list_of_images_is_compared(ledgerd: Ledgerd, stored: list[Any], tmp_path: Path) -> None:
@@ -160,6 +186,7 @@ def test_without_a_root_only_awss_counts(ledgerd: Ledgerd, stored: list[Any]) ->
         ["--nonce", ""],
         ["--at", "now"],
         ["--at", "-1"],
+        ["--at", "1" * 15],
         ["--save", "certificate"],
         ["--genesis", "00" * 32],
         ["--root", __file__],
@@ -237,6 +264,10 @@ def test_options_for_snp_are_compared(ledgerd: Ledgerd, tmp_path: Path) -> None:
     ran = ledgerd(*verify, "--security-policy", tmp_path / "policy", "--uvm-endorsement", tmp_path / "uvm", "--nonce", NONCE.hex())
     assert ran.status == 0
     assert ran.json["uvm_endorsement"] == {"did": did, "feed": reports.FEED, "svn": 22}
+    assert ran.json["measurement_checked"] is True
+    for options in ([], ["--security-policy", tmp_path / "policy"], ["--uvm-endorsement", tmp_path / "uvm"]):
+        assert ledgerd(*verify, *options).json["measurement_checked"] is False
+        assert ledgerd(*verify[:-2], *options).fields["accepted_image"].startswith("any: ")
     for option, value, expected in (
         ("--security-policy", __file__, "host_data"),
         ("--uvm-endorsement", tmp_path / "foreign", "endorsement"),

@@ -8,6 +8,7 @@ import pytest
 from ledgerd.node.checks import Check, Section, Verdict
 from ledgerd.node.cli import doctor as cli_doctor
 from ledgerd.node.cli.output import Output
+from ledgerd.node.image import eif
 from support.command_line import Ledgerd
 
 SECTIONS = [
@@ -53,7 +54,31 @@ def test_a_virtual_machines_needs_are_looked_at(ledgerd: Ledgerd, tmp_path: Path
     assert "apt-get install qemu-system-x86" in section["checks"][0]["advice"]
     ran = ledgerd("doctor", "--dir", tmp_path, "--launcher", "vm", "-o", "json")
     (image,) = [check for section in ran.json["sections"] for check in section["checks"] if check["name"] == "image"]
-    assert image["advice"] == "give --image FILE, or a --config with a [vm] section"
+    assert image["verdict"] == "warning"
+    assert image["advice"] == "`ledgerd dev` builds one; `ledgerd node` needs --image, or vm.image"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"# no image", "no enclave image, by rule 'size'"),
+        (eif.write(b"kernel", "line", [b"platform"], metadata=None), "is a platform only"),
+        (eif.write(b"kernel", "line", [b"platform", b"ours"], metadata=None, aarch64=True), "is for Arm"),
+        (eif.write(b"kernel", "line", [b"platform", b"ours"], metadata=None), ""),
+    ],
+)
+def test_a_virtual_machines_image_is_read_as_its_start_will(ledgerd: Ledgerd, tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "some.eif").write_bytes(data)
+    ran = ledgerd("doctor", "--dir", tmp_path, "--launcher", "vm", "--image", tmp_path / "some.eif", "-o", "json")
+    (image,) = [check for section in ran.json["sections"] for check in section["checks"] if check["name"] == "image"]
+    assert image["verdict"] == ("failure" if said else "success")
+    assert said in image["found"]
+
+
+def test_an_image_for_a_process_is_misuse(ledgerd: Ledgerd, tmp_path: Path) -> None:
+    ran = ledgerd("doctor", "--dir", tmp_path, "--image", tmp_path / "some.eif")
+    assert (ran.status, ran.out) == (2, "")
+    assert "add --launcher vm, or --launcher nitro" in ran.err
 
 
 def test_a_configuration_that_is_wrong_is_misuse(ledgerd: Ledgerd, tmp_path: Path) -> None:

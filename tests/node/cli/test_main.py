@@ -1,5 +1,6 @@
 """What holds for every command: help, output shapes, statuses, and that nothing is loaded for what does not run."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from ledgerd.node.cli.main import LazyGroup, cli
+from ledgerd.node.cli.main import LazyGroup, cli, main
 from support.command_line import Ledgerd
 
 
@@ -117,6 +118,36 @@ def test_an_error_is_one_json_document_where_json_is_asked_for(ledgerd: Ledgerd)
     document = ran.json
     assert document["schema"] == "ledgerd.error.v1"
     assert document["error"]["code"] == "ConfigurationError"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "expected"),
+    [
+        (["status", "--nonsense", "-o", "json"], "", True),
+        (["status", "-ojson", "--nonsense"], "", True),
+        (["--nonsense", "--output=json"], "", True),
+        (["nonsense"], "json", True),
+        (["tx", "status"], "json", True),
+        (["status", "--nonsense"], "", False),
+        (["status", "-o", "table", "--nonsense"], "json", False),
+    ],
+)
+def test_what_click_refuses_is_json_too_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], variable: str, expected: bool
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ledgerd", *arguments])
+    monkeypatch.setenv("LEDGERD_OUTPUT", variable)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    if expected:
+        document = json.loads(said.out)
+        assert (document["schema"], document["error"]["code"], said.err) == ("ledgerd.error.v1", "UsageError", "")
+        assert "--help`" in document["error"]["message"]
+    else:
+        assert said.out == ""
+        assert "--nonsense" in said.err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -58,6 +58,19 @@ def test_a_terminal_gets_aligned_columns_and_no_markup_of_the_data(
     assert lines[2].index("1") == lines[3].index("2")
 
 
+@pytest.mark.parametrize(("columns", "head"), [(100, "url id state"), (40, "url state"), (20, "url")])
+def test_a_narrow_terminal_leaves_out_columns_and_cuts_nothing_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, head: str
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    url = "https://127.0.0.1:8000"
+    Output("table").rows("things", ("url", "id", "state"), [{"url": url, "id": "a" * 16, "state": "Open"}], droppable=("id", "state"))
+    lines = click.unstyle(capsys.readouterr().out).splitlines()
+    assert lines[0].split() == head.split()
+    assert "".join(line.split()[0] for line in lines[1:]) == url
+
+
 @pytest.mark.parametrize(("error", "status"), [(ConfigurationError, 2), (IntegrityError, 1), (LedgerdError, 1)])
 def test_errors_become_statuses(error: type[LedgerdError], status: int) -> None:
     @command("failing")

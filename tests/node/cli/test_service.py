@@ -6,6 +6,7 @@ import json
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -316,6 +317,22 @@ def test_status_asks_every_node_it_hears_of(ledgerd: Ledgerd, service: FakeServi
     assert (ran.status, ran.json["service_status"]) == (0, "Open")
     assert [(item["role"], item["committed"]) for item in ran.json["items"]] == [("primary", "2.2"), ("backup", "2.2")]
     assert all(set(COLUMNS) == set(item) for item in ran.json["items"]), "every item has every field"
+
+
+def test_status_on_a_terminal_shows_urls_whole_and_problems_below(
+    ledgerd: Ledgerd, service: FakeService, options: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        status_answers(service, number, "Open")
+    service.nodes[1].stop()
+    monkeypatch.setattr("ledgerd.node.cli.status.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+    monkeypatch.setattr("ledgerd.node.cli.output.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+    monkeypatch.setenv("COLUMNS", "80")
+    ran = ledgerd("status", *options, "--timeout", 0.2)
+    head, *lines = ran.out.splitlines()
+    assert head.split() == ["url", "state", "role", "view", "committed", "last", "signed"]
+    assert [line.split()[0] for line in lines] == service.urls
+    assert f"{service.urls[1]}: " in ran.err
 
 
 def test_status_of_a_service_that_is_not_open_or_not_there_is_a_failure(

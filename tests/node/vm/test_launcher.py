@@ -178,6 +178,6 @@ def test_an_image_that_cannot_be_started_is_told_so(place: Place) -> None:
     other.write_bytes(b"something else")
     assert "no enclave image, by rule 'size'" in refusal(place.launcher(image=other))
     other.write_bytes(eif.write(b"kernel", "line", [b"platform"], metadata=None))
-    assert "is a platform only: give an image that `ledgerd image build` made" in refusal(place.launcher(image=other))
+    assert "is a platform only; give an image that `ledgerd image build` made" in refusal(place.launcher(image=other))
     other.write_bytes(eif.write(b"kernel", "line", [b"platform", OURS], metadata=None, aarch64=True))
     assert "is for Arm" in refusal(place.launcher(image=other))
