@@ -62,7 +62,7 @@ class Output:
             cells = [{column: _text(row.get(column)) for column in columns} for row in rows]
             shown = list(columns)
             for column in droppable:
-                if sum(max(len(_label(name)), *(len(cell[name]) for cell in cells), 0) + 1 for name in shown) - 1 > console.width:
+                if sum(max(len(_label(name)), *(len(cell[name]) for cell in cells), 0) + 2 for name in shown) - 2 > console.width:
                     shown.remove(column)
             table = Table(box=None, pad_edge=False, header_style="bold")
             for column in shown:

@@ -58,7 +58,7 @@ def test_a_terminal_gets_aligned_columns_and_no_markup_of_the_data(
     assert lines[2].index("1") == lines[3].index("2")
 
 
-@pytest.mark.parametrize(("columns", "head"), [(100, "url id state"), (40, "url state"), (20, "url")])
+@pytest.mark.parametrize(("columns", "head"), [(47, "url id state"), (46, "url state"), (20, "url")])
 def test_a_narrow_terminal_leaves_out_columns_and_cuts_nothing_off(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, head: str
 ) -> None:
