@@ -15,6 +15,7 @@ from support.repository import ROOT
 
 DOCS: Final = ROOT / "docs"
 OPERATING: Final = (DOCS / "operating.md").read_text()
+AWS: Final = (DOCS / "deploy" / "aws.md").read_text()
 COMMANDS: Final[dict[str, Any]] = runpy.run_path(str(ROOT / "scripts" / "commands"))
 SECTIONS: Final = ("node", "rpc", "peer", "limits", "consensus", "attestation", "vm", "nitro", "start", "join", "public_name")
 LEDGERD: Final = str(Path(sys.executable).with_name("ledgerd"))
@@ -36,6 +37,32 @@ def test_the_configurations_shown_load(tmp_path: Path, number: int) -> None:
     loaded = config.load(tmp_path / "node.toml")
     assert (loaded.start is not None, loaded.join is not None) == ((True, False), (False, True), (False, True))[number]
     assert (loaded.nitro is not None) is (number == 2)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_configurations_for_aws_load(tmp_path: Path, number: int) -> None:
+    for name in ("alice_cert.pem", "bob_cert.pem", "service_cert.pem"):
+        (tmp_path / name).write_text("-----BEGIN CERTIFICATE-----\n")
+    (tmp_path / "node.toml").write_text(blocks(AWS, "toml")[number])
+    loaded = config.load(tmp_path / "node.toml")
+    assert loaded.nitro is not None
+    assert loaded.nitro.image == tmp_path / "ledgerd.eif"
+    assert (loaded.start is not None, loaded.join is not None) == ((True, False), (False, True))[number]
+
+
+def test_the_commands_for_aws_and_their_options_are_the_program_s() -> None:
+    sections = (DOCS / "cli.md").read_text().split("\n## ")
+    helps = {part.partition("\n")[0]: part for part in sections if part.startswith("ledgerd ")}
+    shell = "\n".join(blocks(AWS, "sh")).replace("\\\n", " ")
+    # `systemd-run` has options of its own, before the program's name
+    lines = [re.sub(r'"\$\(command -v ledgerd\)"', "\nledgerd", line).rpartition("\n")[2] for line in shell.splitlines()]
+    commands = [line.partition("#")[0] for line in lines if re.match(r"ledgerd [a-z]", line)]
+    assert len(commands) > 10
+    for command in commands:
+        name = max((name for name in helps if f"{command.strip()} ".startswith(f"{name} ")), key=len, default=None)
+        assert name is not None, f"no such command: {command}"
+        for option in re.findall(r"(?<= )--?[a-z][a-z0-9-]*", command):
+            assert re.search(rf"(?<![\w-]){option}(?![\w-])", helps[name]), f"{name} has no {option}: {command}"
 
 
 @pytest.mark.parametrize("section", SECTIONS)
