@@ -96,10 +96,7 @@ class Answering:
         self._unconfirmed: list[Held] = []  # reads since the last round of confirmation began
         self._confirming: dict[Hashable, list[Held]] = {}
         self._next_token = 0
-        # Entry and claims of transactions whose receipt is wanted; None while the entry is still to be made.
-        self._receipt_data: dict[int, tuple[bytes, bytes] | None] = {}
-        self._pending: list[Proposal] = []  # writes of this wake-up, in the state already, that are no entries yet
-        self._pending_bytes = 0
+        self._receipt_data: dict[int, tuple[bytes, bytes]] = {}  # entry and claims of transactions whose receipt is wanted
         self._forwarded = Forwarded()
 
     @property
@@ -168,7 +165,9 @@ class Answering:
             return
         consensus = self._consensus
         execute = self._executor.execute
-        pending = self._pending
+        pending: list[Proposal] = []  # writes that are in the state already, and no entries yet
+        pending_bytes = 0
+        wanted: list[Seqno] = []  # those of them whose receipt is
         is_primary = consensus.role is Role.PRIMARY
         view = consensus.view
         last = consensus.last_id
@@ -180,7 +179,7 @@ class Answering:
             left -= 1
             request = requests.popleft()
             self._queued_bytes -= len(request.body)
-            if uncommitted > UNCOMMITTED_MAX or memory_bytes + self._pending_bytes > UNCOMMITTED_BYTES_MAX:
+            if uncommitted > UNCOMMITTED_MAX or memory_bytes + pending_bytes > UNCOMMITTED_BYTES_MAX:
                 self.answer(request.reply_to, refusals.TOO_MANY)
                 continue
             wish = request.headers.get("prefer")
@@ -193,12 +192,12 @@ class Answering:
                 uncommitted += 1
                 if is_plain(writes):
                     pending.append((writes, outcome.claims_digest))
-                    self._pending_bytes += outcome.writes_bytes
+                    pending_bytes += outcome.writes_bytes
                     if prefer.receipt:
-                        self._receipt_data[next_id[1]] = None
+                        wanted.append(next_id[1])
                 else:  # what concerns the service itself takes effect before anything else is executed
-                    self._propose_pending()
-                    memory_bytes = consensus.memory_bytes
+                    self._propose_all(pending, wanted)
+                    memory_bytes, pending_bytes = consensus.memory_bytes, 0
                     entry = self._propose(writes, outcome.claims_digest)
                     if prefer.receipt:
                         self._receipt_data[entry.seqno] = (entry.data, outcome.claims_digest)
@@ -218,20 +217,17 @@ class Answering:
             else:
                 assert outcome.deferred is not None, "a deferred outcome says what to find"
                 self._defer(request.reply_to, outcome.deferred)
-        self._propose_pending()
+        self._propose_all(pending, wanted)
 
-    def _propose_pending(self) -> None:
-        """Make entries of the writes of plain transactions, all of them at once: they are in the state already, in this order."""
-        pending = self._pending
+    def _propose_all(self, pending: list[Proposal], wanted: list[Seqno]) -> None:
+        """Make entries of the writes of plain transactions, all of them at once, and keep what receipts need; empties both lists."""
         if not pending:
             return
         first, entries = self._propose_plain(pending)
-        if self._receipt_data:
-            for offset, (_, claims_digest) in enumerate(pending):
-                if first + offset in self._receipt_data:
-                    self._receipt_data[first + offset] = (entries[offset], claims_digest)
+        for seqno in wanted:
+            self._receipt_data[seqno] = (entries[seqno - first], pending[seqno - first][1])
         pending.clear()
-        self._pending_bytes = 0
+        wanted.clear()
 
     def _hold(self, request: Request, prefer: Prefer, outcome: Outcome, response: Response) -> None:
         transaction = outcome.transaction_id

@@ -58,7 +58,6 @@ class Outcome:
     """
 
     # Class attributes for what most outcomes leave as it is: one is made for every request.
-    kind: int = ANSWER
     response: Response | None = None
     writes: WriteSet | None = None
     writes_bytes: int = 0
@@ -68,8 +67,9 @@ class Outcome:
     deferred: Deferred | None = None
     failure: str | None = None
 
-    def __init__(self, endpoint: Endpoint | None) -> None:
+    def __init__(self, endpoint: Endpoint | None, kind: int = ANSWER) -> None:
         self.endpoint = endpoint
+        self.kind = kind
 
 
 _is_header_name: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,256}").fullmatch
@@ -144,7 +144,7 @@ class Executor:
                 raise RequestError(404, "FrontendNotOpen", "Frontend is not open.")
             endpoint, params = registry.match(request.method, path)
             if not is_primary and endpoint.forwarding == "always":
-                return _outcome(endpoint, FORWARD)
+                return Outcome(endpoint, FORWARD)
             caller = NOBODY if endpoint.is_open else authenticate(request, store, endpoint.policies)
 
             readonly = transaction.readonly = endpoint.readonly
@@ -154,7 +154,7 @@ class Executor:
                 guard = self._idempotency.guard(request, key, (caller and caller.id) or request.caller_id)
                 first = self._idempotency.find(guard)
                 if first is not None:
-                    outcome = _outcome(endpoint, ANSWER)
+                    outcome = Outcome(endpoint)
                     outcome.response = _with_id(first.response, first.id, more_headers)
                     outcome.transaction_id = first.id
                     outcome.replayed = True
@@ -169,7 +169,7 @@ class Executor:
                 if transaction.writes:
                     raise UsageError(f"{endpoint.label} has written and cannot answer later")
                 transaction.discard()
-                outcome = _outcome(endpoint, DEFERRED)
+                outcome = Outcome(endpoint, DEFERRED)
                 outcome.deferred = result
                 return outcome
             elif type(result) is Response:
@@ -230,12 +230,6 @@ class Executor:
         if size > self._writes_size_max:
             raise RequestError(413, "TransactionTooLarge", f"The transaction writes {size} bytes; the limit is {self._writes_size_max}.")
         return size
-
-
-def _outcome(endpoint: Endpoint, kind: int) -> Outcome:
-    outcome = Outcome(endpoint)
-    outcome.kind = kind
-    return outcome
 
 
 def _check_response(response: Response) -> None:

@@ -430,9 +430,7 @@ class Consensus:
         Raises: UsageError: This node is not the primary of `entry.view`, or `entry.seqno` is not the next.
         """
         view, seqno, data, leaf, committable, configuration, removed = entry
-        if self.role is not Role.PRIMARY or view != self.view or seqno != self._log.last_seqno + 1:
-            raise UsageError(f"{self.role} of view {self.view} at {self._log.last_seqno} cannot replicate {view}.{seqno}")
-        self._log.extend(view, (data,), (leaf,))
+        self.replicate_plain(view, seqno, (data,), (leaf,))
         if committable or configuration is not None or removed:
             self._note(Note(seqno, committable, configuration, removed))
 
@@ -442,7 +440,7 @@ class Consensus:
         Raises: UsageError: This node is not the primary of `view`, or `first` is not the next seqno.
         """
         if self.role is not Role.PRIMARY or view != self.view or first != self._log.last_seqno + 1:
-            raise UsageError(f"{self.role} of view {self.view} at {self._log.last_seqno} cannot replicate {view}.{first} and on")
+            raise UsageError(f"{self.role} of view {self.view} at {self._log.last_seqno} cannot replicate {view}.{first}")
         self._log.extend(view, data, leaves)
 
     def receive(self, sender: NodeId, message: Message) -> None:
