@@ -6,7 +6,6 @@ node never comes back, and the service goes on while a majority lives. Attestati
 Not here: options and what is printed (`node.cli.dev`), one node (`node.lifecycle`).
 """
 
-import ctypes
 import datetime
 import json
 import os
@@ -30,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
+from ledgerd.node.child import dies_with_us
 from ledgerd.node.config import VM_MEMORY_MB_DEFAULT, VM_QEMU_DEFAULT, Measurement, VmConfig
 from ledgerd.node.measure import check_application, measure
 
@@ -45,7 +45,6 @@ STOP_SECONDS_MAX: Final = 5.0
 POLL_SECONDS: Final = 0.02
 WATCH_SECONDS: Final = 0.1
 LOG_LINES_SHOWN: Final = 30  # an exception has up to 20 frames
-_PR_SET_PDEATHSIG: Final = 1
 _NOTICE: Final = re.compile(r"(?!ledgerd: )[a-z_]+: ")  # what a node tells of itself when all is well
 
 
@@ -358,14 +357,6 @@ def _launch(options: DevOptions, directory: Path, number: int, target: str | Non
     folder.mkdir(mode=0o700)
     configuration = folder / "node.toml"
     configuration.write_text(_configuration(options, number, target))
-    us = os.getpid()
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def dies_with_us() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != us:  # we died before the line above
-            os._exit(1)
-
     with open(folder / "output.log", "wb") as log:
         process = subprocess.Popen(  # noqa: S603 (our own program)
             [sys.executable, "-P", "-m", "ledgerd.node.cli.main", "node", "join" if target else "start", "--config", str(configuration)],
@@ -373,7 +364,7 @@ def _launch(options: DevOptions, directory: Path, number: int, target: str | Non
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=dies_with_us,  # noqa: PLW1509 (this process has one thread)
+            preexec_fn=dies_with_us(signal.SIGTERM),  # noqa: PLW1509 (this process has one thread)
         )
     return _Node(name, folder, process)
 
@@ -414,14 +405,13 @@ def _run_command(command: str, service: Opened, nodes: list[_Node], stop: _Stop,
         "LEDGERD_URLS": ",".join(service.urls),
         "LEDGERD_DIR": str(service.directory),
     }
-    libc = ctypes.CDLL(None, use_errno=True)
     # Without a terminal it leads a group of its own, so that what it leaves in the background ends with it.
     own_group = not sys.stdin.isatty()
     process = subprocess.Popen(  # noqa: S603 (the caller's own command, read by the shell as if typed)
         ["/bin/sh", "-c", command],
         env=environment,
         process_group=0 if own_group else None,
-        preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),  # noqa: PLW1509
+        preexec_fn=dies_with_us(signal.SIGTERM),  # noqa: PLW1509
     )
     try:
         while process.poll() is None and not stop.asked:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ledgerd.node.simulator.kms import BODY_SIZE_BYTES_MAX, SimulatedKms
+from ledgerd.node.simulator.pki import key_usage
 
 SILENCE_SECONDS_MAX: Final = 5.0
 LIFETIME: Final = timedelta(days=30)
@@ -44,7 +45,7 @@ def make_identity(name: str, *, now: datetime | None = None) -> ServerIdentity:
         x509.CertificateBuilder(issuer, issuer, root_key.public_key(), x509.random_serial_number(), begin, end)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(root_key.public_key()), critical=False)
-        .add_extension(_usage(authority=True), critical=True)
+        .add_extension(key_usage(key_cert_sign=True, crl_sign=True), critical=True)
         .sign(root_key, hashes.SHA256())
     )
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -54,7 +55,7 @@ def make_identity(name: str, *, now: datetime | None = None) -> ServerIdentity:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False)
         .add_extension(names, critical=False)
-        .add_extension(_usage(authority=False), critical=True)
+        .add_extension(key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(root_key, hashes.SHA256())
     )
@@ -62,20 +63,6 @@ def make_identity(name: str, *, now: datetime | None = None) -> ServerIdentity:
         root.public_bytes(Encoding.PEM).decode(),
         certificate.public_bytes(Encoding.PEM),
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-    )
-
-
-def _usage(*, authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not authority,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=authority,
-        crl_sign=authority,
-        encipher_only=False,
-        decipher_only=False,
     )
 
 

@@ -132,7 +132,7 @@ class Chain:
         certificate = (
             _begin(name, issuer.certificate.subject, key, begin, begin + INSTANCE_LIFETIME, secrets.randbits(159))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(key_cert_sign=True), critical=True)
+            .add_extension(key_usage(key_cert_sign=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(_authority_identifier(issuer), critical=False)
             .sign(issuer.key, hashes.SHA384())
@@ -148,7 +148,7 @@ class Chain:
         certificate = (
             _begin(name, issuer.certificate.subject, key, begin, begin + LEAF_LIFETIME, serial)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(digital_signature=True, content_commitment=True), critical=False)
+            .add_extension(key_usage(digital_signature=True, content_commitment=True), critical=False)
             .sign(issuer.key, hashes.SHA384())
         )
         return Signer(key, certificate)
@@ -183,9 +183,10 @@ def _authority_identifier(issuer: Signer) -> x509.AuthorityKeyIdentifier:
     return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
 
 
-def _usage(
+def key_usage(
     *, digital_signature: bool = False, content_commitment: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
 ) -> x509.KeyUsage:
+    """Key usages: those that are named, and no others."""
     return x509.KeyUsage(
         digital_signature=digital_signature,
         content_commitment=content_commitment,
@@ -199,7 +200,7 @@ def _usage(
     )
 
 
-_AUTHORITY_USAGE: Final = _usage(digital_signature=True, key_cert_sign=True, crl_sign=True)
+_AUTHORITY_USAGE: Final = key_usage(digital_signature=True, key_cert_sign=True, crl_sign=True)
 
 # AWS's three kinds of subjects: attributes and their order.
 _SHORT: Final = ((NameOID.COUNTRY_NAME, "US"), (NameOID.ORGANIZATION_NAME, _ORGANISATION), (NameOID.ORGANIZATIONAL_UNIT_NAME, _UNIT), None)

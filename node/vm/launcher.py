@@ -6,7 +6,6 @@ The image's own ramdisk is started on the stand-in platform (`platform`), whatev
 """
 
 import contextlib
-import ctypes
 import fcntl
 import logging
 import os
@@ -22,6 +21,7 @@ from typing import Final
 from ledgerd.ledger.attestation.measurement import image_pcrs
 from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node.checks import Check, failures
+from ledgerd.node.child import dies_with_us
 from ledgerd.node.config import Measurement, VmConfig
 from ledgerd.node.image import eif
 from ledgerd.node.vm import guest, images
@@ -33,7 +33,6 @@ from ledgerd.node.vm.preflight import MEMINFO, preflight
 BOOT_SECONDS_MAX: Final = 180.0  # 10 s alone on two cores; several at once on a busy machine take their time
 OUTPUT_BYTES_SHOWN: Final = 4096
 ISOLATION: Final = ("virtual-machine", "own-kernel", "no-network-device", "no-disk", "dies-with-host")
-_PR_SET_PDEATHSIG: Final = 1
 
 log = logging.getLogger("ledgerd.node")
 
@@ -208,14 +207,6 @@ def _sealed(name: str, data: bytes) -> int:
 
 
 def _start(command: list[str], descriptors: tuple[int, ...], output: int) -> "subprocess.Popen[bytes]":
-    us = os.getpid()
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def dies_with_us() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != us:  # we died before the line above
-            os._exit(1)
-
     return subprocess.Popen(  # noqa: S603 (no shell; QEMU, as configured)
         command,
         stdin=subprocess.DEVNULL,
@@ -224,5 +215,5 @@ def _start(command: list[str], descriptors: tuple[int, ...], output: int) -> "su
         pass_fds=descriptors,
         env={},
         start_new_session=True,
-        preexec_fn=dies_with_us,  # noqa: PLW1509 (no other thread runs yet)
+        preexec_fn=dies_with_us(signal.SIGKILL),  # noqa: PLW1509 (no other thread runs yet)
     )
