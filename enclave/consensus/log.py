@@ -1,7 +1,7 @@
 """The log's end, in memory: entry bytes, digests over their leaves, where views begin, which entries are signatures.
 
-Pure. What lies before `base` is on disk only, and the host is asked for it when a peer needs it (`consensus.core`); of that part only the
-starts of views are kept, a few bytes a view. Not here: what is safe to drop or to truncate (`consensus.core` decides).
+Pure. What lies before `base` is on disk only, and the host is asked for it when a peer needs it (`consensus.sending`); of that part only
+the starts of views are kept, a few bytes a view. Not here: what is safe to drop or to truncate (`consensus.membership` decides).
 
 The digest at i is the SHA-256 of all leaves from 1 to i, one after the other, 32 zero bytes at 0: it names the whole log up to there.
 """

@@ -1,6 +1,6 @@
 """What a primary knows of one peer: how far it has got, what is on the way to it.
 
-Pure. Not here: what to send (`consensus.core`).
+Pure. Not here: what to send (`consensus.sending`).
 """
 
 from collections import deque

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ledgerd.enclave.consensus import core, messages, progress
+from ledgerd.enclave.consensus import core, messages, progress, roles
 from ledgerd.enclave.consensus.core import Consensus, LogEntry, Retirement, Role, Settings
 from ledgerd.enclave.consensus.messages import AppendAccepted, AppendEntries, AppendRefused, RequestVote, Vote
 from ledgerd.enclave.consensus.progress import Flow
@@ -520,9 +520,9 @@ class Seen(dict[object, object]):
 
 
 def test_every_row_of_every_table_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
-    tables = {name: Seen(getattr(core, name)) for name in ("ROLE_TRANSITIONS", "RETIREMENT_TRANSITIONS")}
+    tables = {name: Seen(getattr(roles, name)) for name in ("ROLE_TRANSITIONS", "RETIREMENT_TRANSITIONS")}
     for name, table in tables.items():
-        monkeypatch.setattr(core, name, table)
+        monkeypatch.setattr(roles, name, table)
     flows = Seen(progress.FLOW_TRANSITIONS)
     monkeypatch.setattr(progress, "FLOW_TRANSITIONS", flows)
     for seed in range(200, 212):

@@ -6,8 +6,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ledgerd.enclave.consensus.core import RETIREMENT_TRANSITIONS, ROLE_TRANSITIONS
 from ledgerd.enclave.consensus.progress import FLOW_TRANSITIONS
+from ledgerd.enclave.consensus.roles import RETIREMENT_TRANSITIONS, ROLE_TRANSITIONS
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "consensus.md"
 

@@ -1,0 +1,125 @@
+"""As a backup: take the primary's entries, give way where ours differ, acknowledge what is on disk, commit what it commits.
+
+Not here: when to stop following and to stand (`consensus.elections`).
+"""
+
+from ledgerd.enclave.consensus.membership import Membership
+from ledgerd.enclave.consensus.messages import AppendAccepted, AppendEntries, AppendRefused
+from ledgerd.enclave.consensus.roles import Cause, Role
+from ledgerd.ledger.errors import FormatError, IntegrityError
+from ledgerd.ledger.ids import NodeId, Seqno, View
+
+
+class Following(Membership):
+    """What a node does with AppendEntries."""
+
+    def _receive_append(self, sender: NodeId, message: AppendEntries) -> None:
+        if message.view < self.view:
+            self._refuse(sender, message)
+            return
+        if message.view > self.view:
+            self._follow(Cause.LATER_VIEW, message.view, sender)
+        elif self.role is Role.PRIMARY or self.primary_id not in (None, sender):
+            self._fail(f"{sender[:16]}... and {str(self.primary_id)[:16]}... are both primary in view {self.view}")
+            return
+        elif self.primary_id is None:
+            # Its sender may be in no configuration that we know: a joiner's log is empty, and the channel has shown that it belongs to the
+            # service.
+            self._follow(Cause.PRIMARY_HEARD, message.view, sender)
+        self._primary_heard_at = self._now
+        self._rest()
+        if not self._remembers(message):
+            return
+        if not self._has(message.prev_view, message.prev_seqno):
+            if message.prev_seqno <= self.commit_seqno:
+                mine = self._log.view_of(message.prev_seqno)
+                self._fail(f"{sender[:16]}... has {message.prev_view}.{message.prev_seqno} where {mine}.{message.prev_seqno} is final")
+                return
+            self._refuse(sender, message)
+            return
+        if message.entries and not self._take(sender, message):
+            return
+        # Up to here this log is the primary's; beyond may lie a suffix of an earlier view that it will only replace when it conflicts.
+        covered = Seqno(message.prev_seqno + len(message.entries))
+        self._matched = max(self._matched, covered)
+        self._commit_up_to(min(message.committed, self._matched))
+        # Entries are acknowledged when they are on disk (`stored`). Everything else wants an answer now.
+        if not message.entries or message.round > self._answered_round or self._refusing or self.stored_seqno >= covered:
+            self._answered_round = max(self._answered_round, message.round)
+            self._refusing = False
+            self._acknowledge()
+
+    def _remembers(self, message: AppendEntries) -> bool:
+        """Compare the primary's memory of our last acknowledgement with our own; stop if ours was rolled back by whoever runs us."""
+        acked = message.acked_seqno
+        if acked <= self._log.last_seqno:
+            digest = self._log.digest(acked)
+            if digest is None or digest == message.acked_digest:
+                return True
+        self._fail(
+            f"this node acknowledged entry {acked} in view {message.view}, and its log up to {self.last_id} does not hold it: "
+            "its memory was rolled back; destroy it and let a new node join"
+        )
+        return False
+
+    def _has(self, view: View, seqno: Seqno) -> bool:
+        return seqno <= self._log.last_seqno and self._log.view_of(seqno) == view
+
+    def _take(self, sender: NodeId, message: AppendEntries) -> bool:
+        """Append what is new of the message; truncate only where an entry of another view stands in the way. False: the node must stop."""
+        log = self._log
+        view = message.entries_view
+        entries = message.entries
+        known = 0
+        overlap = min(len(entries), log.last_seqno - message.prev_seqno)
+        while known < overlap and log.view_of(Seqno(message.prev_seqno + known + 1)) == view:
+            known += 1
+        if known < overlap:
+            conflict = Seqno(message.prev_seqno + known + 1)
+            if conflict <= max(self._matched, self.commit_seqno):
+                self._fail(
+                    f"{sender[:16]}... replaces entry {log.view_of(conflict)}.{conflict} by {view}.{conflict}, which is final or its own"
+                )
+                return False
+            self._rollback(Seqno(conflict - 1))
+        new = entries[known:] if known else entries
+        if not new:
+            return True
+        first = Seqno(log.last_seqno + 1)
+        try:
+            leaves, notes = self._machine.append(view, first, new)
+        except (IntegrityError, FormatError) as error:
+            # A bad seal, or a signed root that is not ours: this node or the primary is wrong, and no further message can tell which.
+            self._fail(f"entries {view}.{first} to {view}.{first + len(new) - 1} from {sender[:16]}... are refused: {error}")
+            return False
+        log.extend(view, new, leaves)
+        self._kept_messages += 1
+        for note in notes:
+            self._note(note)
+        return True
+
+    def _refuse(self, sender: NodeId, message: AppendEntries) -> None:
+        log = self._log
+        best = log.best_match(message.prev_view, message.prev_seqno)
+        self._refusing = True
+        self._messages.append((sender, AppendRefused(self.view, message.round, message.prev_seqno, log.view_of(best), best)))
+
+    def _acknowledge(self) -> None:
+        """Tell the primary how far our disk holds its log. Not further: an entry of ours beyond `_matched` may be of a view that it never
+        saw.
+        """
+        seqno = min(self._matched, self.stored_seqno)
+        digest = self._log.digest(seqno)
+        if digest is None or self.primary_id is None:
+            return
+        self._messages.append((self.primary_id, AppendAccepted(self.view, max(self._answered_round, 0), seqno, digest)))
+
+    def _commit_up_to(self, limit: Seqno) -> None:
+        """Commit the last signature entry at or below `limit`."""
+        reached = Seqno(0)
+        for seqno in self._log.committables:
+            if seqno > limit:
+                break
+            reached = seqno
+        if reached:
+            self._commit(reached)
