@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -42,6 +42,20 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = SECOND
     return time.monotonic() - began
 
 
+class Wire(Protocol):
+    """Stands before a node's address."""
+
+    host: str
+    port: int
+
+    @property
+    def address(self) -> str:
+        """`host:port`."""
+
+    def close(self) -> None:
+        """Cut everything."""
+
+
 def own_children() -> set[str]:
     """Processes that this one started, ended ones that nobody waited for among them."""
     return {child for task in Path("/proc/self/task").glob("*/children") for child in task.read_text().split()}
@@ -55,12 +69,13 @@ class Node:
         self.number = number
         self.name = f"node{number}"
         self.directory = service.folder / self.name
-        self.rpc_wire: Proxy | None = None
-        self.peer_wire: Proxy | None = None
+        self.rpc_wire: Wire | None = None
+        self.peer_wire: Wire | None = None
         self._output = (service.folder / f"{self.name}.output").open("wb")
         # It imports what it needs while its configuration is not yet known, and reads the name of the file from its standard input.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(SCRIPT), str(os.getpid()), *service.node_options],
+            [sys.executable, "-P", *service.words(self)],
+            env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)},
             stdin=subprocess.PIPE,
             stdout=self._output,
             stderr=self._output,
@@ -69,11 +84,11 @@ class Node:
 
     def begin(self, section: str) -> None:
         """Hand over the configuration; `section` is its [start] or [join]."""
-        wires = {"rpc": "", "peer": ""}
-        if self.service.is_captured:
-            self.rpc_wire = Proxy(lambda: self._bound("rpc_address"))
-            self.peer_wire = Proxy(lambda: self._bound("node_address"))
-            wires = {name: f'published = "{wire.address}"' for name, wire in (("rpc", self.rpc_wire), ("peer", self.peer_wire))}
+        self.service.wire(self)
+        wires = {
+            name: "" if wire is None else f'published = "{wire.address}"'
+            for name, wire in (("rpc", self.rpc_wire), ("peer", self.peer_wire))
+        }
         file = self.service.folder / f"{self.name}.toml"
         file.write_text(
             f'[node]\ndirectory = "{self.name}"\napp = "{APP}"\n'
@@ -96,7 +111,8 @@ class Node:
         self.wait_file("open")
         self._enclave = os.pidfd_open(self.enclave_pid)
 
-    def _bound(self, name: str) -> tuple[str, int]:
+    def bound(self, name: str) -> tuple[str, int]:
+        """Where it listens itself, once it does: `rpc_address` or `node_address`."""
         host, _, port = self.wait_file(name).rpartition(":")
         return host, int(port)
 
@@ -105,7 +121,7 @@ class Node:
         """Where clients connect: host and port; of the captured wire where there is one."""
         if self.rpc_wire is not None:
             return self.rpc_wire.host, self.rpc_wire.port
-        return self._bound("rpc_address")
+        return self.bound("rpc_address")
 
     @property
     def url(self) -> str:
@@ -245,6 +261,16 @@ class Service:
         """The service's certificate, PEM."""
         return self.folder / "service_cert.pem"
 
+    def words(self, node: Node) -> list[str]:
+        """The program that is a node's host, and its arguments."""
+        return [str(SCRIPT), str(os.getpid()), *self.node_options]
+
+    def wire(self, node: Node) -> None:
+        """Put something before a node's addresses, or nothing."""
+        if self.is_captured:
+            node.rpc_wire = Proxy(lambda: node.bound("rpc_address"))
+            node.peer_wire = Proxy(lambda: node.bound("node_address"))
+
     def _start(self, count: int) -> None:
         for name in ("member0", "user0"):
             identity = make_identity(name)
@@ -265,7 +291,7 @@ class Service:
             node.wait_open()
 
     def _joining(self) -> str:
-        host, port = self.nodes[0].rpc
+        host, port = self.alive()[0].rpc
         return f'[join]\ntarget = "{host}:{port}"\nservice_certificate = "service_cert.pem"'
 
     def add(self) -> Node:
