@@ -120,7 +120,7 @@ class Consensus(Elections, Following):
 
         Raises: PeerError: It is of no known kind, or from this node itself.
         """
-        if self.failed is not None or self.role is Role.NONE:
+        if self.failed is not None or (self.role is Role.NONE and self.retirement is not Retirement.RETIRED_COMMITTED):
             return
         handler = _HANDLERS.get(type(message))
         if handler is None or sender == self.node_id:
@@ -168,7 +168,7 @@ class Consensus(Elections, Following):
         self.stored_seqno = seqno
         if self.role is Role.PRIMARY:
             self._advance_commit()
-        elif self.role is Role.BACKUP and self.primary_id is not None:
+        elif self.primary_id is not None:
             self._acknowledge()
 
     # Output.
@@ -181,8 +181,7 @@ class Consensus(Elections, Following):
             return ready
         if self.role is Role.PRIMARY:
             self._begin_round()
-            for peer in self._peers.values():
-                self._send(peer)
+            self._send_all()
             self._answer_questions()
         log = self._log
         ready.truncate_after, self._truncate_after = self._truncate_after, None

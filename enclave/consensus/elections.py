@@ -43,7 +43,8 @@ class Elections(Leading):
         self._votes = {self.node_id}
         last = self._log.last_committable
         request = RequestVote(self.view, self._log.view_of(last), last, pre_vote)
-        self._messages += [(node, request) for node in sorted(self.peers)]
+        voters = frozenset[NodeId]().union(*(configuration.nodes for configuration in self._configurations))
+        self._messages += [(node, request) for node in sorted(voters - {self.node_id})]
         self._count_votes()
 
     def _count_votes(self) -> None:
@@ -61,7 +62,8 @@ class Elections(Leading):
         a signature that voters would have held against us. So a log never holds unsigned entries of an earlier view below signed ones of a
         later.
         """
-        self._rollback(self._log.last_committable)
+        if self.commit_seqno or not self._settings.ccf_habits:
+            self._rollback(self._log.last_committable)
         self.primary_id = self.node_id
         self._votes.clear()
         self._election_at = NEVER
@@ -95,7 +97,8 @@ class Elections(Leading):
             return False
         if message.pre_vote:
             alive = self._primary_heard_at + _PRIMARY_ALIVE * self._settings.election_timeout > self._now
-            return self.role is not Role.PRIMARY and not (self.primary_id is not None and alive)
+            loyal = self.role is Role.PRIMARY or (self.primary_id is not None and alive)
+            return not loyal or self._settings.ccf_habits
         return self.primary_id is None and self._voted_for in (None, sender)
 
     def _receive_vote(self, sender: NodeId, message: Vote) -> None:

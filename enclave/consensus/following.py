@@ -23,6 +23,9 @@ class Following(Membership):
             self._fail(f"{sender[:16]}... and {str(self.primary_id)[:16]}... are both primary in view {self.view}")
             return
         elif self.primary_id is None:
+            if self.role is Role.NONE:
+                self._fail(f"{sender[:16]}... is primary in view {self.view}, which this node led until its removal was final")
+                return
             # Its sender may be in no configuration that we know: a joiner's log is empty, and the channel has shown that it belongs to the
             # service.
             self._follow(Cause.PRIMARY_HEARD, message.view, sender)

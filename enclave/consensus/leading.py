@@ -129,16 +129,21 @@ class Leading(Sending):
                 self._release()  # perhaps this was the last one that needed them from memory
 
     def _receive_refused(self, sender: NodeId, message: AppendRefused) -> None:
+        patient = self._settings.ccf_habits
+        if patient and message.view < self.view:
+            message = message._replace(view=self.view, round=0)  # its place in the log may still be right
         peer = self._heard(sender, message.view, message.round)
         # One loss makes a refusal of each message behind it; only the first tells something new.
-        if peer is None or (peer.flow is Flow.PROBE and message.refused_seqno != peer.sent):
+        if peer is None or (peer.flow is Flow.PROBE and message.refused_seqno != peer.sent and not patient):
             return
         if message.refused_seqno <= peer.match:
             return  # of long ago: it has that entry on disk by now
         peer.move(Reply.REFUSED)
         if peer.flow is Flow.PROBE:
-            # Strictly back, so that it ends; and never below what the peer has acknowledged, whatever a stale refusal says.
-            peer.go_back(self._log.best_match(message.seqno_view, min(message.seqno, Seqno(message.refused_seqno - 1))))
+            # Strictly back, so that it ends (with CCF's habits, what is refused for its view alone may match); and never below what the
+            # peer has acknowledged, whatever a stale refusal says.
+            best = min(message.seqno, Seqno(message.refused_seqno - (not patient)), peer.sent)
+            peer.go_back(self._log.best_match(message.seqno_view, best))
 
     def _advance_commit(self) -> None:
         """Commit the last signature entry *of this view* that a majority of every configuration up to it has on disk.

@@ -11,7 +11,7 @@ from ledgerd.enclave.consensus.quorum import Configuration
 from ledgerd.enclave.consensus.roles import Cause, Removal, Retirement, Role, next_phase
 from ledgerd.enclave.consensus.state import NEVER, State
 from ledgerd.ledger.errors import UsageError
-from ledgerd.ledger.ids import NodeId, Seqno, TransactionId
+from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 
 
 class Membership(State):
@@ -28,10 +28,16 @@ class Membership(State):
         signed entries, and those who do not know yet that its removal is final need its vote. If it could not stand, it would refuse theirs
         and nobody would ever lead again.
         """
-        signed = self._log.last_committable
+        signed = self._log.last_seqno if self._settings.ccf_habits else self._log.last_committable
         return any(
             self.node_id in configuration.nodes for configuration in self._configurations if configuration.seqno <= signed
         ) or self.retirement in (Retirement.ORDERED, Retirement.SIGNED, Retirement.COMPLETED)
+
+    def _follow(self, cause: Cause, view: View, primary: NodeId | None) -> None:
+        later = view > self.view
+        super()._follow(cause, view, primary)
+        if self._settings.ccf_habits and (later or cause is Cause.QUORUM_LOST):
+            self._rollback(self._log.last_committable)
 
     def _note(self, note: Note) -> None:
         """What an appended entry means for commit and for membership."""
@@ -114,7 +120,9 @@ class Membership(State):
             self._retire(Removal.RECORDED)
             if self.role is Role.PRIMARY:
                 self.propose_successor()
-                self._follow(Cause.RETIRED, self.view, None)
+                self._move(Cause.RETIRED)
+                self.primary_id = None
+                self._abdicate(self.view)
 
     def propose_successor(self) -> NodeId | None:
         """On a primary that leaves: ask the peer of the newest configuration that has most to stand at once. Returns whom, or None if there
@@ -125,7 +133,7 @@ class Membership(State):
         fit = [peer for node, peer in self._peers.items() if node in self._configurations[-1].nodes and peer.flow is not Flow.DIVERGED]
         if not fit:
             return None
-        best = max(fit, key=lambda peer: (peer.match, peer.node_id))
+        best = min(fit, key=lambda peer: (-peer.match, peer.node_id))
         self._messages.append((best.node_id, ProposeVote(self.view)))
         return best.node_id
 
@@ -135,7 +143,7 @@ class Membership(State):
         log = self._log
         if limit <= log.base:
             return
-        if self.role is Role.PRIMARY:
+        if self.role is Role.PRIMARY and not self._settings.ccf_habits:
             to = min((peer.match for peer in self._peers.values()), default=limit)
         else:
             to = log.base  # a backup does not know what others have, and may have to feed them one day

@@ -32,7 +32,7 @@ class Cause(Enum):
     PRIMARY_HEARD = "AppendEntries of this view"
     QUORUM_LOST = "a configuration without answers from a majority for an election timeout (CheckQuorum)"
     STALLED = "the oldest signature entry got no further on any disk for a long time"
-    RETIRED = "our own removal is on record"
+    RETIRED = "the record of our own removal is committed"
 
 
 # Every way a role changes is a row here; anything else is a UsageError.
@@ -54,7 +54,8 @@ ROLE_TRANSITIONS: Final = {
     (Role.PRIMARY, Cause.LATER_VIEW): Role.BACKUP,
     (Role.PRIMARY, Cause.QUORUM_LOST): Role.BACKUP,
     (Role.PRIMARY, Cause.STALLED): Role.BACKUP,
-    (Role.PRIMARY, Cause.RETIRED): Role.BACKUP,
+    (Role.PRIMARY, Cause.RETIRED): Role.NONE,
+    (Role.NONE, Cause.LATER_VIEW): Role.BACKUP,  # the next primary may not know yet that nobody needs us; electable we are not
 }
 
 

@@ -36,7 +36,7 @@ class Sending(Membership):
                 raise HostError(f"entry {first + offset} of view {log.view_of(entry.seqno)} was read back as {entry.view}.{entry.seqno}")
         data = [entry.data for entry in entries]
         for peer in waiting:
-            if peer.sent + 1 == first and peer.flow is Flow.REPLICATE:
+            if peer.sent + 1 == first and self._is_flowing(peer):
                 self._send_fetched(peer, data)
 
     def cut(self, node_id: NodeId) -> None:
@@ -64,14 +64,27 @@ class Sending(Membership):
         if len(self._messages) == told:
             self._append_to(peer, [], peer.sent)
 
+    def _send_all(self) -> None:
+        if not self._settings.ccf_habits:
+            for peer in self._peers.values():
+                self._send(peer)
+            return
+        for peer in self._peers.values():
+            if peer.told_at < 0:
+                self._append_to(peer, [], peer.sent)  # a new one
+
+    def _is_flowing(self, peer: Progress) -> bool:
+        return peer.flow is Flow.REPLICATE or (peer.flow is Flow.PROBE and self._settings.ccf_habits)
+
     def _send(self, peer: Progress) -> None:
         """What may go to peers after `peer.sent`, as its flow allows."""
         last = self._sendable()
         settings = self._settings
-        if peer.flow is Flow.PROBE and not peer.waiting:
+        flowing = self._is_flowing(peer)
+        if not flowing and peer.flow is Flow.PROBE and not peer.waiting:
             self._append_to(peer, [], peer.sent)  # an empty one: what it would carry may be a megabyte, and for nothing
             peer.waiting = True
-        while peer.sent < last and peer.flow is Flow.REPLICATE:
+        while peer.sent < last and flowing:
             first = Seqno(peer.sent + 1)
             if peer.flight_bytes >= settings.flight_bytes or peer.flight_messages >= settings.flight_messages:
                 return

@@ -151,17 +151,21 @@ class State:
         """Start the election timer anew: 0.5 to 1 times the timeout, so that peers seldom stand together."""
         self._election_at = self._now + self._settings.election_timeout * (0.5 + 0.5 * self._jitter())
 
+    def _abdicate(self, view: View) -> None:
+        """Drop what only a primary has."""
+        self._became_primary = None
+        self._became_backup = view
+        self._peers.clear()
+        self._refused += self._questions + self._asked
+        self._questions.clear()
+        self._asked.clear()
+
     def _follow(self, cause: Cause, view: View, primary: NodeId | None) -> None:
         """Be a backup in `view`."""
         was = self.role
         self._move(cause)
         if was is Role.PRIMARY:
-            self._became_primary = None
-            self._became_backup = view
-            self._peers.clear()
-            self._refused += self._questions + self._asked
-            self._questions.clear()
-            self._asked.clear()
+            self._abdicate(view)
         if view > self.view:
             self.view = view
             self._voted_for = None

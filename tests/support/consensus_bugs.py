@@ -190,5 +190,5 @@ FIRST_SEEDS: dict[type[Consensus], int] = {
     KeepsLostConfigurations: 30,
     VotesForAnyone: 57,
     AnswersByLease: 50,
-    RemovedNodesNeverStand: 80,
+    RemovedNodesNeverStand: 110,
 }

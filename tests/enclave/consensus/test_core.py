@@ -577,9 +577,43 @@ def test_a_removed_primary_hands_over() -> None:
     assert retirement_of(n1) is Retirement.RETIRED_COMMITTED
     primary = cluster.primary()
     assert primary is not None
-    assert primary.node_id == "n3"
+    assert primary.node_id == "n2"
     assert "n1" not in primary.core._peers, "nobody needs it any more"
     assert [c.nodes for c in primary.core.configurations] == [{"n2", "n3"}]
+
+
+def test_a_primary_that_is_removed_for_good_has_no_role_until_a_later_view_speaks_to_it() -> None:
+    def removed() -> Member:
+        cluster = service("n1", "n2", "n3")
+        n1 = cluster.members["n1"]
+        n1.replicate(nodes=["n2", "n3"])
+        n1.replicate(sign=True)
+        cluster.run(0.2)
+        n1.replicate(removed=["n1"])
+        n1.replicate(sign=True)
+        cluster.pump("n1")
+        while role_of(n1) is Role.PRIMARY:
+            if cluster.packets:
+                cluster.deliver()
+            else:
+                for name in cluster.members:
+                    cluster.store(name)
+        return n1
+
+    n1 = removed()
+    assert (role_of(n1), n1.core.primary_id, n1.core.details()["leadership_state"]) == (Role.NONE, None, "None")
+    n1.core.tick(n1.now + 10)
+    assert role_of(n1) is Role.NONE, "it stands no more"
+    n1.core.receive(NodeId("n2"), RequestVote(View(3), View(2), n1.core.last_seqno, False))
+    assert (role_of(n1), n1.core.view) == (Role.BACKUP, 3)
+    assert [m for _, m in n1.core.ready().messages] == [Vote(View(3), True, False)]
+    n1.core.tick(n1.now + 20)
+    assert role_of(n1) is Role.BACKUP, "nor then"
+
+    n1 = removed()
+    last = n1.core.last_seqno
+    n1.core.receive(NodeId("n3"), AppendEntries(View(2), View(2), last, last, View(2), 9, Seqno(0), messages.NO_DIGEST, []))
+    assert "which this node led" in str(n1.core.ready().failed)
 
 
 def test_a_removal_that_is_rolled_back_never_was() -> None:
