@@ -114,6 +114,7 @@ class Member:
         self.disk: list[bytes] = []
         self.disk_digests: list[bytes] = [NO_DIGEST]
         self.down = False
+        self.initial: frozenset[NodeId] | None = None  # a configuration that stands in no entry
         self.won: list[int] = []
         self.confirmed: list[Hashable] = []
         self.refused: list[Hashable] = []
@@ -261,10 +262,14 @@ class Cluster:
         if ready.fetch:
             self.pump(node_id)
         if ready.became_primary is not None and member.core.role is Role.PRIMARY:
-            member.replicate(sign=True)
-            self.pump(node_id)
+            self._begin_view(member)
         assert role is member.core.role, "ready() changed the role"
         assert view == member.core.view, "ready() changed the view"
+
+    def _begin_view(self, member: Member) -> None:
+        """What a new primary does first."""
+        member.replicate(sign=True)
+        self.pump(member.node_id)
 
     def tick(self, node_id: str, seconds: float) -> None:
         """Time passes for one node."""
@@ -398,7 +403,8 @@ class Cluster:
             starts = [(e.view, e.seqno) for i, e in enumerate(entries) if i == 0 or entries[i - 1].view != e.view]
             assert core.view_history == starts, "view history"
             assert all(a.view <= b.view for a, b in pairwise(entries)), "MonoLog"
-            assert [c.nodes for c in core.configurations] == configurations_of(member, upto=len(entries)), "LogConfigurationConsistent"
+            if core.role is not Role.NONE:
+                assert [c.nodes for c in core.configurations] == configurations_of(member, upto=len(entries)), "LogConfigurationConsistent"
             base = core._log.base
             assert base <= min(core.commit_seqno, core.stored_seqno)
             assert core._log.data(Seqno(base + 1), core.last_seqno) == member.machine.log[base:]
@@ -407,7 +413,7 @@ class Cluster:
 
 def configurations_of(member: Member, upto: int) -> list[frozenset[str]]:
     """The active configurations, read from the log: the last one committed, and every later one up to `upto`."""
-    active: list[frozenset[str]] = []
+    active: list[frozenset[str]] = [] if member.initial is None else [member.initial]
     for data in member.machine.log[:upto]:
         entry = unpack(data)
         if entry.configuration is not None:
