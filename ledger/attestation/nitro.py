@@ -307,8 +307,7 @@ def _issued(der: bytes, issuer: _Certificate | None) -> _Certificate:
     """
     try:
         loaded = load(der)
-        certificate = loaded.certificate
-        key = certificate.public_key()
+        certificate, key = loaded.certificate, loaded.key
         extensions = certificate.extensions
         constraints = extensions.get_extension_for_class(x509.BasicConstraints)
         usage = extensions.get_extension_for_class(x509.KeyUsage).value

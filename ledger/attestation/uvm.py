@@ -143,7 +143,7 @@ def _publisher_key(did: str, chain: list[Loaded], ders: list[bytes]) -> rsa.RSAP
         name, _, value = policy.partition(":")
         if name != "eku" or value not in held:
             _refuse(f"{chain[0].name} does not fulfil {policy[:100]!r}", "an extended key usage that the leaf has")
-    key = chain[0].certificate.public_key()
+    key = chain[0].key
     if not isinstance(key, rsa.RSAPublicKey):
         _refuse(f"{chain[0].name} has no RSA key", "an RSA key")
     return key

@@ -82,10 +82,10 @@ def _arranged(files: list[Path]) -> bytes:
             loaded.extend((der, certificates.load(der, serial_may_be_zero=True)) for der in ders)
         except ValueError as error:
             raise ConfigurationError(f"{file} holds {error}; give the certificates of the report, PEM or DER") from None
-    names = [(each.certificate.subject, each.certificate.issuer) for _, each in loaded]
-    issuers = {issuer for subject, issuer in names if subject != issuer}
-    roots = [der for (der, _), (subject, issuer) in zip(loaded, names, strict=True) if subject == issuer]
-    leaves = [der for (der, _), (subject, _) in zip(loaded, names, strict=True) if subject not in issuers and der not in roots]
+    roots = [der for der, own in loaded if certificates.is_named_by(own, own)]
+    leaves = [
+        der for der, own in loaded if der not in roots and not any(certificates.is_named_by(other, own) for _, other in loaded)
+    ]
     others = [der for der, _ in loaded if der not in roots and der not in leaves]
     return b"".join(
         b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n" for der in (*leaves, *others, *roots)
