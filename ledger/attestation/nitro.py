@@ -262,7 +262,7 @@ def _verify_chain(said: Document, roots: Sequence[Root], at_ms: int) -> tuple[Ro
     if root is None:
         raise AttestationError(
             "root",
-            f"a chain that begins at {sha256(said.cabundle[0]).hexdigest()}",
+            f"a chain that begins at {sha256(said.cabundle[0]).hexdigest()} (SHA-256 of its DER)",
             " or ".join(f"{root.fingerprint}{' (simulated)' if root.simulated else ''}" for root in roots)
             or "a root, but none is accepted",
             "the enclave runs on another platform, or on a simulator: the members decide which roots are accepted",

@@ -257,7 +257,7 @@ def _verify_chain(endorsements: bytes, arks: Mapping[str, str], at_ms: int) -> t
     if product is None:
         raise AttestationError(
             "root",
-            f"a chain that ends at {fingerprint}",
+            f"a chain that ends at {fingerprint} (SHA-256 of its DER)",
             " or ".join(f"{known} ({whose})" for known, whose in arks.items()) or "a root, but none is accepted",
             "the chain is not one of AMD's for processors that are supported: get VCEK, ASK and ARK from AMD",
         )
