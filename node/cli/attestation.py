@@ -3,6 +3,7 @@
 Not here: finding evidence in bytes (`evidence`), judging what is stored (`judging`), asking nodes and other addresses (`asking`).
 """
 
+import re
 import secrets
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from ledgerd.node.cli.parameters import DIGEST, EPOCH_MS, FILE, HEX, INDEXED_PCR
 from ledgerd.node.cli.service import ServiceOptions, service_options
 
 NONCE_SIZE_BYTES: Final = 32
+_ROLE: Final = re.compile(r"arn:aws[a-z-]{0,20}:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]{1,512}")
 
 
 @command("show")
@@ -44,6 +46,7 @@ def attestation_show(output: Output, service: ServiceOptions, file: Path | None)
 @click.option("--root", "roots", type=FILE, multiple=True, help="Accepted root, PEM; may be repeated.  [default: AWS's; AMD's for SNP]")
 @click.option("--at", type=EPOCH_MS, metavar="EPOCH_MS", help="Judge a stored document as of this time.  [default: now]")
 @click.option("--pcr", "pcrs", type=INDEXED_PCR, multiple=True, help="Value that a register must have; may be repeated.")
+@click.option("--role", metavar="ARN", help="Role that the enclave's instance must have: what PCR3 measures.")
 @click.option(
     "--measurements", type=FILE, help='Accepted images, JSON: {"pcr0": HEX, "pcr1": HEX, "pcr2": HEX}, or a list, or nitro-cli\'s output.'
 )
@@ -64,6 +67,7 @@ def attestation_verify(
     roots: tuple[Path, ...],
     at: int | None,
     pcrs: tuple[tuple[int, bytes], ...],
+    role: str | None,
     measurements: Path | None,
     nonce: bytes | None,
     allow_debug: bool,
@@ -85,9 +89,7 @@ def attestation_verify(
     Exit status 0 if it is valid, 1 if it is refused, 2 for wrong use.
     """
     lines = [] if measurements is None else read_measurements(measurements)
-    registers = dict(pcrs)
-    if len(registers) != len(pcrs):
-        raise ConfigurationError("--pcr names a register twice: give each once")
+    registers = _registers(pcrs, role)
     node = asking.is_node(target)
     if (target is None or node) and (lines or registers or target is None):
         if at is not None or nonce is not None or allow_debug or endorsements or uvm_endorsement or security_policy:
@@ -109,6 +111,21 @@ def attestation_verify(
     judging.verify_stored(output, data, endorsements, uvm_endorsement, wanted)
     if node:
         output.note("No image was compared: state one by --pcr 0=HEX --pcr 1=HEX --pcr 2=HEX, or --measurements FILE")
+
+
+def _registers(pcrs: tuple[tuple[int, bytes], ...], role: str | None) -> dict[int, bytes]:
+    """Values that registers must have, as `--pcr` and `--role` state them."""
+    registers = dict(pcrs)
+    if len(registers) != len(pcrs):
+        raise ConfigurationError("--pcr names a register twice: give each once")
+    if role is not None:
+        from ledgerd.ledger.attestation.measurement import ROLE_PCR, role_pcr  # noqa: PLC0415
+
+        if not _ROLE.fullmatch(role):
+            raise ConfigurationError(f"--role {role[:200]!r} is not of the form arn:aws:iam::ACCOUNT:role/NAME")
+        if registers.setdefault(ROLE_PCR, role_pcr(role)) != role_pcr(role):
+            raise ConfigurationError(f"--role and --pcr {ROLE_PCR} state different values for one register: give one of them")
+    return registers
 
 
 def _now_ms() -> int:

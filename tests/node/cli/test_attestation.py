@@ -3,7 +3,7 @@
 import base64
 import json
 from datetime import timedelta
-from hashlib import sha256
+from hashlib import sha256, sha384
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,16 @@ def test_every_register_that_is_stated_must_be_right(ledgerd: Ledgerd, stored: l
     for wrong in (f"1={'00' * 48}", f"4={'11' * 48}", f"16={'00' * 48}"):
         ran = ledgerd(*stored, *right, "--pcr", wrong)
         assert (ran.status, ran.json["error"]["code"]) == (1, "measurement")
+
+
+def test_the_role_that_is_stated_must_be_the_instances(ledgerd: Ledgerd, tmp_path: Path) -> None:
+    role = "arn:aws:iam::111122223333:role/ledgerd-node"
+    verify = arguments(tmp_path, forge(pcrs={3: sha384(bytes(48) + role.encode()).digest()}))
+    assert ledgerd(*verify, "--role", role).status == 0
+    ran = ledgerd(*verify, "--role", f"{role}2")
+    assert (ran.status, ran.json["error"]["code"]) == (1, "measurement")
+    for wrong in (["--role", "ledgerd-node"], ["--role", role, "--pcr", f"3={'00' * 48}"]):
+        assert ledgerd(*verify, *wrong).status == 2
 
 
 def test_a_person_is_told_that_any_image_was_accepted_unless_one_was_demanded(ledgerd: Ledgerd, stored: list[Any], tmp_path: Path) -> None:
