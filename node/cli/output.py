@@ -18,6 +18,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
+from ledgerd.node.printing import printable
 
 EXIT_FAILED: Final = 1
 EXIT_MISUSE: Final = 2
@@ -141,13 +142,6 @@ def command(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], clic
         return click.command(name, cls=click.Command, **attributes)(decorated)
 
     return make
-
-
-def printable(text: str) -> str:
-    """A text without what a terminal would obey: such characters are shown by their codes. Lines and tabs stay."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text)
 
 
 def _label(name: str) -> str:
