@@ -212,7 +212,7 @@ class Ready:
     3. `committed`: entries up to it will never be truncated.
     4. `peer_bytes`, then `client_bytes`: send; drop the stream (and say Closed) when its buffer is full, never wait.
     5. `connects`, `closes` (after what was sent is flushed), `fetches`.
-    6. `logs` (level, text) and `metrics` (name to number) and `notices` (name, text): tell the operator.
+    6. `logs` (level, text) and `notices` (name, text): tell the operator.
        Notices: `isolation`, `node_id`, `service_certificate` (PEM), `state`, `open`, `refused` (why the node cannot go on),
        `public_name_sealed` (base64, to be kept), `public_name_request` (PEM).
     7. `stop`: exit status with which the node ends, or None.
@@ -228,7 +228,6 @@ class Ready:
         "first_seqno",
         "generation",
         "logs",
-        "metrics",
         "notices",
         "peer_bytes",
         "stop",
@@ -249,7 +248,6 @@ class Ready:
         self.closes: list[int] = []
         self.fetches: list[Fetch] = []
         self.logs: list[tuple[str, str]] = []
-        self.metrics: dict[str, int | float] = {}
         self.notices: list[tuple[str, str]] = []
         self.stop: int | None = None
 
@@ -263,7 +261,6 @@ class Ready:
             or self.closes
             or self.fetches
             or self.logs
-            or self.metrics
             or self.notices
             or self.truncate_after is not None
             or self.committed is not None
@@ -316,7 +313,7 @@ def _split(ready: Ready) -> Iterator[Ready]:
                     part, room = Ready(), READY_BYTES_MAX
                 getattr(part, name).append((stream, piece))
                 room -= len(piece)
-    for name in ("connects", "closes", "fetches", "logs", "metrics", "notices", "stop"):
+    for name in ("connects", "closes", "fetches", "logs", "notices", "stop"):
         setattr(part, name, getattr(ready, name))
     yield part
 
@@ -343,6 +340,29 @@ _HEADER: Final = struct.Struct("!II")  # length of the body, credit granted; bot
 _BUFFER_BYTES: Final = 256 << 10  # one read of a UNIX socket gives at most about 200 KiB
 
 
+class Traffic:
+    """What has passed one end of the link since it began.
+
+    Attributes:
+        frames_received, frames_sent: Those with a body; what only grants credit counts as bytes alone.
+        bytes_received, bytes_sent: All of them, headers too.
+        waits: How often a frame used up all credit, so that the next had to wait for the other end.
+    """
+
+    __slots__ = ("bytes_received", "bytes_sent", "frames_received", "frames_sent", "waits")
+
+    def __init__(self) -> None:
+        self.frames_received = 0
+        self.bytes_received = 0
+        self.frames_sent = 0
+        self.bytes_sent = 0
+        self.waits = 0
+
+    def numbers(self) -> dict[str, int]:
+        """All of them, by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
 class Framing:
     """Frames and credit at one end of the link, without a socket.
 
@@ -353,12 +373,17 @@ class Framing:
 
     Receiving: read into `space()`, tell `filled(n)`, take `bodies()`; when a body was dealt with, `consumed(n)`.
     Sending: while `credit > 0`, `frame(body)`; else wait for `credit` to grow. `grant()` says what must be sent even without a body.
+
+    Attributes:
+        credit: Bytes of bodies that may still be sent; negative when overdrawn.
+        traffic: What has passed.
     """
 
-    __slots__ = ("_buffer", "_due", "_end", "_start", "_window", "credit")
+    __slots__ = ("_buffer", "_due", "_end", "_start", "_window", "credit", "traffic")
 
     def __init__(self) -> None:
-        self.credit = WINDOW_BYTES  # what we may still send; negative when overdrawn
+        self.credit = WINDOW_BYTES
+        self.traffic = Traffic()
         self._window = WINDOW_BYTES  # what the other end may still send
         self._due = 0  # consumed, not yet granted
         self._buffer = bytearray(_BUFFER_BYTES)
@@ -394,6 +419,7 @@ class Framing:
     def filled(self, count: int) -> None:
         """`count` bytes were read into the space."""
         self._end += count
+        self.traffic.bytes_received += count
 
     def bodies(self) -> Iterator[memoryview]:
         """The complete bodies that have arrived, in order; valid until the next `space()`. Credit granted to us is booked on the way.
@@ -415,6 +441,7 @@ class Framing:
                 raise HostError(f"a frame on the link grants {granted} bytes of credit, more than was used")
             if length:
                 self._window -= length
+                self.traffic.frames_received += 1
                 yield memoryview(self._buffer)[body : body + length]
 
     def consumed(self, count: int) -> None:
@@ -429,12 +456,17 @@ class Framing:
         if self.credit <= 0 or not 0 < len(body) <= FRAME_SIZE_BYTES_MAX:
             raise UsageError(f"cannot send a frame of {len(body)} bytes with credit {self.credit}")
         self.credit -= len(body)
+        traffic = self.traffic
+        traffic.frames_sent += 1
+        traffic.bytes_sent += _HEADER.size + len(body)
+        traffic.waits += self.credit <= 0
         return _HEADER.pack(len(body), self._take_due()) + body
 
     def grant(self) -> bytes:
         """A frame that only grants, when a quarter of the window waits to be granted; else nothing: it travels with the next body."""
         if self._due < WINDOW_BYTES // 4:
             return b""
+        self.traffic.bytes_sent += _HEADER.size
         return _HEADER.pack(0, self._take_due())
 
     def _take_due(self) -> int:

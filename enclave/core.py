@@ -30,6 +30,7 @@ from ledgerd.enclave.boundary import (
     Received,
     Stopping,
     Stored,
+    Traffic,
 )
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.configuration import Configuration
@@ -81,6 +82,7 @@ class Enclave:
 
     Attributes:
         run_together: Runs short computations at once and returns all their results; one after the other unless the runtime has threads.
+        traffic: What passes the link to the host; the runtime counts.
     """
 
     def __init__(self, app: App, now: float) -> None:
@@ -110,6 +112,7 @@ class Enclave:
         self._closing: list[int] = []
         self._next_sweep = now
         self.run_together: RunTogether = lambda works: [work() for work in works]
+        self.traffic = Traffic()
 
     # What the runtime calls.
 

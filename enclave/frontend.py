@@ -51,7 +51,7 @@ class Node(Protocol):
     def status_of(self, transaction: TransactionId) -> str: ...
     def consensus_details(self) -> dict[str, Any]: ...
     def active_nodes(self) -> list[NodeId]: ...
-    def session_metrics(self) -> dict[str, Any]: ...
+    def metrics(self) -> dict[str, Any]: ...
 
 
 class Frontend:
@@ -289,7 +289,7 @@ class Frontend:
         return {"ccf_version": VERSION, "quickjs_version": "", "unsafe": self._node.simulated}
 
     def _metrics(self, _: Context) -> Result:
-        return {"sessions": self._node.session_metrics()}
+        return self._node.metrics()
 
     def _ready_app(self, context: Context) -> Result:
         service = _record(context, tables.SERVICE_INFO, tables.SINGLETON)

@@ -17,7 +17,7 @@ from ledgerd.enclave.admission import Admission
 from ledgerd.enclave.answering import REPLY, REQUEST, Answering
 from ledgerd.enclave.app import App
 from ledgerd.enclave.archive import Archive
-from ledgerd.enclave.boundary import Ready
+from ledgerd.enclave.boundary import Ready, Traffic
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.configuration import Configuration, service_digest
 from ledgerd.enclave.consensus import messages
@@ -62,6 +62,10 @@ class Services(Protocol):
 
     def submit(self, work: Callable[[Nsm], object], done: Done) -> None:
         """Run `work` in a thread; `done` gets its result, or the exception that it raised, in a later wake-up."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What passes the link to the host."""
 
     @property
     def run_together(self) -> RunTogether:
@@ -143,6 +147,8 @@ class Serving:
             self._replica,
             self._dialling,
             sessions,
+            services.traffic,
+            self.host_rejects,
             self._log,
             now,
         )

@@ -3,9 +3,10 @@
 Not here: the endpoints (`enclave.frontend`, `enclave.admission`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from ledgerd.enclave.boundary import Traffic
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.configuration import Configuration
 from ledgerd.enclave.consensus.core import Consensus, Role
@@ -55,6 +56,8 @@ class Status:
         replica: Replica,
         dialling: Dialling,
         sessions: Sessions,
+        traffic: Traffic,
+        host_rejects: Mapping[str, int],
         log: Callable[[str, str], None],
         now: float,
     ) -> None:
@@ -72,6 +75,8 @@ class Status:
         self._replica = replica
         self._dialling = dialling
         self._sessions = sessions
+        self._traffic = traffic
+        self._host_rejects = host_rejects
 
     @property
     def node_id(self) -> NodeId:
@@ -171,8 +176,8 @@ class Status:
         """Nodes of the active configurations."""
         return sorted({node for configuration in self._consensus.configurations for node in configuration.nodes})
 
-    def session_metrics(self) -> dict[str, Any]:
-        """As `GET /node/metrics` shows it."""
+    def metrics(self) -> dict[str, Any]:
+        """As `GET /node/metrics` shows it: sessions, with CCF's fields and ours; the link to the host; what that should not have said."""
         sessions, limit = self._sessions, self.configuration.sessions_max
         counters = sessions.counters
         interface = {
@@ -186,4 +191,12 @@ class Status:
                 "request_header_too_large": counters.request_header_too_large,
             },
         }
-        return {"active": sessions.active, "peak": sessions.peak, "interfaces": {"primary_rpc_interface": interface}}
+        shown = {
+            "active": sessions.active,
+            "peak": sessions.peak,
+            "refused_at_cap": sessions.refused_at_cap,
+            "tls_failed": sessions.tls_failed,
+            "timed_out": sessions.timed_out,
+            "interfaces": {"primary_rpc_interface": interface},
+        }
+        return {"sessions": shown, "link": self._traffic.numbers(), "host_rejects": dict(self._host_rejects)}

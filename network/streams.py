@@ -101,6 +101,9 @@ class Streams:
         self._next_sweep = 0.0
         self._resolver: _Resolver | None = None
 
+    def __len__(self) -> int:
+        return len(self._streams)
+
     # Descriptors of others, so that a host waits in one place.
 
     def watch(self, descriptor: int, writing: bool = False) -> None:

@@ -33,6 +33,7 @@ from ledgerd.enclave.boundary import (
 )
 from ledgerd.ledger.errors import FormatError, HostError, LedgerdError
 from ledgerd.network.streams import Kind, Streams
+from ledgerd.node.printing import one_line, printable
 from ledgerd.node.storage import Append, Read, Storage, StorageError
 
 EXIT_OK: Final = 0
@@ -42,9 +43,9 @@ FETCHES_MAX: Final = 4096
 CLIENT_UNSENT_BYTES_MAX: Final = 1 << 20
 PEER_UNSENT_BYTES_MAX: Final = 64 << 20  # a peer that catches up
 PEERS_MAX: Final = 256
-METRICS_MAX: Final = 1_000
 OUTPUT_LOGGED_BYTES_MAX: Final = 1 << 20  # of what the enclave prints; it prints only when it fails
 _SLEEP_SECONDS: Final = 1.0
+_STOPPING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 # While many streams are busy, their bytes trickle in one by one; each frame costs a wake-up here and one in the enclave. So a busy host
 # lets some come together first. A lone client never waits: its frames carry one stream.
 GATHER_STREAMS_MIN: Final = 4
@@ -78,8 +79,6 @@ class Host:
         outbound: Kind for streams that the enclave asks for.
         output: Descriptor of what the enclave prints, or None.
         notice: Told what the enclave announces: name, text.
-    Attributes:
-        metrics: The enclave's numbers, by name, and the host's own.
     """
 
     def __init__(
@@ -92,7 +91,6 @@ class Host:
         notice: Callable[[str, str], None] = lambda name, text: None,
     ) -> None:
         link.setblocking(False)
-        self.metrics: dict[str, int | float] = {}
         self._link = link
         self._framing = Framing()
         self._unsent = bytearray()  # framed, waiting for the link's socket; bounded by credit
@@ -147,8 +145,12 @@ class Host:
                         self._collect()
                     elif descriptor == self._output:
                         self._log_output()
-                    elif signals is not None and signals.count():
-                        self.stop()
+                    elif signals is not None:
+                        wanted = signals.take()
+                        if signal.SIGUSR1 in wanted:
+                            self.log_numbers()
+                        if _STOPPING & wanted:
+                            self.stop()
                 self._busy = len(streams.received) >= GATHER_STREAMS_MIN
                 if streams.received or streams.opened or streams.closed or self._others:
                     self._frames.append(encode_streams(streams.opened, streams.received, streams.closed, self._others))
@@ -163,7 +165,17 @@ class Host:
         finally:
             if signals is not None:
                 signals.restore()
+            self.log_numbers()
         return self._status
+
+    def numbers(self) -> dict[str, int]:
+        """What has passed the link, seen from this end, and what clients' and peers' streams are doing."""
+        link = {f"link_{name}": number for name, number in self._framing.traffic.numbers().items()}
+        return {**link, "streams": len(self._streams), "streams_dropped": self._streams.dropped, "frames_waiting": len(self._frames)}
+
+    def log_numbers(self) -> None:
+        """Write them into the log: when asked by SIGUSR1, and at the end."""
+        log.info("numbers: %s", ", ".join(f"{name} {number}" for name, number in self.numbers().items()))
 
     def stop(self) -> None:
         """The operator wants to stop: ask the enclave, and do not wait longer than STOP_SECONDS_MAX; the second time, not at all."""
@@ -225,12 +237,7 @@ class Host:
                 raise EnclaveLostError(f"the enclave asks for more than {FETCHES_MAX} ranges at once")
             self._fetch()
         for level, text in ready.logs:
-            log.log(logging.getLevelNamesMapping().get(level.upper(), logging.INFO), "enclave: %s", text)
-        if ready.metrics:
-            self.metrics.update(ready.metrics)
-            if len(self.metrics) > METRICS_MAX:
-                raise EnclaveLostError(f"the enclave tells more than {METRICS_MAX} metrics")
-            self.metrics["streams_dropped"] = self._streams.dropped
+            log.log(logging.getLevelNamesMapping().get(level.upper(), logging.INFO), "enclave: %s", one_line(text))
         for name, text in ready.notices:
             self._notice(name, text)
         if ready.stop is not None:
@@ -260,7 +267,7 @@ class Host:
         elif self._output_bytes < OUTPUT_LOGGED_BYTES_MAX:
             self._output_bytes += len(data)
             for line in data.decode(errors="replace").splitlines():
-                log.error("enclave prints: %s", line)
+                log.error("enclave prints: %s", printable(line))
         return bool(data)
 
     # To the enclave.
@@ -315,22 +322,22 @@ class Host:
 
 
 class _Signals:
-    """SIGTERM and SIGINT as bytes on a descriptor."""
+    """SIGTERM, SIGINT and SIGUSR1 as bytes on a descriptor."""
 
     def __init__(self) -> None:
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
         self._write.setblocking(False)
         self.wake = self._read.fileno()
-        self._previous = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._previous = {number: signal.signal(number, lambda *_: None) for number in (*_STOPPING, signal.SIGUSR1)}
         self._previous_wake = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
 
-    def count(self) -> int:
-        """How many of them came since the last call."""
+    def take(self) -> set[int]:
+        """Those that came since the last call."""
         try:
-            return sum(number in self._previous for number in self._read.recv(256))
+            return {number for number in self._read.recv(256) if number in self._previous}
         except BlockingIOError:
-            return 0
+            return set()
 
     def restore(self) -> None:
         """Give the signals back to whoever had them."""

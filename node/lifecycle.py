@@ -31,6 +31,7 @@ from ledgerd.node.launch import Launcher, ProcessLauncher
 from ledgerd.node.ledger_files import holds_ledger
 from ledgerd.node.measure import check_application, measure
 from ledgerd.node.nitro.launcher import NitroLauncher
+from ledgerd.node.printing import printable
 from ledgerd.node.simulator.nsm import SimulatedNsm
 from ledgerd.node.simulator.pki import SimulatedRoot, make_root
 from ledgerd.node.simulator.server import serve
@@ -76,17 +77,19 @@ def run_node(
         notice: Told what becomes known, name and text: `isolation`, `rpc_address`, `node_address`, the enclave's own notices, and each
             `warning` that is logged, such as why joining takes so long.
         catch_signals: Stop on SIGTERM and SIGINT; only possible in the main thread.
-    Returns: 0 stopped as asked; 1 it failed; 2 it was refused; or what the enclave chose. Standard error and the log say why.
+    Returns: 0 stopped as asked; 1 it failed; 2 it was refused; or what the enclave chose. The last line of standard error, and of the
+        log where there is one, says why.
     """
     try:
         with contextlib.ExitStack() as stack:
-            return _run(config, launcher, notice, catch_signals, stack)
+            status, why = _run(config, launcher, notice, catch_signals, stack)
     except ConfigurationError as error:
-        print(f"ledgerd: {error}", file=sys.stderr)
-        return EXIT_MISUSE
+        status, why = EXIT_MISUSE, str(error)
     except LedgerdError as error:
-        print(f"ledgerd: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        status, why = EXIT_FAILED, str(error)
+    # After everything has ended, and said what it had to say while it did.
+    print(f"ledgerd: {printable(why)}", file=sys.stderr)
+    return status
 
 
 def _run(
@@ -95,7 +98,8 @@ def _run(
     notice: Callable[[str, str], None],
     catch_signals: bool,
     stack: contextlib.ExitStack,
-) -> int:
+) -> tuple[int, str]:
+    """Run it; exit status, and why it ended."""
     directory = config.directory
     refuse_used(directory)
     if launcher is None:
@@ -114,6 +118,17 @@ def _run(
     root = simulated_root(config.simulator) if config.simulator is not None else None
     _make(directory)
     stack.enter_context(_logging(directory / LOG, notice))
+    why: list[str] = []
+
+    def last_words(_kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> bool:
+        """Say why it ended, when all else has ended: the last line of the log."""
+        if error is None:
+            log.info("%s", why[-1])
+        elif isinstance(error, LedgerdError):
+            log.error("%s", error)
+        return False
+
+    stack.push(last_words)
 
     own_end, enclave_nsm = socket.socketpair()
     stack.callback(own_end.close)
@@ -136,7 +151,7 @@ def _run(
     def announce(name: str, text: str) -> None:
         if name == "refused":
             refused.append(text)
-        log.info("%s: %s", name, text.strip() if "\n" not in text.strip() else f"{len(text)} characters")
+        log.info("%s: %s", name, printable(text.strip()) if "\n" not in text.strip() else f"{len(text)} characters")
         if name in NOTICE_FILES:
             _write(directory / NOTICE_FILES[name], text)
         if name in public_name.NOTICES and config.public_name is not None:
@@ -156,15 +171,14 @@ def _run(
     except EnclaveLostError as error:
         how = _how(enclave.stop(STOP_SECONDS))
         host.log_rest()
-        log.error("%s; the enclave process %s", error, how)
         raise EnclaveLostError(f"{error}; the enclave process {how}; {directory / LOG} may say why") from None
-    except LedgerdError as error:
-        log.error("%s", error)
-        raise
-    log.info("stopped with status %d", status)
-    if status and refused:
-        print(f"ledgerd: {refused[-1]}", file=sys.stderr)
-    return status
+    if not status:
+        why.append("stopped as asked")
+    elif refused:
+        why.append(refused[-1])
+    else:
+        why.append(f"the enclave ended the node with status {status} and gave no reason; {directory / LOG} may say more")
+    return status, why[-1]
 
 
 def _launcher(config: NodeConfig) -> Launcher:

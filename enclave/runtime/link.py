@@ -6,7 +6,7 @@ Not here: what frames mean (`enclave.boundary`), when to read and write (`enclav
 
 import socket
 
-from ledgerd.enclave.boundary import WINDOW_BYTES, Event, Framing, Ready, decode_events, encode_ready_frames
+from ledgerd.enclave.boundary import WINDOW_BYTES, Event, Framing, Ready, Traffic, decode_events, encode_ready_frames
 from ledgerd.ledger.errors import HostError
 
 
@@ -32,6 +32,11 @@ class Link:
         self._framing = Framing()
         self._frames: list[bytes] = []  # parts of one Ready that wait for credit
         self._unsent = bytearray()
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has passed; counted on."""
+        return self._framing.traffic
 
     @property
     def unsent(self) -> bool:

@@ -66,6 +66,7 @@ def main(arguments: list[str], make_core: Callable[[Any, float], Any] | None = N
         core.log(level, text)
     workers = Workers(nsm)
     core.run_together = workers.run_together
+    core.traffic = link.traffic
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)

@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 from typing import ClassVar, Final, NamedTuple
 
-from ledgerd.enclave.nsm import Description, attestation, describe, get_random
+from ledgerd.enclave.nsm import Description, Pcr, attestation, describe, describe_pcr, get_random
 from ledgerd.enclave.runtime.nsm import NsmTransport
-from ledgerd.ledger.attestation.measurement import CONFIGURATION_PCR
+from ledgerd.ledger.attestation.measurement import CONFIGURATION_PCR, ZERO
 from ledgerd.ledger.attestation.nitro import decode
 from ledgerd.ledger.attestation.policy import CLOCK_SKEW_MS_MAX
 from ledgerd.ledger.errors import HostError, LedgerdError
@@ -63,6 +63,7 @@ def prepare(
     try:
         module = describe(nsm)
         _check(module)
+        _check_free(describe_pcr(nsm, CONFIGURATION_PCR))
         mixed, why_not = _mix(get_random(nsm), paths.pool)
         document = decode(attestation(nsm, user_data=None, nonce=None, public_key=None))
     except LedgerdError as error:
@@ -100,6 +101,12 @@ def _check(module: Description) -> None:
         raise PlatformError(f"PCR{open_ones[0]} is not locked: anything in this enclave could change what it is measured as")
     if CONFIGURATION_PCR in module.locked_pcrs:
         raise PlatformError(f"PCR{CONFIGURATION_PCR} is locked already: something else in this image uses it; boot the enclave anew")
+
+
+def _check_free(pcr: Pcr) -> None:
+    """Refuse an application's PCR that has measured something: the configuration would be attested as another one."""
+    if pcr.value != ZERO or pcr.locked:
+        raise PlatformError(f"PCR{CONFIGURATION_PCR} is not free: something else in this image measured into it; boot an unchanged image")
 
 
 def _mix(random: bytes, pool: str) -> tuple[int, str]:

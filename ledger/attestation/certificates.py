@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.x509.oid import ExtensionOID
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 CERTIFICATE_SIZE_BYTES_MAX: Final = 4_096  # with an RSA-4096 key and signature, AMD's and Microsoft's have up to 1,800
 
@@ -24,12 +25,14 @@ class Loaded(NamedTuple):
 
     Attributes:
         certificate: What it says; its serial number may not be the one that stands in it.
+        key: Its public key.
         signed: The bytes that its issuer signed.
         issuer, subject: Both names as they stand there, in DER.
         begins_s, ends_s: First and last second of its validity, since 1970.
     """
 
     certificate: x509.Certificate
+    key: CertificatePublicKeyTypes
     signed: bytes
     issuer: bytes
     subject: bytes
@@ -39,7 +42,18 @@ class Loaded(NamedTuple):
     @property
     def name(self) -> str:
         """Its subject, short, for people."""
-        return self.certificate.subject.rfc4514_string()[:200]
+        try:
+            return self.certificate.subject.rfc4514_string()[:200]
+        except Exception:  # of hostile bytes, as in `load`; there it would be read for every certificate, and cost as much as all the rest
+            return "a name that cannot be read"
+
+    @property
+    def common_names(self) -> list[str]:
+        """Common names of its subject; none if that cannot be read."""
+        try:
+            return [str(found.value) for found in self.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        except Exception:  # as in `name`
+            return []
 
     @property
     def validity(self) -> str:
@@ -85,7 +99,7 @@ def load(der: bytes, *, serial_may_be_zero: bool = False) -> Loaded:
     try:
         certificate = x509.load_der_x509_certificate(readable)
         # Read now, so that it fails here.
-        _ = certificate.public_key(), certificate.subject, certificate.issuer, certificate.signature_algorithm_oid
+        key, _ = certificate.public_key(), certificate.signature_algorithm_oid
         extensions = certificate.extensions
         begins_s = int(certificate.not_valid_before_utc.timestamp())
         ends_s = int(certificate.not_valid_after_utc.timestamp())
@@ -102,7 +116,7 @@ def load(der: bytes, *, serial_may_be_zero: bool = False) -> Loaded:
         raise ValueError("another algorithm beside the signature than is signed, or a signature that does not use all of its bits")
     if any(extension.critical and extension.oid not in _KNOWN_CRITICAL for extension in extensions):
         raise ValueError("a critical extension that is not known here")
-    return Loaded(certificate, signed, issuer, subject, begins_s, ends_s)
+    return Loaded(certificate, key, signed, issuer, subject, begins_s, ends_s)
 
 
 def role(loaded: Loaded) -> Role:
@@ -122,6 +136,14 @@ def role(loaded: Loaded) -> Role:
         if isinstance(extension.value, x509.KeyUsage):
             may_sign_certificates, may_sign_data = extension.value.key_cert_sign, extension.value.digital_signature
     return Role(authority and may_sign_certificates, path_length, may_sign_data)
+
+
+def is_named_by(loaded: Loaded, issuer: Loaded) -> bool:
+    """Say whether a certificate names `issuer` as its issuer, in whatever kind of text."""
+    try:
+        return loaded.certificate.issuer == issuer.certificate.subject
+    except Exception:  # of hostile bytes, as in `load`
+        return False
 
 
 def issued_by(loaded: Loaded, issuer: Loaded) -> bool:

@@ -14,6 +14,7 @@ from ledgerd.ledger.errors import ConfigurationError, FormatError
 PCR_SIZE_BYTES: Final = 48
 PCR_COUNT: Final = 32
 ZERO: Final = bytes(PCR_SIZE_BYTES)
+ROLE_PCR: Final = 3
 CONFIGURATION_PCR: Final = 16  # the first that is the application's
 
 Bytes: TypeAlias = bytes | memoryview

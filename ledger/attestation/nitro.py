@@ -262,7 +262,7 @@ def _verify_chain(said: Document, roots: Sequence[Root], at_ms: int) -> tuple[Ro
     if root is None:
         raise AttestationError(
             "root",
-            f"a chain that begins at {sha256(said.cabundle[0]).hexdigest()}",
+            f"a chain that begins at {sha256(said.cabundle[0]).hexdigest()} (SHA-256 of its DER)",
             " or ".join(f"{root.fingerprint}{' (simulated)' if root.simulated else ''}" for root in roots)
             or "a root, but none is accepted",
             "the enclave runs on another platform, or on a simulator: the members decide which roots are accepted",
@@ -307,8 +307,7 @@ def _issued(der: bytes, issuer: _Certificate | None) -> _Certificate:
     """
     try:
         loaded = load(der)
-        certificate = loaded.certificate
-        key = certificate.public_key()
+        certificate, key = loaded.certificate, loaded.key
         extensions = certificate.extensions
         constraints = extensions.get_extension_for_class(x509.BasicConstraints)
         usage = extensions.get_extension_for_class(x509.KeyUsage).value

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.x509 import ObjectIdentifier, UnrecognizedExtension
-from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
+from cryptography.x509.oid import SignatureAlgorithmOID
 
 from ledgerd.ledger.attestation import certificates
 from ledgerd.ledger.attestation.certificates import Loaded
@@ -205,7 +205,7 @@ def verify(report: bytes, endorsements: bytes, *, at_ms: int, arks: Mapping[str,
     """
     said = decode(report)
     root, product, leaf = _verify_chain(endorsements, arks, at_ms)
-    key = leaf.certificate.public_key()
+    key = leaf.key
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise AttestationError(
             "algorithm", f"{leaf.name} has another key", "a key on P-384", "AMD uses nothing else: trust nothing of this"
@@ -257,7 +257,7 @@ def _verify_chain(endorsements: bytes, arks: Mapping[str, str], at_ms: int) -> t
     if product is None:
         raise AttestationError(
             "root",
-            f"a chain that ends at {fingerprint}",
+            f"a chain that ends at {fingerprint} (SHA-256 of its DER)",
             " or ".join(f"{known} ({whose})" for known, whose in arks.items()) or "a root, but none is accepted",
             "the chain is not one of AMD's for processors that are supported: get VCEK, ASK and ARK from AMD",
         )
@@ -292,7 +292,7 @@ def _verify_chain(endorsements: bytes, arks: Mapping[str, str], at_ms: int) -> t
 
 def _check_issued(loaded: Loaded, issuer: Loaded) -> None:
     """Check name and signature, RSASSA-PSS with SHA-384, over the bytes that were signed."""
-    key, certificate = issuer.certificate.public_key(), loaded.certificate
+    key, certificate = issuer.key, loaded.certificate
     if not isinstance(key, rsa.RSAPublicKey) or certificate.signature_algorithm_oid != SignatureAlgorithmOID.RSASSA_PSS:
         raise AttestationError(
             "algorithm",
@@ -301,7 +301,7 @@ def _check_issued(loaded: Loaded, issuer: Loaded) -> None:
             "AMD uses nothing else: trust nothing of this",
         )
     try:
-        if certificate.issuer != issuer.certificate.subject:
+        if not certificates.is_named_by(loaded, issuer):
             raise InvalidSignature
         key.verify(certificate.signature, loaded.signed, _PSS, hashes.SHA384())
     except InvalidSignature:
@@ -310,7 +310,7 @@ def _check_issued(loaded: Loaded, issuer: Loaded) -> None:
 
 def _check_leaf(said: Report, product: str, leaf: Loaded) -> Tcb:
     """Check that the report is of the chip and the firmware that the leaf certifies; return the firmware's version."""
-    names = [str(name.value) for name in leaf.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    names = leaf.common_names
     if names != [f"SEV-{said.signing_key}"]:
         _refuse_chip(f"a report signed by a {said.signing_key}, with the certificate of {', '.join(names)[:100] or 'nobody'}", "one kind")
     if said.cpu is not None and said.cpu.product != product:

@@ -14,7 +14,9 @@ from typing import Any, Final, NamedTuple, NoReturn
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from ledgerd.ledger.attestation import certificates, items
 from ledgerd.ledger.attestation.certificates import Loaded
@@ -26,8 +28,9 @@ CHAIN_LENGTH_MAX: Final = 5
 
 _SIGN1_TAG: Final = 0xD2  # tag 18, allowed once
 _TIME_TAG: Final = 1  # stands before the time of signing
-_PS384: Final = -38
-_PSS: Final = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
+# Algorithms of COSE: Microsoft's publishers sign with PS384, some with a key on an elliptic curve.
+_PSS: Final[dict[int, hashes.HashAlgorithm]] = {-37: hashes.SHA256(), -38: hashes.SHA384(), -39: hashes.SHA512()}
+_ECDSA: Final[dict[int, hashes.HashAlgorithm]] = {-7: hashes.SHA256(), -35: hashes.SHA384(), -36: hashes.SHA512()}
 _ALGORITHM, _CONTENT_TYPE, _X5CHAIN = 1, 3, 33  # labels of the protected header
 
 
@@ -66,18 +69,35 @@ def verify(message: bytes) -> UvmEndorsement:
     if type(protected) is not bytes or type(payload) is not bytes or type(signature) is not bytes:
         _refuse("a COSE_Sign1 whose protected header, payload or signature is no byte string", "byte strings")
     header = _read(protected, frozenset({_TIME_TAG}))
-    if type(header) is not dict or header.get(_ALGORITHM) != _PS384 or header.get(_CONTENT_TYPE) != "application/json":
-        _refuse("another algorithm or content type", "PS384 (-38) and application/json in the protected header")
+    if type(header) is not dict or header.get(_CONTENT_TYPE) != "application/json":
+        _refuse("another content type", "application/json in the protected header")
     did, feed, chain = header.get("iss"), header.get("feed"), header.get(_X5CHAIN)
     if type(did) is not str or type(feed) is not str or type(chain) is not list or not 2 <= len(chain) <= CHAIN_LENGTH_MAX:
         _refuse("a protected header without iss, feed or x5chain", f"all three, with 2 to {CHAIN_LENGTH_MAX} certificates")
     key = _publisher_key(did, _loaded(chain), chain)
     structure = b"\x84\x6aSignature1" + _byte_string(protected) + b"\x40" + _byte_string(payload)
+    _check_signature(key, header.get(_ALGORITHM), signature, structure)
+    return _said(did, feed, payload)
+
+
+def _check_signature(key: CertificatePublicKeyTypes, algorithm: Any, signature: bytes, data: bytes) -> None:
+    """Check a signature of COSE's form by the algorithm that the header names, which must be one for the key's kind."""
+    digest = None if type(algorithm) is not int else (_PSS if isinstance(key, rsa.RSAPublicKey) else _ECDSA).get(algorithm)
     try:
-        key.verify(signature, structure, _PSS, hashes.SHA384())
+        if digest is None or not isinstance(key, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey)):
+            _refuse(
+                f"algorithm {str(algorithm)[:32]}, not one for the key of its first certificate", "PS256, 384 or 512; ES256, 384 or 512"
+            )
+        if isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, data, padding.PSS(padding.MGF1(digest), digest.digest_size), digest)
+            return
+        half = (key.curve.key_size + 7) // 8
+        if len(signature) != 2 * half:
+            raise InvalidSignature
+        r, s = int.from_bytes(signature[:half], "big"), int.from_bytes(signature[half:], "big")
+        key.verify(encode_dss_signature(r, s), data, ec.ECDSA(digest))
     except InvalidSignature:
         _refuse("a signature that does not fit", "a signature by the first certificate of x5chain")
-    return _said(did, feed, payload)
 
 
 def _said(did: str, feed: str, payload: bytes) -> UvmEndorsement:
@@ -125,7 +145,7 @@ def _loaded(chain: list[Any]) -> list[Loaded]:
     return loaded
 
 
-def _publisher_key(did: str, chain: list[Loaded], ders: list[bytes]) -> rsa.RSAPublicKey:
+def _publisher_key(did: str, chain: list[Loaded], ders: list[bytes]) -> CertificatePublicKeyTypes:
     """Resolve a did:x509 identifier: an authority of the chain has its fingerprint, and the leaf has the usages that it names."""
     method, _, policies = did.partition("::")
     kind = method.split(":")
@@ -143,10 +163,7 @@ def _publisher_key(did: str, chain: list[Loaded], ders: list[bytes]) -> rsa.RSAP
         name, _, value = policy.partition(":")
         if name != "eku" or value not in held:
             _refuse(f"{chain[0].name} does not fulfil {policy[:100]!r}", "an extended key usage that the leaf has")
-    key = chain[0].certificate.public_key()
-    if not isinstance(key, rsa.RSAPublicKey):
-        _refuse(f"{chain[0].name} has no RSA key", "an RSA key")
-    return key
+    return chain[0].key
 
 
 def _read(data: bytes, tags: frozenset[int]) -> Any:

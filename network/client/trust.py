@@ -208,8 +208,9 @@ def _check_roots(attested: Any, policy: Policy) -> None:
     unknown = [root for root in attested if root not in accepted]
     if unknown:
         raise ServiceIdentityMismatch(
-            f"the attested node also believes attestation roots that you do not accept, by SHA-256: {', '.join(unknown)}; whoever holds "
-            "one may know the service's key: ask the operator whose they are, and give them as roots too only if you trust each of them"
+            f"the attested node also believes attestation roots that you do not accept, by SHA-256 of their DER: {', '.join(unknown)}; "
+            "whoever holds one may know the service's key: ask the operator whose they are, and give them as roots too only if you trust "
+            "each of them"
         )
 
 

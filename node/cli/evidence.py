@@ -1,15 +1,15 @@
 """Attestation evidence as people have it: found in files and answers, and explained. Used by `ledgerd attestation`."""
 
 import base64
-import binascii
 import json
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ledgerd.ledger.errors import ConfigurationError, FormatError
+from ledgerd.ledger.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from ledgerd.ledger.attestation.certificates import Loaded
@@ -19,18 +19,24 @@ if TYPE_CHECKING:
     from ledgerd.ledger.attestation.snp import Report, SnpAttestation
 
 SIZE_BYTES_MAX: Final = 1 << 20  # a document is below 17 KB, in base64 within JSON below 24 KB; whatever is larger is something else
+AMD_KDS: Final = "https://kdsintf.amd.com"
+FINGERPRINT: Final = "SHA-256 of its DER"  # as `openssl x509 -noout -fingerprint -sha256` shows it; that of the PEM file is another
+_HEX: Final = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
 SIMULATED: Final = "SIMULATED: the root is neither AWS's nor AMD's, so there may be no enclave at all"
 
 
-def find(data: bytes, certificates: Iterable[Path] = (), uvm: Path | None = None) -> "Evidence":
-    """Find evidence in the content of a file: bare, base64, or a node's JSON answer.
+def find(data: bytes, certificates: Iterable[Path] = (), uvm: Path | None = None, roots: Iterable[Path] = ()) -> "Evidence":
+    """Find evidence in the content of a file: bare, base64, hex, or a node's JSON answer.
 
     Args:
         data: The content.
         certificates: Files with the certificates of an SNP report, PEM or DER, in any order.
         uvm: File with its UVM endorsement, bare or base64.
-    Raises: FormatError: None of these. ConfigurationError: A file beside it holds something else.
+        roots: Files with accepted roots, PEM: one that is missing in `certificates` is taken from there.
+    Raises: AttestationError: None of these, rule `form`, or of a kind that nobody here judges, rule `format`. ConfigurationError: A file
+        beside it holds something else.
     """
+    from ledgerd.ledger.attestation.errors import AttestationError  # noqa: PLC0415
     from ledgerd.ledger.attestation.evidence import NITRO, SNP, Evidence  # noqa: PLC0415
     from ledgerd.ledger.attestation.snp import REPORT_SIZE_BYTES  # noqa: PLC0415
 
@@ -46,50 +52,92 @@ def find(data: bytes, certificates: Iterable[Path] = (), uvm: Path | None = None
             endorsements, endorsement = _base64(answer.get("endorsements", "")), answer.get("uvm_endorsements")
             endorsement = None if endorsement is None else _base64(endorsement)
         elif text.isascii() and not text.startswith((b"\x84", b"\xd2")) and len(data) != REPORT_SIZE_BYTES:
-            data = _base64(b"".join(text.split()))
+            data = _decoded(b"".join(text.split()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise FormatError("there is no attestation evidence: neither bare, nor in base64, nor a node's answer with it") from None
-    if kind not in (NITRO, SNP):
+        raise AttestationError(
+            "form",
+            f"{len(data)} bytes without attestation evidence",
+            "a Nitro document or an SNP report: bare, in base64 or hex, or a node's JSON answer with it",
+            "give the document as the enclave's security module, or the report as the processor's firmware, returned it",
+        ) from None
+    if kind is not None and kind not in (NITRO, SNP):
+        raise AttestationError(
+            "format", f"evidence of format {str(kind)[:64]!r}", f"{NITRO} or {SNP}", "nobody here judges it: believe nothing of it"
+        )
+    if kind is None:
         kind = SNP if len(data) == REPORT_SIZE_BYTES else NITRO
     if kind == SNP:
         held = list(certificates)
-        endorsements = _arranged(held) if held else endorsements
+        endorsements = _arranged([*held, *roots]) if held else endorsements
         if uvm is not None:
-            endorsement = _bare(uvm.read_bytes())
+            endorsement = _bare(read(str(uvm)))
     return Evidence(kind, data, endorsements, endorsement)
+
+
+def read(target: str) -> bytes:
+    """The content of a file; of what is too large to be evidence, enough to see that.
+
+    Raises: ConfigurationError: It cannot be read.
+    """
+    try:
+        with Path(target).open("rb") as file:
+            return file.read(SIZE_BYTES_MAX + 1)
+    except IsADirectoryError:
+        raise ConfigurationError(f"{target} is a folder; a ledger is verified by `ledgerd ledger verify`, a node by its address") from None
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {target}: {error.strerror}") from None
 
 
 def _base64(text: str | bytes) -> bytes:
     return base64.b64decode(text, validate=True)
 
 
+def _decoded(text: bytes) -> bytes:
+    """Text of which only hex is made of hex digits alone, in effect."""
+    return bytes.fromhex(text.decode()) if text and _HEX.fullmatch(text) else _base64(text)
+
+
 def _bare(data: bytes) -> bytes:
     try:
-        return data if not data.isascii() else _base64(b"".join(data.split()))
-    except binascii.Error:
+        return data if not data.isascii() else _decoded(b"".join(data.split()))
+    except ValueError:
         return data
 
 
 def _arranged(files: list[Path]) -> bytes:
-    """Certificates of an SNP report in the order in which they are judged: leaf, its issuer, the root."""
+    """Certificates of an SNP report in the order in which they are judged: leaf, its issuer, the root.
+
+    Others may lie beside them, such as those of another kind of processor; then the way begins at the one that certifies a chip.
+    """
     from ledgerd.ledger.attestation import certificates  # noqa: PLC0415
 
-    loaded: list[tuple[bytes, Loaded]] = []
+    loaded: dict[bytes, Loaded] = {}
     for file in files:
         data = file.read_bytes()
         try:
-            ders = certificates.split_pem(data) if b"-----BEGIN" in data else [data]
-            loaded.extend((der, certificates.load(der, serial_may_be_zero=True)) for der in ders)
+            ders = certificates.split_pem(_bundle(data)) if b"-----BEGIN" in data or data[:1] != b"\x30" else [data]
+            loaded |= {der: certificates.load(der, serial_may_be_zero=True) for der in ders}
         except ValueError as error:
             raise ConfigurationError(f"{file} holds {error}; give the certificates of the report, PEM or DER") from None
-    names = [(each.certificate.subject, each.certificate.issuer) for _, each in loaded]
-    issuers = {issuer for subject, issuer in names if subject != issuer}
-    roots = [der for (der, _), (subject, issuer) in zip(loaded, names, strict=True) if subject == issuer]
-    leaves = [der for (der, _), (subject, _) in zip(loaded, names, strict=True) if subject not in issuers and der not in roots]
-    others = [der for der, _ in loaded if der not in roots and der not in leaves]
-    return b"".join(
-        b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n" for der in (*leaves, *others, *roots)
-    )
+    left = dict(loaded)
+    at = next((der for der, own in loaded.items() if set(own.common_names) & {"SEV-VCEK", "SEV-VLEK"}), None)
+    chain = []
+    while at is not None:
+        chain.append(at)
+        own = left.pop(at)
+        at = next((der for der, other in left.items() if certificates.is_named_by(own, other)), None)
+    return b"".join(b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n" for der in chain or loaded)
+
+
+def _bundle(data: bytes) -> bytes:
+    """A bundle of PEM; also as Azure's containers find it: JSON with the chip's certificate and AMD's, bare or in base64."""
+    if b"-----BEGIN" in data and not data.lstrip().startswith(b"{"):
+        return data
+    try:
+        value = json.loads(data if data.lstrip().startswith(b"{") else _base64(b"".join(data.split())))
+        return f"{value['vcekCert']}\n{value['certificateChain']}".encode()
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError("neither certificates nor Azure's JSON with them") from None
 
 
 def arks(files: Iterable[Path]) -> dict[str, str]:
@@ -126,6 +174,32 @@ def nitro_roots(files: Iterable[Path]) -> tuple["Root", ...]:
     except UnicodeDecodeError:
         raise ConfigurationError("a root is not PEM text; give each root's certificate, PEM") from None
     return parse_roots(texts) if texts else (AWS_ROOT_G1,)
+
+
+def amd_addresses(quote: bytes) -> str:
+    """Where AMD gives the certificates of a report, as advice."""
+    from ledgerd.ledger.attestation.snp import TURIN, decode, tcb_of  # noqa: PLC0415
+
+    report = decode(quote)
+    product = report.cpu.product if report.cpu is not None else None
+    shown = product or "PRODUCT"
+    if report.signing_key == "VLEK":
+        return f"the cloud gives the VLEK beside the report, AMD the rest: {AMD_KDS}/vlek/v1/{shown}/cert_chain"
+    tcb = tcb_of(report.reported_tcb, shown)
+    parts = {"fmc": tcb.fmc, "bl": tcb.boot_loader, "tee": tcb.tee, "snp": tcb.snp, "ucode": tcb.microcode}
+    query = "&".join(f"{name}SPL={value:02}" for name, value in parts.items() if value is not None)
+    chip = report.chip_id[: 8 if product == TURIN else None].hex()
+    return f"for this report: {AMD_KDS}/vcek/v1/{shown}/{chip}?{query}, and {AMD_KDS}/vcek/v1/{shown}/cert_chain; by --endorsements"
+
+
+def nitro_root(attestation: "Attestation") -> str:
+    """A document's root, for people: whose it is, and its fingerprint."""
+    return f"{'SIMULATED' if attestation.simulated else 'AWS Nitro Enclaves, G1'} ({FINGERPRINT} {attestation.root})"
+
+
+def snp_root(attestation: "SnpAttestation") -> str:
+    """A report's root, for people: whose it is, and its fingerprint."""
+    return f"{'SIMULATED' if attestation.simulated else f'AMD, {attestation.product}'} ({FINGERPRINT} {attestation.root})"
 
 
 # What it says, in two shapes: for programs, and for people.

@@ -84,7 +84,7 @@ def _images(
 
         images.append(_values(registers_of(read_image(file))))
     if measurements is not None:
-        from ledgerd.node.cli.attestation import read_measurements  # noqa: PLC0415
+        from ledgerd.node.cli.allow_list import read_measurements  # noqa: PLC0415
 
         images += [_values(line) for line in read_measurements(measurements)]
     given: dict[int, bytes] = {} if pcr0 is None else {0: pcr0}

@@ -4,10 +4,13 @@ Every command is made by `command`, so every command has `-o table|json` and the
 or it does not verify; 2 it was called wrongly. On standard output stands the result and nothing else; one JSON document with
 `-o json`, whose `schema` names its shape and grows a new version when that changes. Standard error is for people.
 A table has frames only on a terminal: elsewhere its columns are separated by tabs, with one line of names.
+What is said may have come from strangers (names in certificates, metadata of images), so what moves a cursor or turns the direction of
+writing is escaped, in every shape.
 """
 
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeVar
@@ -15,10 +18,14 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
+from ledgerd.node.printing import printable
 
 EXIT_FAILED: Final = 1
 EXIT_MISUSE: Final = 2
 SCHEMA_VERSION: Final = 1
+
+# Beyond ASCII's control characters, which JSON escapes itself: those of Latin-1, and marks that nobody sees.
+_UNSEEN: Final = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -84,7 +91,7 @@ class Output:
 
     def note(self, text: str) -> None:
         """Tell people something that is not the result."""
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
     def fail(self, code: str, message: str, status: int = EXIT_FAILED) -> NoReturn:
         """Say why it failed, and end with `status`."""
@@ -92,11 +99,12 @@ class Output:
             self._document("error", {"error": {"code": code, "message": message}})
         else:
             for number, line in enumerate(message.splitlines() or [code]):
-                click.echo(f"{'ledgerd: ' if number == 0 else '         '}{line}", err=True)
+                click.echo(f"{'ledgerd: ' if number == 0 else '         '}{printable(line)}", err=True)
         raise Ended(status)
 
     def _document(self, schema: str, fields: dict[str, Any]) -> None:
-        click.echo(json.dumps({"schema": f"ledgerd.{schema}.v{SCHEMA_VERSION}", **fields}, indent=2, ensure_ascii=False))
+        document = json.dumps({"schema": f"ledgerd.{schema}.v{SCHEMA_VERSION}", **fields}, indent=2, ensure_ascii=False)
+        click.echo(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", document))
 
 
 class Ended(click.exceptions.Exit):
@@ -141,6 +149,16 @@ def _label(name: str) -> str:
 
 
 def _text(value: Any) -> str:
+    """For a terminal."""
+    return printable(_raw(value))
+
+
+def _flat(value: Any) -> str:
+    """One field of one line: a value from outside must not look like two."""
+    return printable(_raw(value).replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r"))
+
+
+def _raw(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -150,8 +168,3 @@ def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
         return ", ".join(value)
     return json.dumps(value, ensure_ascii=False)
-
-
-def _flat(value: Any) -> str:
-    """One field of one line: a value from outside must not look like two."""
-    return _text(value).replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")

@@ -72,7 +72,7 @@ class IndexedPcrType(click.ParamType[tuple[int, bytes]]):
 
 
 class EpochMsType(click.ParamType[int]):
-    """A time, in milliseconds since 1970; one that would be of before 1973 is taken for seconds, and refused."""
+    """A time, in milliseconds since 1970. One below `EPOCH_MS_MIN`, before 1973, was probably meant in seconds; whoever uses it says so."""
 
     name = "epoch_ms"
 
@@ -82,8 +82,6 @@ class EpochMsType(click.ParamType[int]):
             return value
         if not value.isdecimal() or not value.isascii() or len(value) > EPOCH_MS_DIGITS_MAX:
             self.fail(f"{value!r} is not a number of milliseconds since 1970", param, ctx)
-        if int(value) < EPOCH_MS_MIN:
-            self.fail(f"{value} is too early: it counts milliseconds since 1970; did you give seconds?", param, ctx)
         return int(value)
 
 

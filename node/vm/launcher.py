@@ -24,6 +24,7 @@ from ledgerd.node.checks import Check, failures
 from ledgerd.node.child import dies_with_us
 from ledgerd.node.config import Measurement, VmConfig
 from ledgerd.node.image import eif
+from ledgerd.node.printing import printable
 from ledgerd.node.vm import guest, images
 from ledgerd.node.vm.backend import Backend
 from ledgerd.node.vm.errors import MachineError
@@ -162,7 +163,7 @@ class VirtualMachine:
         with contextlib.suppress(BlockingIOError):
             while part := os.read(self.output, 1 << 16):
                 data = (data + part)[-OUTPUT_BYTES_SHOWN:]
-        return data.decode(errors="replace").strip() or "nothing"
+        return printable(data.decode(errors="replace").replace("\r\n", "\n")).strip() or "nothing"
 
     def stop(self, seconds: float) -> int:
         """As `RunningEnclave.stop`: what is in the machine ends with its link, and the machine with that. Idempotent."""

@@ -5,10 +5,12 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -232,6 +234,25 @@ def test_curl_writes_and_reads_at_every_node(service: Service) -> None:
             ["h\u00e9llo", "200", "0"],
             ["h\u00e9llo", "200", "0"],
         ]
+
+
+def test_a_node_counts_what_passes_its_link_and_the_sessions_that_fail(service: Service) -> None:
+    node = service.nodes[0]
+
+    def metrics() -> Any:
+        return json.loads(curl(service, f"{node.url}/node/metrics")[1])
+
+    before = metrics()
+    with socket.create_connection(node.rpc) as broken:
+        broken.sendall(b"GET / HTTP/1.1\r\n\r\n")  # without TLS
+        while broken.recv(100):
+            pass
+    after = metrics()
+    assert set(after) == {"sessions", "link", "host_rejects"}
+    for name in ("frames_received", "bytes_received", "frames_sent", "bytes_sent"):
+        assert 0 < before["link"][name] < after["link"][name]
+    assert after["sessions"]["tls_failed"] == before["sessions"]["tls_failed"] + 1
+    assert after["host_rejects"] == {}
 
 
 def test_curl_without_the_service_certificate_refuses_to_talk(service: Service) -> None:

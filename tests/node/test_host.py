@@ -27,7 +27,7 @@ from ledgerd.enclave.boundary import (
 )
 from ledgerd.ledger.errors import LedgerdError
 from ledgerd.network.streams import WAKE_UP_BYTES_MAX, Streams
-from ledgerd.node.host import METRICS_MAX, EnclaveLostError, Host, kinds
+from ledgerd.node.host import EnclaveLostError, Host, kinds
 from ledgerd.node.storage import Storage, StorageError
 from support.enclave_end import EnclaveEnd
 
@@ -220,11 +220,18 @@ def test_a_frame_of_an_enclave_that_is_too_large_is_refused_by_its_header(rig: R
     assert "the limit is" in str(rig.error)
 
 
-def test_metrics_are_bounded(rig: Rig) -> None:
-    rig.enclave.send(ready(lambda it: it.metrics.update({f"m{number}": 1 for number in range(METRICS_MAX + 1)})))
-    rig.finish()
-    assert isinstance(rig.error, EnclaveLostError)
-    assert "more than 1000 metrics" in str(rig.error)
+def test_what_passes_the_link_is_counted_at_both_ends(rig: Rig) -> None:
+    client = rig.client()
+    client.sendall(b"x" * 1_000)
+    rig.enclave.wait(Received)
+    rig.enclave.send(to_client(1, b"y" * 3_000))
+    assert client.recv(3_000, socket.MSG_WAITALL) == b"y" * 3_000
+    host, enclave = rig.host.numbers(), rig.enclave.framing.traffic.numbers()
+    assert (host["streams"], host["link_frames_received"], host["link_bytes_received"]) == (1, 1, enclave["bytes_sent"])
+    assert (host["link_frames_sent"], host["link_bytes_sent"]) == (enclave["frames_received"], enclave["bytes_received"])
+    assert host["link_bytes_received"] > 3_000
+    assert host["link_bytes_sent"] > 1_000
+    assert host["link_waits"] == 0
 
 
 def test_a_disk_that_fails_stops_the_host_and_acknowledges_nothing(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ def test_a_node_serves_tells_what_it_is_and_leaves_nothing_when_it_is_stopped(no
         client.sendall(b"nsm")
         assert client.recv(1000).startswith(b"\xa1iGetRandom")
         node.process.send_signal(signal.SIGTERM)
-        assert node.finish() == (0, "")
+        assert node.finish() == (0, "ledgerd: stopped as asked\n")
+        assert node.log().splitlines()[-1].endswith(" INFO stopped as asked")
         assert client.recv(100) == b""
     assert wait_end(enclave)
     assert sorted(path.name for path in node.directory.iterdir()) == [
@@ -128,7 +129,9 @@ def test_the_enclaves_exit_status_is_the_nodes(node: Node) -> None:
     node.notices("state")
     with node.client() as client:
         client.sendall(b"stop 5")
-        assert node.finish() == (5, "")
+        status, errors = node.finish()
+    assert (status, errors.count("\n")) == (5, 1)
+    assert errors.startswith("ledgerd: the enclave ended the node with status 5 and gave no reason; ")
 
 
 def test_why_the_node_was_refused_is_the_one_line_at_the_end(node: Node) -> None:
@@ -136,6 +139,31 @@ def test_why_the_node_was_refused_is_the_one_line_at_the_end(node: Node) -> None
     with node.client() as client:
         client.sendall(b"stop 1 nonce: stale; try again")
         assert node.finish() == (1, "ledgerd: nonce: stale; try again\n")
+    assert node.log().splitlines()[-1].endswith(" nonce: stale; try again")
+
+
+def test_the_log_ends_with_the_line_that_standard_error_ends_with(node: Node) -> None:
+    node.notices("state")
+    os.kill(node.pid("enclave.pid"), signal.SIGKILL)
+    _, errors = node.finish()
+    assert node.log().splitlines()[-1].partition(" ERROR ")[2] == errors.strip().removeprefix("ledgerd: ")
+
+
+def test_what_has_passed_the_link_is_logged_when_asked_and_at_the_end(node: Node) -> None:
+    node.notices("state")
+    with node.client() as client:
+        client.sendall(b"hello")
+        assert client.recv(100) == b"hello"
+        node.process.send_signal(signal.SIGUSR1)
+        while "numbers: " not in node.log():
+            client.sendall(b"again")
+            assert client.recv(100) == b"again"
+    node.process.send_signal(signal.SIGTERM)
+    assert node.finish()[0] == 0
+    numbers = [line for line in node.log().splitlines() if " numbers: " in line]
+    assert len(numbers) == 2
+    sent = [int(line.partition("link_bytes_sent ")[2].partition(",")[0]) for line in numbers]
+    assert 0 < sent[0] < sent[1]
 
 
 def test_a_port_in_use_is_one_line_and_status_2_and_the_directory_stays_new(tmp_path: Path) -> None:

@@ -146,7 +146,8 @@ def _certificate() -> Target:
             certificates.role(loaded)
         except ValueError:
             return False
-        _ = loaded.name, loaded.validity, certificates.issued_by(loaded, loaded)  # may not fail any more
+        _ = loaded.name, loaded.common_names, loaded.validity  # may not fail any more
+        _ = certificates.is_named_by(loaded, loaded), certificates.issued_by(loaded, loaded)
         if loaded.signed not in data:
             raise BrokenLaw("what is signed is not in the certificate")
         return True

@@ -205,9 +205,12 @@ def forge_uvm(
     intermediate: Mapping[str, Any] | None = None,
     leaf: Mapping[str, Any] | None = None,
     foreign_key: bool = False,
+    curve: type[ec.EllipticCurve] | None = None,
+    algorithm: int = -38,
 ) -> tuple[bytes, str]:
-    """Forge an endorsement: the message, and the publisher's identifier."""
-    root, middle, own = authority("UVM root"), authority("UVM intermediate"), authority("UVM leaf")
+    """Forge an endorsement: the message, and the publisher's identifier. `curve`: of the publisher's key, in place of an RSA key."""
+    root, middle = authority("UVM root"), authority("UVM intermediate")
+    own: Any = authority("UVM leaf") if curve is None else ec.generate_private_key(curve())
     root_der = certify("root", root, "root", root, authority=True, pss=False)
     above: dict[str, Any] = {"issuer": "root", "issuer_key": root, "authority": True, "pss": False, **(intermediate or {})}
     below: dict[str, Any] = {"issuer": "middle", "issuer_key": middle, "eku": EKU, "pss": False, **(leaf or {})}
@@ -215,7 +218,7 @@ def forge_uvm(
     fingerprint = base64.urlsafe_b64encode(sha256(root_der).digest()).rstrip(b"=").decode()
     did = f"did:x509:0:sha256:{fingerprint}::eku:{EKU}"
     said = {
-        1: -38,
+        1: algorithm,
         3: "application/json",
         33: [leaf_der, middle_der, root_der],
         "iss": did,
@@ -226,6 +229,14 @@ def forge_uvm(
     protected = cbor2.dumps({label: value for label, value in said.items() if value is not None})
     if payload is None:
         payload = json.dumps({"x-ms-sevsnpvm-guestsvn": svn, "x-ms-sevsnpvm-launchmeasurement": measurement}).encode()
-    key = authority("somebody else") if foreign_key else own
-    signature = key.sign(cbor2.dumps(["Signature1", protected, b"", payload]), PSS, hashes.SHA384())
+    key: Any = authority("somebody else") if foreign_key else own
+    data = cbor2.dumps(["Signature1", protected, b"", payload])
+    digests = {-7: hashes.SHA256(), -37: hashes.SHA256(), -35: hashes.SHA384(), -38: hashes.SHA384()}
+    digest = digests.get(algorithm, hashes.SHA512())
+    if curve is None:
+        signature = key.sign(data, padding.PSS(padding.MGF1(digest), digest.digest_size), digest)
+    else:
+        r, s = decode_dss_signature(key.sign(data, ec.ECDSA(digest)))
+        half = (key.curve.key_size + 7) // 8
+        signature = r.to_bytes(half, "big") + s.to_bytes(half, "big")
     return cbor2.dumps(cbor2.CBORTag(18, [protected, {"timestamp": b"not signed"}, payload, signature])), did

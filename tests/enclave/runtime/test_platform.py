@@ -130,6 +130,21 @@ def test_a_module_that_cannot_attest_a_configuration_is_refused(rig: Rig, change
     assert Path(rig.paths.pool).read_bytes() == b"", "looked at before anything is done"
 
 
+@pytest.mark.parametrize(
+    ("pcr", "reason"),
+    [
+        ({"lock": False, "data": b"\x01" * 48}, "PCR16 is not free"),
+        ({"lock": True, "data": bytes(48)}, "PCR16 is not free"),
+        ({"lock": False, "data": bytes(32)}, "a PCR of 32 bytes"),
+    ],
+)
+def test_a_register_that_something_else_has_used_is_refused(rig: Rig, pcr: dict[str, Any], reason: str) -> None:
+    rig.answers["DescribePCR"] = {"DescribePCR": pcr}
+    with pytest.raises(PlatformError, match=reason):
+        rig.prepare()
+    assert Path(rig.paths.pool).read_bytes() == b"", "looked at before anything is done"
+
+
 def test_a_document_that_is_none_is_refused(rig: Rig) -> None:
     rig.answers["Attestation"] = {"Attestation": {"document": b"\x80"}}
     with pytest.raises(PlatformError, match="cannot be used"):

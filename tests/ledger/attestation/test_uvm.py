@@ -4,6 +4,7 @@ from typing import Any
 
 import cbor2
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,6 +46,26 @@ def test_a_correct_endorsement_verifies_with_and_without_its_tag() -> None:
     expected = UvmEndorsement(DID, FEED, 22, MEASUREMENT)
     assert verify(CORRECT) == verify(CORRECT[1:]) == expected
     assert verify(forge_uvm(svn=7)[0]).svn == 7
+
+
+@pytest.mark.parametrize(("curve", "algorithm"), [(None, -37), (None, -39), (ec.SECP256R1, -7), (ec.SECP384R1, -35), (ec.SECP521R1, -36)])
+def test_publishers_may_sign_by_other_algorithms(curve: type[ec.EllipticCurve] | None, algorithm: int) -> None:
+    message, did = forge_uvm(curve=curve, algorithm=algorithm)
+    assert verify(message).did == did
+    changed = message[:-1] + bytes((message[-1] ^ 1,))
+    assert rule(changed) == "endorsement"
+
+
+@pytest.mark.parametrize(("curve", "algorithm"), [(None, -35), (ec.SECP384R1, -38), (None, -7), (None, -257), (ec.SECP384R1, -8)])
+def test_an_algorithm_of_another_kind_of_key_is_refused(curve: type[ec.EllipticCurve] | None, algorithm: int) -> None:
+    assert rule(forge_uvm(curve=curve, algorithm=algorithm)[0]) == "endorsement"
+
+
+def test_a_signature_on_a_curve_has_one_length() -> None:
+    message, _ = forge_uvm(curve=ec.SECP384R1, algorithm=-35)
+    parts = cbor2.loads(message).value
+    for signature in (parts[3] + b"\x00", parts[3][1:], b""):
+        assert rule(cbor2.dumps([*parts[:3], signature])) == "endorsement"
 
 
 WRONG: dict[str, dict[str, Any]] = {

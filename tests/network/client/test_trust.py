@@ -253,7 +253,7 @@ def test_an_enclave_that_believes_a_root_that_the_caller_does_not_is_refused_unl
     both = sorted([fingerprint(root), fingerprint(attacker)])
     attesting.configuration = {"roots": both, "service": hashlib.sha256(attesting.attested_service_key).hexdigest()}
     attesting.measure(attesting.configuration)
-    with pytest.raises(ServiceIdentityMismatch, match=f"do not accept, by SHA-256: {fingerprint(attacker)};"):
+    with pytest.raises(ServiceIdentityMismatch, match=f"do not accept, by SHA-256 of their DER: {fingerprint(attacker)};"):
         Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
     Client.trust(service.urls, roots=[root.certificate_pem, attacker.certificate_pem], measurements=[MEASUREMENT]).close()
     stated = {"roots": both}

@@ -3,13 +3,13 @@
 import base64
 import json
 from datetime import timedelta
-from hashlib import sha256
+from hashlib import sha256, sha384
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import pytest
 
-from ledgerd.node.cli.parameters import EPOCH_MS_MIN
 from support import documents, reports
 from support.command_line import Ledgerd
 from support.documents import IMAGE, LEAF, MADE_AT_MS, MODULE_ID, NONCE, forge
@@ -43,10 +43,7 @@ def manifest() -> list[dict[str, Any]]:
 def test_every_genuine_document_is_judged_as_the_manifest_says(ledgerd: Ledgerd) -> None:
     for entry in manifest():
         file = vectors("nitro", entry["file"])
-        at_ms = entry.get("verify_at_ms")
-        if at_ms is not None and at_ms < EPOCH_MS_MIN:
-            at_ms *= 1000  # of a self-made document, whose own timestamp is in seconds
-        at = [] if at_ms is None else ["--at", at_ms]
+        at = [] if entry.get("verify_at_ms") is None else ["--at", entry["verify_at_ms"]]
         ran = ledgerd("attestation", "verify", file, *at, "-o", "json")
         valid = entry["expect"] == "valid" and not entry["debug"]
         assert (ran.status, ran.json["valid"]) == ((0, True) if valid else (1, False)), entry["file"]
@@ -114,6 +111,16 @@ def test_every_register_that_is_stated_must_be_right(ledgerd: Ledgerd, stored: l
         assert (ran.status, ran.json["error"]["code"]) == (1, "measurement")
 
 
+def test_the_role_that_is_stated_must_be_the_instances(ledgerd: Ledgerd, tmp_path: Path) -> None:
+    role = "arn:aws:iam::111122223333:role/ledgerd-node"
+    verify = arguments(tmp_path, forge(pcrs={3: sha384(bytes(48) + role.encode()).digest()}))
+    assert ledgerd(*verify, "--role", role).status == 0
+    ran = ledgerd(*verify, "--role", f"{role}2")
+    assert (ran.status, ran.json["error"]["code"]) == (1, "measurement")
+    for wrong in (["--role", "ledgerd-node"], ["--role", role, "--pcr", f"3={'00' * 48}"]):
+        assert ledgerd(*verify, *wrong).status == 2
+
+
 def test_a_person_is_told_that_any_image_was_accepted_unless_one_was_demanded(ledgerd: Ledgerd, stored: list[Any], tmp_path: Path) -> None:
     registers = [["--pcr", f"{index}={value.hex()}"] for index, value in enumerate((IMAGE.pcr0, IMAGE.pcr1, IMAGE.pcr2))]
     images = tmp_path / "images.json"
@@ -138,8 +145,8 @@ def test_the_nonce_that_is_stated_must_be_right(ledgerd: Ledgerd, stored: list[A
 
 def test_seconds_in_place_of_milliseconds_are_asked_after(ledgerd: Ledgerd, stored: list[Any]) -> None:
     ran = ledgerd(*stored, "--at", MADE_AT_MS // 1000)
-    assert ran.status == 2
-    assert "did you give seconds?" in ran.err
+    assert (ran.status, ran.json["error"]["code"]) == (1, "validity")
+    assert f"did you give seconds? Then give --at {MADE_AT_MS // 1000 * 1000}" in ran.json["error"]["advice"]
 
 
 def test_a_list_of_images_is_compared(ledgerd: Ledgerd, stored: list[Any], tmp_path: Path) -> None:
@@ -221,7 +228,76 @@ def test_what_is_no_evidence_is_a_failure(ledgerd: Ledgerd, tmp_path: Path, data
     (tmp_path / "file").write_bytes(data)
     ran = ledgerd("attestation", "verify", tmp_path / "file", "-o", "json")
     assert ran.status == 1
-    assert ran.json["error"]["code"] in ("FormatError", "size", "form")
+    assert (ran.json["valid"], ran.json["format"]) == (False, None)
+    assert ran.json["error"]["code"] in ("size", "form")
+    assert ledgerd("attestation", "show", tmp_path / "file").status == 1
+
+
+RECEIPT = cbor2.dumps(cbor2.CBORTag(18, [cbor2.dumps({1: -35, 4: b"00", 15: {1: "issuer"}, 395: 2}), {}, None, bytes(96)]))
+CERTIFICATE = base64.b64decode("".join(FORGED.root_pem.splitlines()[1:-1]))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b".eif" + bytes(2_000), "ledgerd image describe"),
+        (FORGED.root_pem.encode(), "--root takes a root"),
+        (CERTIFICATE, "--root takes a root"),
+        (b"-----BEGIN EC PRIVATE KEY-----\nAAAA\n", "ec private key"),
+        (RECEIPT, "ledgerd receipt verify"),
+        (RECEIPT[1:], "ledgerd receipt verify"),
+        (b'{"leaf_components": {}, "signature": ""}', "ledgerd receipt verify"),
+        (forge_uvm()[0], "--uvm-endorsement"),
+        (b'{"pcr0": "00"}', "--measurements"),
+        (b'{"error": {"code": "ServiceNotReady"}}', "something went wrong"),
+        (b"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "JSON web token"),
+        (bytes.fromhex("308006092a864886f70d010703a080") + bytes(500), "KMS"),
+        (bytes.fromhex("0300020000000000") + bytes(5_000), "SGX"),
+        (bytes.fromhex("0400020081000000") + bytes(5_000), "TDX"),
+        (b"HCLA" + bytes(2_000), "byte 32"),
+        (forge_report().report + b"\n", "1,184"),
+        (bytes(32) + forge_report().report + bytes(100), "tail -c +33"),
+        (b"<!doctype html><html></html>", "page"),
+        (b"PK\x03\x04" + bytes(100), "ZIP"),
+    ],
+)
+def test_what_another_reader_is_for_is_said(ledgerd: Ledgerd, tmp_path: Path, data: bytes, words: str) -> None:
+    (tmp_path / "file").write_bytes(data)
+    ran = ledgerd("attestation", "verify", tmp_path / "file", "-o", "json")
+    assert (ran.status, ran.json["valid"], ran.json["format"]) == (1, False, None)
+    assert words in ran.json["error"]["advice"]
+    assert words in ran.json["error"]["message"]
+    shown = ledgerd("attestation", "show", tmp_path / "file")
+    assert shown.status == 1
+    assert words in shown.err
+
+
+def test_a_folder_is_misuse_and_its_reader_is_named(ledgerd: Ledgerd, tmp_path: Path) -> None:
+    ran = ledgerd("attestation", "verify", tmp_path)
+    assert ran.status == 2
+    assert "ledgerd ledger verify" in ran.err
+
+
+def test_an_answer_in_another_format_is_refused_by_that(ledgerd: Ledgerd, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(json.dumps({"format": "Insecure_Virtual", "raw": ""}))
+    ran = ledgerd("attestation", "verify", tmp_path / "file", "-o", "json")
+    assert (ran.status, ran.json["error"]["code"]) == (1, "format")
+
+
+@pytest.mark.parametrize("form", ["binary", "base64", "lines", "hex", "HEX", "answer"])
+def test_evidence_is_found_in_every_usual_form(ledgerd: Ledgerd, tmp_path: Path, stored: list[Any], form: str) -> None:
+    for verify in (stored, report_arguments(tmp_path)):
+        evidence = verify[2].read_bytes()
+        text = {
+            "binary": evidence,
+            "base64": base64.b64encode(evidence),
+            "lines": base64.encodebytes(evidence),
+            "hex": evidence.hex().encode() + b"\n",
+            "HEX": evidence.hex(" ", 32).upper().encode(),
+            "answer": json.dumps({"raw": base64.b64encode(evidence).decode()}).encode(),
+        }[form]
+        verify[2].write_bytes(text)
+        assert ledgerd(*verify).json["valid"] is True
 
 
 # SNP.
@@ -242,6 +318,37 @@ def test_an_snp_report_is_verified_with_its_certificates_in_any_order(ledgerd: L
     assert (ran.status, ran.json["valid"], ran.json["product"]) == (0, True, product)
     assert ran.json["measurement"] == reports.MEASUREMENT.hex()
     assert ran.json["simulated"]
+
+
+def test_certificates_that_are_not_needed_do_no_harm_and_a_root_may_come_as_root(ledgerd: Ledgerd, tmp_path: Path) -> None:
+    verify = report_arguments(tmp_path)
+    for number, der in enumerate(forge_report(product="Genoa").ders[1:]):
+        (tmp_path / f"other{number}").write_bytes(der)
+        verify += ["--endorsements", tmp_path / f"other{number}"]
+    assert ledgerd(*verify).json["valid"] is True
+    (tmp_path / "leaf and ask").write_bytes(reports.pem((tmp_path / "leaf.der").read_bytes()) + (tmp_path / "ask.pem").read_bytes())
+    verify = [*verify[:7], "--endorsements", tmp_path / "leaf and ask", "-o", "json"]
+    assert ledgerd(*verify).json["valid"] is True
+
+
+def test_certificates_may_come_as_azures_containers_find_them(ledgerd: Ledgerd, tmp_path: Path) -> None:
+    verify = report_arguments(tmp_path)[:7]
+    leaf = reports.pem((tmp_path / "leaf.der").read_bytes())
+    chain = (tmp_path / "ask.pem").read_bytes() + (tmp_path / "ark.pem").read_bytes()
+    host = {"cacheControl": "86400", "vcekCert": leaf.decode(), "certificateChain": chain.decode(), "tcbm": "DB18000000000004"}
+    for data in (json.dumps(host).encode(), base64.b64encode(json.dumps(host).encode())):
+        (tmp_path / "host").write_bytes(data)
+        assert ledgerd(*verify, "--endorsements", tmp_path / "host", "-o", "json").json["valid"] is True
+
+
+def test_where_amd_gives_the_certificates_of_a_report_is_said(ledgerd: Ledgerd, tmp_path: Path) -> None:
+    for product in ("Milan", "Turin"):
+        verify = report_arguments(tmp_path, product=product)
+        chip = forge_report(product=product).report[0x1A0 : 0x1A8 if product == "Turin" else 0x1E0].hex()
+        ran = ledgerd(*verify[:3], "-o", "json")
+        assert ran.json["error"]["code"] == "form"
+        assert f"/vcek/v1/{product}/{chip}?{'fmc' if product == 'Turin' else 'bl'}SPL=" in ran.json["error"]["advice"]
+        assert f"/vcek/v1/{product}/cert_chain" in ran.json["error"]["advice"]
 
 
 @pytest.mark.parametrize(

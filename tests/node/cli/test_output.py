@@ -82,3 +82,33 @@ def test_errors_become_statuses(error: type[LedgerdError], status: int) -> None:
     result = CliRunner().invoke(failing, ["-o", "json"])
     assert result.exit_code == status
     assert json.loads(result.stdout)["error"] == {"code": error.code, "message": "what happened\nand more"}
+
+
+HOSTILE = "name\x1b[2J\x9b31m\u202egnp.exe\r\x07"
+ESCAPED = "name\\x1b[2J\\x9b31m\\u202egnp.exe\\r\\x07"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_terminal_would_obey_is_escaped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, terminal: bool
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    output = Output("table")
+    output.record("thing", {"a": HOSTILE, "b": [HOSTILE], "c": {"d": HOSTILE}})
+    output.rows("things", ("a",), [{"a": HOSTILE}])
+    output.note(HOSTILE)
+    with pytest.raises(click.exceptions.Exit):
+        output.fail("Code", HOSTILE.replace("\r", ""))
+    said = capsys.readouterr()
+    shown = click.unstyle(said.out)
+    assert shown.count("\\x9b31m\\u202egnp.exe") == 4
+    assert ESCAPED in said.err
+    assert not {"\x9b", "\u202e", "\x07", "\r"} & set(said.out + said.err)
+
+
+def test_json_holds_such_characters_as_codes_and_is_still_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    Output("json").record("thing", {"a": HOSTILE, "b": "größer"})
+    said = capsys.readouterr().out
+    assert not {"\x1b", "\x9b", "\u202e", "\x07", "\r"} & set(said)
+    assert "größer" in said
+    assert json.loads(said)["a"] == HOSTILE
