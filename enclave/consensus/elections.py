@@ -6,7 +6,7 @@ Not here: the roles' table (`consensus.roles`); what a primary then does (`conse
 from typing import Final
 
 from ledgerd.enclave.consensus.leading import Leading
-from ledgerd.enclave.consensus.messages import ProposeVote, RequestVote, Vote
+from ledgerd.enclave.consensus.messages import NO_DIGEST, ProposeVote, RequestVote, Vote
 from ledgerd.enclave.consensus.progress import Progress
 from ledgerd.enclave.consensus.quorum import has_quorums
 from ledgerd.enclave.consensus.roles import Cause, Role
@@ -42,7 +42,8 @@ class Elections(Leading):
         self.primary_id = None
         self._votes = {self.node_id}
         last = self._log.last_committable
-        request = RequestVote(self.view, self._log.view_of(last), last, pre_vote)
+        self._asked_with = self._log.digest(last) or NO_DIGEST
+        request = RequestVote(self.view, self._log.view_of(last), last, pre_vote, self._asked_with)
         voters = frozenset[NodeId]().union(*(configuration.nodes for configuration in self._configurations))
         self._messages += [(node, request) for node in sorted(voters - {self.node_id})]
         self._count_votes()
@@ -88,7 +89,7 @@ class Elections(Leading):
         if granted and not message.pre_vote:
             self._voted_for = sender
             self._rest()
-        self._messages.append((sender, Vote(self.view, granted, message.pre_vote)))
+        self._messages.append((sender, Vote(self.view, granted, message.pre_vote, message.digest)))
 
     def _would_vote(self, sender: NodeId, message: RequestVote) -> bool:
         last = self._log.last_committable
@@ -106,7 +107,7 @@ class Elections(Leading):
             self._follow(Cause.LATER_VIEW, message.view, None)
             return
         expected = Role.PRE_VOTE_CANDIDATE if message.pre_vote else Role.CANDIDATE
-        if message.granted and message.view == self.view and self.role is expected:
+        if message.granted and message.view == self.view and self.role is expected and message.digest == self._asked_with:
             self._votes.add(sender)
             self._count_votes()
 

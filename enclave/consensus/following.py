@@ -4,7 +4,7 @@ Not here: when to stop following and to stand (`consensus.elections`).
 """
 
 from ledgerd.enclave.consensus.membership import Membership
-from ledgerd.enclave.consensus.messages import AppendAccepted, AppendEntries, AppendRefused
+from ledgerd.enclave.consensus.messages import NO_DIGEST, AppendAccepted, AppendEntries, AppendRefused
 from ledgerd.enclave.consensus.roles import Cause, Role
 from ledgerd.ledger.errors import FormatError, IntegrityError
 from ledgerd.ledger.ids import NodeId, Seqno, View
@@ -40,12 +40,16 @@ class Following(Membership):
                 return
             self._refuse(sender, message)
             return
+        if message.prev_seqno > self._proven and not self._agrees(sender, message):
+            return
         if message.entries and not self._take(sender, message):
             return
         # Up to here this log is the primary's; beyond may lie a suffix of an earlier view that it will only replace when it conflicts.
         covered = Seqno(message.prev_seqno + len(message.entries))
         self._matched = max(self._matched, covered)
-        self._commit_up_to(min(message.committed, self._matched))
+        if message.prev_seqno <= self._proven:
+            self._proven = max(self._proven, covered)
+        self._commit_up_to(min(message.committed, self._proven))
         # Entries are acknowledged when they are on disk (`stored`). Everything else wants an answer now.
         if not message.entries or message.round > self._answered_round or self._refusing or self.stored_seqno >= covered:
             self._answered_round = max(self._answered_round, message.round)
@@ -62,6 +66,23 @@ class Following(Membership):
         self._fail(
             f"this node acknowledged entry {acked} in view {message.view}, and its log up to {self.last_id} does not hold it: "
             "its memory was rolled back; destroy it and let a new node join"
+        )
+        return False
+
+    def _agrees(self, sender: NodeId, message: AppendEntries) -> bool:
+        """Compare the logs up to `prev_seqno`, whose names are the same, where both are held; stop if they differ.
+
+        Where they cannot be compared, nothing is final here before a signature entry has been: its root is over everything before it.
+        """
+        digest = self._log.digest(message.prev_seqno)
+        if digest is None or message.prev_digest == NO_DIGEST:
+            return True
+        if digest == message.prev_digest:
+            self._proven = message.prev_seqno
+            return True
+        self._fail(
+            f"the log of {sender[:16]}... up to {message.prev_view}.{message.prev_seqno} is another than this node's: one of the two had "
+            "its memory rolled back; destroy this node and let a new one join"
         )
         return False
 
@@ -99,6 +120,8 @@ class Following(Membership):
         self._kept_messages += 1
         for note in notes:
             self._note(note)
+        if any(note.committable for note in notes):
+            self._proven = log.last_seqno
         return True
 
     def _refuse(self, sender: NodeId, message: AppendEntries) -> None:

@@ -23,7 +23,9 @@ class AppendEntries(NamedTuple):
 
     `round` grows with time: an answer to a round says that its sender still followed this primary when it arrived.
     `acked_seqno` and `acked_digest` repeat the peer's own last acknowledgement to this primary (0 and zeros before the first), so that
-    a peer whose memory was rolled back finds that out.
+    a peer whose memory was rolled back finds that out. `prev_digest` is that of the primary's log up to `prev_seqno` until the peer has
+    shown that its own is the same (zeros afterwards, and where it is no longer held): a name, `view.seqno`, can stand for two entries if
+    somebody's memory was rolled back before this primary began.
     """
 
     view: View
@@ -34,6 +36,7 @@ class AppendEntries(NamedTuple):
     round: int
     acked_seqno: Seqno
     acked_digest: bytes
+    prev_digest: bytes
     entries: list[bytes]
 
 
@@ -62,21 +65,27 @@ class AppendRefused(NamedTuple):
 class RequestVote(NamedTuple):
     """A candidate asks; with `pre_vote` only whether it would be worth asking, in the view that it is in already.
 
-    `last_view` and `last_seqno` name its last signature entry, since anything after that is discarded by whoever wins.
+    `last_view` and `last_seqno` name its last signature entry, since anything after that is discarded by whoever wins; `digest` is that of
+    its log up to there.
     """
 
     view: View
     last_view: View
     last_seqno: Seqno
     pre_vote: bool
+    digest: bytes
 
 
 class Vote(NamedTuple):
-    """The answer to RequestVote."""
+    """The answer to RequestVote, of which it repeats `digest`.
+
+    So a candidate whose memory was rolled back, and which asks anew with less, counts no answer to what it asked before.
+    """
 
     view: View
     granted: bool
     pre_vote: bool
+    digest: bytes
 
 
 class ProposeVote(NamedTuple):
@@ -142,10 +151,10 @@ def _check_append(message: AppendEntries) -> None:
 
 
 _TYPES: Final[dict[type[Any], tuple[type[Any], ...]]] = {
-    AppendEntries: (int, int, int, int, int, int, int, bytes, list),
+    AppendEntries: (int, int, int, int, int, int, int, bytes, bytes, list),
     AppendAccepted: (int, int, int, bytes),
     AppendRefused: (int, int, int, int, int),
-    RequestVote: (int, int, int, bool),
-    Vote: (int, bool, bool),
+    RequestVote: (int, int, int, bool, bytes),
+    Vote: (int, bool, bool, bytes),
     ProposeVote: (int,),
 }

@@ -5,7 +5,7 @@ Not here: what their answers mean (`consensus.leading`); what is known of each (
 
 from ledgerd.enclave.consensus.log import LogEntry, prefix_within
 from ledgerd.enclave.consensus.membership import Membership
-from ledgerd.enclave.consensus.messages import AppendEntries
+from ledgerd.enclave.consensus.messages import NO_DIGEST, AppendEntries
 from ledgerd.enclave.consensus.progress import Flow, Progress, Reply
 from ledgerd.enclave.consensus.roles import Role
 from ledgerd.ledger.errors import HostError
@@ -114,6 +114,7 @@ class Sending(Membership):
     def _append_to(self, peer: Progress, entries: list[bytes], last: Seqno) -> None:
         log = self._log
         previous = peer.sent
+        digest = None if peer.flow is Flow.REPLICATE else log.digest(previous)
         self._messages.append(
             (
                 peer.node_id,
@@ -126,6 +127,7 @@ class Sending(Membership):
                     self._round,
                     peer.acked_seqno,
                     peer.acked_digest,
+                    digest or NO_DIGEST,
                     entries,
                 ),
             )

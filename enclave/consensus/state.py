@@ -14,7 +14,7 @@ from typing import Final
 
 from ledgerd.enclave.consensus.contract import Settings, StateMachine
 from ledgerd.enclave.consensus.log import Log
-from ledgerd.enclave.consensus.messages import Message
+from ledgerd.enclave.consensus.messages import NO_DIGEST, Message
 from ledgerd.enclave.consensus.progress import Progress
 from ledgerd.enclave.consensus.quorum import Configuration
 from ledgerd.enclave.consensus.roles import Cause, Retirement, Role, next_role
@@ -51,11 +51,13 @@ class State:
         # Elections.
         self._voted_for: NodeId | None = None
         self._votes: set[NodeId] = set()
+        self._asked_with = NO_DIGEST  # digest of the log for which votes are asked
         self._election_at = NEVER
         self._primary_heard_at = float("-inf")
 
         # As a backup: what this view's primary is known to share with us, and what it was answered.
         self._matched = Seqno(0)
+        self._proven = Seqno(0)
         self._kept_messages = 0  # whose entries are kept from the disk
         self._answered_round = -1
         self._refusing = False
@@ -172,7 +174,7 @@ class State:
         self.primary_id = primary
         self._votes.clear()
         # What is committed is in every later primary's log; nothing else is known of this one's.
-        self._matched = self.commit_seqno
+        self._matched = self._proven = self.commit_seqno
         self._answered_round = -1
         self._refusing = False
         if was is not Role.BACKUP or self._election_at == NEVER:

@@ -11,7 +11,16 @@ import pytest
 
 from ledgerd.enclave.consensus import core, messages, progress, roles
 from ledgerd.enclave.consensus.core import Consensus, LogEntry, Retirement, Role, Settings
-from ledgerd.enclave.consensus.messages import AppendAccepted, AppendEntries, AppendRefused, RequestVote, Vote
+from ledgerd.enclave.consensus.messages import (
+    NO_DIGEST,
+    AppendAccepted,
+    AppendEntries,
+    AppendRefused,
+    Message,
+    ProposeVote,
+    RequestVote,
+    Vote,
+)
 from ledgerd.enclave.consensus.progress import Flow
 from ledgerd.ledger.errors import HostError, PeerError, UsageError
 from ledgerd.ledger.ids import NodeId, Seqno, View
@@ -141,13 +150,91 @@ def test_an_acknowledgement_with_another_hash_does_not_count() -> None:
     assert n1.core.commit_seqno == n1.core.last_seqno
 
 
+def write_otherwise(cluster: Cluster, member: Member) -> None:
+    """Under the next names that the others have seen written, a primary writes something else."""
+    for _ in range(2):
+        member.replicate("otherwise")
+    member.replicate(sign=True)
+    cluster.pump("n1")
+    while member.writes:
+        member.store()
+
+
+def test_a_primary_set_back_that_writes_otherwise_is_found_by_the_next_one_before_it_calls_that_final() -> None:
+    cluster = service("n1", "n2", "n3")
+    before = remember(cluster.members["n1"])
+    write(cluster, "n1", count=2)
+    cluster.settle()
+    cluster.tick("n1", 0.2)
+    cluster.settle()
+    assert cluster.members["n2"].core.commit_seqno == 7
+    cluster.members["n1"] = before
+    cluster.isolate("n1")
+    write_otherwise(cluster, before)
+    assert before.core.last_seqno == 7
+    cluster.tick("n1", 1.5)
+    cluster.heal()
+    cluster.isolate("n3")
+    n2 = cluster.members["n2"]
+    n2.core.receive(NodeId("n1"), ProposeVote(n2.core.view))  # it stands, and n1 votes for it: their last entries have one name
+    for _ in range(20):
+        cluster.pump("n2")
+        while cluster.packets:
+            cluster.deliver()
+    assert n2.core.role is Role.PRIMARY
+    assert "had its memory rolled back" in str(before.core.failed)
+    assert before.core.commit_seqno == 4, "it would give receipts for what nobody else has"
+
+
+def test_a_candidate_set_back_counts_no_vote_for_what_it_had_before() -> None:
+    cluster = service("n1", "n2", "n3")
+    n2 = cluster.members["n2"]
+    before = remember(n2)
+    write(cluster, "n1")
+    cluster.settle()
+    cluster.isolate("n1")
+    votes: list[tuple[NodeId, Message]] = []
+    for member in (n2, before):
+        member.core.receive(NodeId("n1"), ProposeVote(View(2)))
+        asked = [message for to, message in member.core.ready().messages if isinstance(message, RequestVote) and to == "n3"]
+        cluster.members["n3"].core.receive(NodeId("n2"), asked[0])
+        votes += [item for item in cluster.members["n3"].core.ready().messages if isinstance(item[1], Vote)]
+        assert member.core.role is Role.CANDIDATE
+    (_, old), (_, new) = votes
+    assert (old.granted, new.granted) == (True, False)  # type: ignore[union-attr]
+    before.core.receive(NodeId("n3"), old)
+    assert before.core.role is Role.CANDIDATE, "it would discard what is final"
+    n2.core.receive(NodeId("n3"), old)
+    assert n2.core.role is Role.PRIMARY
+
+
+def test_what_cannot_be_compared_is_final_only_under_a_signature_that_follows() -> None:
+    cluster = service("n1", "n2", "n3")
+    n1, n2 = (cluster.members[name] for name in ("n1", "n2"))
+    write(cluster, "n1", count=2)
+    while cluster.packets:
+        cluster.deliver()
+    while n2.writes:
+        n2.store()
+    last = n2.core.last_id
+    assert (last.seqno, n2.core.commit_seqno) == (7, 4)
+    unknown = AppendEntries(View(5), last.view, last.seqno, last.seqno, last.view, 1, Seqno(0), NO_DIGEST, NO_DIGEST, [])
+    n2.machine.on_commit = lambda seqno: None  # the primary of view 5 is made up
+    n2.core.receive(NodeId("n1"), unknown)
+    assert n2.core.commit_seqno == 4
+    entry = unpack(n1.machine.log[-1])._replace(view=5, seqno=8, signs=n2.machine.digests[-1])
+    n2.machine.on_append = lambda seqno, digest: None
+    n2.core.receive(NodeId("n1"), unknown._replace(entries_view=View(5), entries=[entry.pack()], committed=Seqno(7)))
+    assert n2.core.commit_seqno == 7
+
+
 # Entries and messages that an honest primary would not send.
 
 
 def append(node: Consensus, entries: list[bytes], entries_view: int = 2) -> AppendEntries:
     """What the primary n1 of view 2 would send after the last entry."""
     last = node.last_id
-    return AppendEntries(View(2), last.view, last.seqno, node.commit_seqno, View(entries_view), 99, Seqno(0), messages.NO_DIGEST, entries)
+    return AppendEntries(View(2), last.view, last.seqno, node.commit_seqno, View(entries_view), 99, Seqno(0), NO_DIGEST, NO_DIGEST, entries)
 
 
 def test_a_signature_over_another_root_stops_a_backup_before_it_stores_or_acknowledges() -> None:
@@ -186,7 +273,7 @@ def test_a_primary_that_lacks_a_final_entry_stops_a_backup() -> None:
     cluster = service("n1", "n2", "n3")
     n2 = cluster.members["n2"]
     assert n2.core.commit_seqno == 4
-    n2.core.receive(NodeId("n3"), AppendEntries(View(7), View(2), Seqno(2), Seqno(2), View(7), 0, Seqno(0), messages.NO_DIGEST, [b"x"]))
+    n2.core.receive(NodeId("n3"), AppendEntries(View(7), View(2), Seqno(2), Seqno(2), View(7), 0, Seqno(0), NO_DIGEST, NO_DIGEST, [b"x"]))
     assert "replaces entry 2.3" in str(n2.core.ready().failed)
 
 
@@ -194,7 +281,7 @@ def test_messages_that_mean_nothing_are_refused_and_harm_nothing() -> None:
     cluster = service("n1", "n2")
     n1 = cluster.members["n1"].core
     with pytest.raises(PeerError, match="means nothing"):
-        n1.receive(NodeId("n1"), RequestVote(View(9), View(2), Seqno(4), False))
+        n1.receive(NodeId("n1"), RequestVote(View(9), View(2), Seqno(4), False, NO_DIGEST))
     with pytest.raises(PeerError, match="means nothing"):
         n1.receive(NodeId("n2"), "words")  # type: ignore[arg-type]
     before = n1.commit_seqno, n1.view, n1.role
@@ -604,15 +691,15 @@ def test_a_primary_that_is_removed_for_good_has_no_role_until_a_later_view_speak
     assert (role_of(n1), n1.core.primary_id, n1.core.details()["leadership_state"]) == (Role.NONE, None, "None")
     n1.core.tick(n1.now + 10)
     assert role_of(n1) is Role.NONE, "it stands no more"
-    n1.core.receive(NodeId("n2"), RequestVote(View(3), View(2), n1.core.last_seqno, False))
+    n1.core.receive(NodeId("n2"), RequestVote(View(3), View(2), n1.core.last_seqno, False, bytes([7] * 32)))
     assert (role_of(n1), n1.core.view) == (Role.BACKUP, 3)
-    assert [m for _, m in n1.core.ready().messages] == [Vote(View(3), True, False)]
+    assert [m for _, m in n1.core.ready().messages] == [Vote(View(3), True, False, bytes([7] * 32))]
     n1.core.tick(n1.now + 20)
     assert role_of(n1) is Role.BACKUP, "nor then"
 
     n1 = removed()
     last = n1.core.last_seqno
-    n1.core.receive(NodeId("n3"), AppendEntries(View(2), View(2), last, last, View(2), 9, Seqno(0), messages.NO_DIGEST, []))
+    n1.core.receive(NodeId("n3"), AppendEntries(View(2), View(2), last, last, View(2), 9, Seqno(0), NO_DIGEST, NO_DIGEST, []))
     assert "which this node led" in str(n1.core.ready().failed)
 
 
@@ -637,8 +724,8 @@ def test_a_removal_that_is_rolled_back_never_was() -> None:
 
 def test_who_hears_of_a_later_view_or_a_primary_gives_way() -> None:
     for message in (
-        Vote(View(9), False, False),
-        AppendEntries(View(3), View(2), Seqno(4), Seqno(4), View(2), 0, Seqno(0), messages.NO_DIGEST, []),
+        Vote(View(9), False, False, NO_DIGEST),
+        AppendEntries(View(3), View(2), Seqno(4), Seqno(4), View(2), 0, Seqno(0), NO_DIGEST, NO_DIGEST, []),
     ):
         cluster = service("n1", "n2", "n3")
         cluster.isolate("n1")
@@ -650,7 +737,7 @@ def test_who_hears_of_a_later_view_or_a_primary_gives_way() -> None:
         assert (cluster.members["n2"].core.role, cluster.members["n2"].core.view) == (Role.BACKUP, message.view)
     n1 = cluster.members["n1"].core
     n1.confirm("a read")
-    n1.receive(NodeId("n3"), RequestVote(View(5), View(2), Seqno(4), False))
+    n1.receive(NodeId("n3"), RequestVote(View(5), View(2), Seqno(4), False, NO_DIGEST))
     ready = n1.ready()
     assert (n1.role, ready.became_backup, ready.refused) == (Role.BACKUP, 5, ["a read"])
 

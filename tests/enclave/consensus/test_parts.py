@@ -37,15 +37,15 @@ def append_entries(draw: st.DrawFn) -> AppendEntries:
     if draw(st.booleans()):
         prev_view, prev = View(0), Seqno(0)
     entries = draw(st.lists(st.binary(min_size=1, max_size=40), max_size=5))
-    return AppendEntries(of, prev_view, prev, draw(seqno), entries_view, draw(number), draw(seqno), draw(digest), entries)
+    return AppendEntries(of, prev_view, prev, draw(seqno), entries_view, draw(number), draw(seqno), draw(digest), draw(digest), entries)
 
 
 any_message = st.one_of(
     append_entries(),
     st.builds(AppendAccepted, view, number, seqno, digest),
     st.builds(AppendRefused, view, number, seqno, view, seqno),
-    st.builds(RequestVote, view, view, seqno, st.booleans()),
-    st.builds(Vote, view, st.booleans(), st.booleans()),
+    st.builds(RequestVote, view, view, seqno, st.booleans(), digest),
+    st.builds(Vote, view, st.booleans(), st.booleans(), digest),
     st.builds(ProposeVote, view),
 )
 
@@ -70,7 +70,7 @@ def test_a_changed_byte_gives_a_message_or_a_refusal_and_nothing_else(message: M
         messages.decode(bytes(packed))
 
 
-GOOD = AppendEntries(View(3), View(2), Seqno(4), Seqno(4), View(3), 1, Seqno(4), bytes(32), [b"entry"])
+GOOD = AppendEntries(View(3), View(2), Seqno(4), Seqno(4), View(3), 1, Seqno(4), bytes(32), bytes(32), [b"entry"])
 
 
 @pytest.mark.parametrize(
