@@ -10,6 +10,7 @@ Not here: the joiner's side (`enclave.joining`), what a document proves (`ledger
 
 import base64
 import json
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 from cryptography import x509
@@ -143,6 +144,10 @@ class Admission:
         node_id = node_id_of(spki(key))
         nodes = context.kv[tables.NODE_INFO]
         stored = nodes.get(node_id.encode())
+        if context.kv[tables.FORMER_NODES].get(node_id.encode()) is not None:
+            raise RequestError(
+                400, "NodeAlreadyExists", f"Node {node_id} was a node, or asked to be one, and is for good no more; start a new enclave."
+            )
         if stored is None:
             return self._record(context, request, verdict, node_id, key)
         record = tables.decode(stored)
@@ -153,7 +158,8 @@ class Admission:
         if record["status"] == tables.PENDING and version <= self._node.committed_seqno:
             settings = tables.decode(_singleton(context, tables.SETTINGS))
             if settings["admission"] == "automatic":
-                self._trust(context, request, node_id, record)
+                self.trust(context, node_id, record, request.certificate_request, at_milliseconds(self._node.now_ms))
+                self._node.log("info", f"node {node_id[:16]}... at {request.rpc} is trusted, as the genesis says of every attested node")
         if record["status"] != tables.TRUSTED:
             return {"node_status": tables.PENDING, "node_id": node_id}
         return self._secrets(context, request, node_id)
@@ -196,17 +202,30 @@ class Admission:
         self._node.log("info", f"node {node_id[:16]}... at {request.rpc} asks to join, by {word} of {verdict.machine}")
         return {"node_status": tables.PENDING, "node_id": node_id}
 
-    def _trust(self, context: Context, request: "_JoinRequest", node_id: NodeId, record: dict[str, Any]) -> None:
-        """Trust a node, and endorse its key in the same entry: its signatures count from there."""
+    def trust(
+        self,
+        context: Context,
+        node_id: NodeId,
+        record: dict[str, Any],
+        request: x509.CertificateSigningRequest,
+        valid_from: datetime,
+        days: int | None = None,
+    ) -> None:
+        """Trust a node, and endorse its key in the same entry: its signatures count from there.
+
+        Args:
+            record: The node's, which changes.
+            request: For its certificate, checked.
+            valid_from, days: Of that certificate; see `ServiceKeys.endorse`.
+        """
         record["status"] = tables.TRUSTED
         context.kv[tables.NODE_INFO].set(node_id.encode(), tables.encode(record))
-        certificate = self._node.service.endorse(request.certificate_request, at_milliseconds(self._node.now_ms))
+        certificate = self._node.service.endorse(request, valid_from, days)
         context.kv[tables.NODE_ENDORSED_CERTIFICATES].set(node_id.encode(), certificate.public_bytes(Encoding.PEM))
         statuses = [tables.decode(value)["status"] for _, value in context.kv[tables.NODE_INFO].items()]
         for name, changes in (self.opening(statuses.count(tables.TRUSTED)) or {}).items():
             for key, value in changes.items():
                 context.kv[name].set(key, value or b"")
-        self._node.log("info", f"node {node_id[:16]}... at {request.rpc} is trusted, as the genesis says of every attested node")
 
     def opening(self, trusted: int) -> WriteSet | None:
         """The writes that open the service by itself once `trusted` nodes are trusted, as its genesis may say; None if it is not time."""
@@ -232,11 +251,8 @@ class Admission:
         )
         endorsed = context.kv[tables.NODE_ENDORSED_CERTIFICATES].get(node_id.encode())
         assert endorsed is not None, "a trusted node was endorsed by the entry that trusts it"
-        peers = {
-            key.decode(): tables.decode(value)["node_to_node_interface"]["published_address"]
-            for key, value in context.kv[tables.NODE_INFO].items()
-            if tables.decode(value)["status"] == tables.TRUSTED
-        }
+        records = {key.decode(): tables.decode(value) for key, value in context.kv[tables.NODE_INFO].items()}
+        peers = {key: record["node_to_node_interface"]["published_address"] for key, record in records.items() if tables.takes_part(record)}
         node.log("info", f"gave the service's secrets to node {node_id[:16]}..., sealed to its attested enclave")
         return {
             "node_status": tables.TRUSTED,

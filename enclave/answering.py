@@ -10,7 +10,7 @@ import base64
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NamedTuple
 
 from ledgerd.enclave import forwarding, refusals
 from ledgerd.enclave.answers import Held, HeldAnswers
@@ -19,6 +19,7 @@ from ledgerd.enclave.consensus.core import Consensus, LogEntry, Role
 from ledgerd.enclave.endpoints import Deferred
 from ledgerd.enclave.execution import ANSWER, FORWARD, Executor, Outcome
 from ledgerd.enclave.forwarding import OUTSTANDING_MAX, Forwarded, RemoteReply
+from ledgerd.enclave.leaving import Elsewhere
 from ledgerd.enclave.prefer import NO_PREFERENCE, Prefer, parse_prefer
 from ledgerd.enclave.receipts import leaf_of, make
 from ledgerd.enclave.replica import Proposal, Replica, is_plain
@@ -34,6 +35,10 @@ ANSWERED_BYTES_MAX: Final = 8 << 20  # of answers in one wake-up: forty bytes ca
 QUEUED_MAX: Final = 10_000  # requests that wait to be executed
 QUEUED_BYTES_MAX: Final = 64 << 20
 HELD_BYTES_MAX: Final = 24 << 20  # of answers to reads that wait for confirmation; less than a channel to a backup takes at one time
+PARKED_MAX: Final = 1_000  # requests that wait for a primary
+PARKED_BYTES_MAX: Final = 8 << 20
+PARKED_SECONDS_MAX: Final = 2.0  # an election takes about one, by default
+RETIRED_WAIT_SECONDS: Final = 1.0  # of a retired node, for what the next primary says of its last transactions
 FORWARDED_SECONDS_MAX: Final = 30.0  # for the primary's answer, beyond what the client allowed for the commit itself
 
 APPLIED: Final = ("preference-applied", "committed")  # RFC 7240: so that a client need not guess whether the node knows what it asked for
@@ -44,10 +49,20 @@ _NEVER: Final = float("inf")
 REQUEST: Final = b"\x01"
 REPLY: Final = b"\x02"
 
+_NOT_PRIMARY: Final = (refusals.FORWARDED_TWICE.body, refusals.NOT_PRIMARY.body)
+
 Propose = Callable[[WriteSet, bytes], LogEntry]
 ProposePlain = Callable[[list[Proposal]], tuple[Seqno, list[bytes]]]
 Defer = Callable[[object, Deferred], None]
 FindReceipt = Callable[[TransactionId, Callable[[Response], None]], None]
+
+
+class Parked(NamedTuple):
+    """A request that waits until `deadline` for a primary, which is not to be `not_to`: that one was asked, and was none any more."""
+
+    request: Request
+    not_to: NodeId | None
+    deadline: float
 
 
 class Answering:
@@ -98,11 +113,25 @@ class Answering:
         self._next_token = 0
         self._receipt_data: dict[int, tuple[bytes, bytes]] = {}  # entry and claims of transactions whose receipt is wanted
         self._forwarded = Forwarded()
+        self._parked: deque[Parked] = deque()  # for a primary that is not known yet
+        self._parked_bytes = 0
+        self._elsewhere: Elsewhere | None = None  # on a retired node
+        self._give_up_at = _NEVER
 
     @property
     def is_waiting(self) -> bool:
         """True while somebody waits for an answer."""
-        return bool(self._requests or self._undone) or len(self._writes) > 0 or len(self._reads) > 0 or len(self._forwarded) > 0
+        return (
+            bool(self._requests or self._undone or self._parked)
+            or len(self._writes) > 0
+            or len(self._reads) > 0
+            or len(self._forwarded) > 0
+        )
+
+    @property
+    def is_retired(self) -> bool:
+        """True after `retire`."""
+        return self._elsewhere is not None
 
     @property
     def has_backlog(self) -> bool:
@@ -128,14 +157,18 @@ class Answering:
     def answered_there(self, node: NodeId, data: bytes) -> None:
         """Pass the primary's answer on. Raises: PeerError: It is malformed."""
         number, response = forwarding.decode_answer(node, data)
-        reply_to = self._forwarded.answered(node, number)
-        if reply_to is not None:
-            self.answer(reply_to, response)
+        request = self._forwarded.answered(node, number)
+        if request is None:
+            return
+        if response.status == HTTPStatus.SERVICE_UNAVAILABLE and response.body in _NOT_PRIMARY:
+            self._park(request, parse_prefer(request.headers.get("prefer", "")), node)  # nothing was done there: the next one may do it
+        else:
+            self.answer(request.reply_to, response)
 
     def cut(self, node: NodeId) -> None:
         """The channel to or from a node broke: what it was asked has an unknown outcome."""
-        for reply_to in self._forwarded.cut(node):
-            self.answer(reply_to, refusals.OUTCOME_UNKNOWN)
+        for request in self._forwarded.cut(node):
+            self.answer(request.reply_to, refusals.OUTCOME_UNKNOWN)
 
     def tick(self, now: float) -> None:
         """Answer what has waited for too long."""
@@ -153,16 +186,47 @@ class Answering:
         if primary is not None and primary != self._primary:
             self._primary = primary
             self._forwarded.hurry(primary, now + FORWARDED_SECONDS_MAX)
-        for reply_to in self._forwarded.take_expired(now):
-            self.answer(reply_to, refusals.OUTCOME_UNKNOWN)
+        for request in self._forwarded.take_expired(now):
+            self.answer(request.reply_to, refusals.OUTCOME_UNKNOWN)
+        if now >= self._give_up_at:
+            self._give_up()
+
+    def retire(self, elsewhere: Elsewhere) -> None:
+        """This node is not part of the service any more. Requests are answered by `elsewhere`, unless it gives None.
+
+        Writes that are not committed are the next primary's to keep or to undo. It tells this node, as a rule within milliseconds, and is
+        waited for a little.
+        """
+        self._elsewhere = elsewhere
+        self._give_up_at = self._now + RETIRED_WAIT_SECONDS
+        for held in self._unconfirmed:
+            self._answer_read(held, refusals.NOT_PRIMARY)
+        self._unconfirmed.clear()
+
+    def _give_up(self) -> None:
+        """On a retired node: nobody has said what became of what waits here, and nobody will."""
+        self._give_up_at = _NEVER
+        for held in (*self._writes.take_all(), *self._undone):
+            self._refuse_held(held, refusals.outcome_unknown(held.id))
+        self._undone.clear()
+        self._receipt_data.clear()
+        for held in self._reads.take_all():
+            self._answer_read(held, refusals.NOT_PRIMARY)
+
+    def _refuse_held(self, held: Held, refusal: Response) -> None:
+        """Refuse a write that was executed here; a retired node also says where to ask again."""
+        self.answer(held.reply_to, refusal if self._elsewhere is None else self._elsewhere.point(refusal))
 
     # Executing.
 
     def execute(self) -> None:
         """Execute what is queued, as much as one wake-up bears, and make entries of what was written."""
+        if self._parked:
+            self._unpark()
         requests = self._requests
         if not requests:
             return
+        elsewhere = self._elsewhere
         consensus = self._consensus
         execute = self._executor.execute
         pending: list[Proposal] = []  # writes that are in the state already, and no entries yet
@@ -179,6 +243,11 @@ class Answering:
             left -= 1
             request = requests.popleft()
             self._queued_bytes -= len(request.body)
+            if elsewhere is not None:
+                refused = refusals.FORWARDED_TWICE if isinstance(request.reply_to, RemoteReply) else elsewhere(request)
+                if refused is not None:
+                    self.answer(request.reply_to, refused)
+                    continue
             if uncommitted > UNCOMMITTED_MAX or memory_bytes + pending_bytes > UNCOMMITTED_BYTES_MAX:
                 self.answer(request.reply_to, refusals.TOO_MANY)
                 continue
@@ -252,7 +321,9 @@ class Answering:
         channels = self._channels
         if isinstance(request.reply_to, RemoteReply):
             self.answer(request.reply_to, refusals.FORWARDED_TWICE)
-        elif primary is None or len(self._forwarded) >= OUTSTANDING_MAX or not channels.connected(primary):
+        elif primary is None or not channels.connected(primary):
+            self._park(request, prefer)
+        elif len(self._forwarded) >= OUTSTANDING_MAX:
             self.answer(request.reply_to, refusals.NO_PRIMARY)
         else:
             patience = _NEVER if prefer.committed and prefer.wait_seconds is None else float(prefer.wait_seconds or 0)
@@ -260,8 +331,36 @@ class Answering:
             if len(message) > MESSAGE_SIZE_BYTES_MAX:
                 self.answer(request.reply_to, refusals.TOO_LARGE_TO_FORWARD)
                 return
-            self._forwarded.add(primary, request.reply_to, self._now + patience + FORWARDED_SECONDS_MAX)
+            self._forwarded.add(primary, request, self._now + patience + FORWARDED_SECONDS_MAX)
             channels.send(primary, message)
+
+    def _park(self, request: Request, prefer: Prefer, not_to: NodeId | None = None) -> None:
+        """Keep a request until there is a primary, and another one than `not_to`, if its sender is ready to wait for the commit anyway: he
+        need not ask again and again while a primary is elected or hands over. Others are refused at once, as in CCF.
+        """
+        if not prefer.committed or len(self._parked) >= PARKED_MAX or self._parked_bytes > PARKED_BYTES_MAX:
+            self.answer(request.reply_to, refusals.NO_PRIMARY)
+            return
+        patience = PARKED_SECONDS_MAX if prefer.wait_seconds is None else min(PARKED_SECONDS_MAX, prefer.wait_seconds)
+        self._parked.append(Parked(request, not_to, self._now + patience))
+        self._parked_bytes += len(request.body)
+
+    def _unpark(self) -> None:
+        """Queue what was kept, if there is a primary now; refuse what has been kept for too long."""
+        primary = self._consensus.primary_id
+        is_here = self._consensus.role is Role.PRIMARY or self.is_retired
+        is_there = primary is not None and self._channels.connected(primary)
+        waiting, self._parked = self._parked, deque()
+        self._parked_bytes = 0
+        for parked in waiting:
+            if is_here or (is_there and primary != parked.not_to):
+                self._requests.append(parked.request)
+                self._queued_bytes += len(parked.request.body)
+            elif parked.deadline <= self._now:
+                self.answer(parked.request.reply_to, refusals.NO_PRIMARY)
+            else:
+                self._parked.append(parked)
+                self._parked_bytes += len(parked.request.body)
 
     # Out.
 
@@ -298,7 +397,7 @@ class Answering:
             if held.id.seqno <= consensus.commit_seqno and consensus.view_of(held.id.seqno) == held.id.view:
                 self._release(held)
             elif held.id.seqno <= consensus.commit_seqno or held.id.view < consensus.commit_id.view:
-                self.answer(held.reply_to, refusals.rolled_back(held.id))
+                self._refuse_held(held, refusals.rolled_back(held.id))
             else:
                 self._undone.append(held)
 

@@ -64,6 +64,13 @@ class HeldAnswers:
         taken.reverse()
         return taken
 
+    def take_all(self) -> list[Held]:
+        """Take every answer."""
+        taken = list(self._held)
+        self._held.clear()
+        self.next_deadline = float("inf")
+        return taken
+
     def take_expired(self, now: float) -> list[Held]:
         """Take every answer whose time limit has passed. Costs a sweep, but only when something has expired."""
         if now < self.next_deadline:

@@ -8,10 +8,12 @@ Not here: TLS (`enclave.tls`), which endpoint asks for what (`enclave.endpoints`
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from ledgerd.enclave.keys import parse_certificate
 from ledgerd.enclave.kv import Store
-from ledgerd.enclave.requests import Request
-from ledgerd.governance import tables
-from ledgerd.ledger.errors import RequestError, UsageError
+from ledgerd.enclave.requests import COSE, Request
+from ledgerd.governance import requests, tables
+from ledgerd.governance.requests import SignedRequest
+from ledgerd.ledger.errors import FormatError, IntegrityError, RequestError, UsageError
 
 
 class Caller:
@@ -21,14 +23,23 @@ class Caller:
         policy: Name of the policy that accepted.
         id: Hex SHA-256 of the DER certificate for certificate policies; "" where the policy knows nobody.
         certificate: DER, or None.
+        signed: The request that the caller has signed, for policies of signed requests.
     """
 
-    __slots__ = ("_info", "certificate", "id", "policy")
+    __slots__ = ("_info", "certificate", "id", "policy", "signed")
 
-    def __init__(self, policy: str, caller_id: str, certificate: bytes | None, info: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self,
+        policy: str,
+        caller_id: str,
+        certificate: bytes | None,
+        info: Callable[[], Any] | None = None,
+        signed: SignedRequest | None = None,
+    ) -> None:
         self.policy = policy
         self.id = caller_id
         self.certificate = certificate
+        self.signed = signed
         self._info = info
 
     @property
@@ -49,12 +60,14 @@ class Policy(NamedTuple):
         authenticate: Looks the caller up.
         reads_tables: The answer depends on the state, so it carries a transaction id even if the handler opens no map.
         security: OpenAPI security scheme; None where OpenAPI 3.0 has no words for it, as for client certificates.
+        challenge: For `www-authenticate` of a refusal; "" for none.
     """
 
     name: str
     authenticate: Authenticate
     reads_tables: bool
     security: dict[str, str] | None
+    challenge: str = ""
 
 
 def _certificate_policy(name: str, role: str, certificates: str, info: str, data: str) -> Policy:
@@ -78,6 +91,28 @@ def _certificate_policy(name: str, role: str, certificates: str, info: str, data
     return Policy(name, authenticate, reads_tables=True, security=None)
 
 
+def _signed_by_active_member(request: Request, store: Store) -> Caller | str:
+    """The body is a COSE Sign1 of an active member's, whoever has sent it: the session's certificate does not matter."""
+    if request.headers.get("content-type") != COSE:
+        return f"Missing or unexpected content type: a signed request is {COSE}"
+    try:
+        signed = requests.read(request.body)
+    except FormatError as error:
+        return f"Failed to parse the signed request: {error}"
+    key = signed.member_id.encode()
+    certificate, info = store.get(tables.MEMBER_CERTS, key), store.get(tables.MEMBER_INFO, key)
+    if certificate is None or info is None:
+        return "Signer is not a known member"
+    member = tables.decode(info)
+    if member["status"] != tables.ACTIVE:
+        return "Signer is not an active member"
+    try:
+        requests.verify(signed, parse_certificate(certificate.decode()))
+    except IntegrityError as error:
+        return f"Failed to verify the signed request: {error}"
+    return Caller("member_cose_sign1", signed.member_id, None, lambda: member.get("member_data"), signed)
+
+
 def _any_cert(request: Request, store: Store) -> Caller | str:
     if not request.caller_id:
         return "No caller certificate"
@@ -91,6 +126,15 @@ def _no_auth(request: Request, store: Store) -> Caller | str:
 NOBODY: Final = Caller("no_auth", "", None)
 NO_AUTH: Final = Policy("no_auth", _no_auth, reads_tables=False, security=None)
 
+# For /gov only, which checks what the request is for: an application must not be handed what was signed for the service.
+SIGNED_BY_MEMBER: Final = Policy(
+    "member_cose_sign1",
+    _signed_by_active_member,
+    reads_tables=True,
+    security=None,
+    challenge='COSE-SIGN1 realm="Signed request access"',
+)
+
 POLICIES: Final[dict[str, Policy]] = {
     policy.name: policy
     for policy in (
@@ -102,16 +146,19 @@ POLICIES: Final[dict[str, Policy]] = {
 }
 
 
-def resolve(names: Iterable[str]) -> tuple[Policy, ...]:
-    """The policies of these names.
+def resolve(names: Iterable[str | Policy]) -> tuple[Policy, ...]:
+    """The policies of these names; one that is given itself needs none.
 
     Raises: UsageError: There is no policy of that name.
     """
     policies = []
     for name in names:
-        if name not in POLICIES:
+        if isinstance(name, Policy):
+            policies.append(name)
+        elif name in POLICIES:
+            policies.append(POLICIES[name])
+        else:
             raise UsageError(f"there is no authentication policy {name!r}; known are {', '.join(POLICIES)}")
-        policies.append(POLICIES[name])
     return tuple(policies)
 
 
@@ -128,4 +175,5 @@ def authenticate(request: Request, store: Store, policies: tuple[Policy, ...]) -
         if type(found) is Caller:
             return found
         details.append({"auth_policy": policy.name, "code": "InvalidAuthenticationInfo", "message": str(found)})
-    raise RequestError(401, "InvalidAuthenticationInfo", "Invalid authentication credentials.", details=tuple(details))
+    headers = tuple(("www-authenticate", policy.challenge) for policy in policies if policy.challenge)
+    raise RequestError(401, "InvalidAuthenticationInfo", "Invalid authentication credentials.", headers, tuple(details))

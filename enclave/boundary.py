@@ -213,7 +213,7 @@ class Ready:
     4. `peer_bytes`, then `client_bytes`: send; drop the stream (and say Closed) when its buffer is full, never wait.
     5. `connects`, `closes` (after what was sent is flushed), `fetches`.
     6. `logs` (level, text) and `notices` (name, text): tell the operator.
-       Notices: `isolation`, `node_id`, `service_certificate` (PEM), `state`, `open`, `refused` (why the node cannot go on),
+       Notices: `isolation`, `node_id`, `service_certificate` (PEM), `state`, `open`, `refused` (why the node cannot go on), `retired`,
        `public_name_sealed` (base64, to be kept), `public_name_request` (PEM).
     7. `stop`: exit status with which the node ends, or None.
     """

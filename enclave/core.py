@@ -68,6 +68,7 @@ from ledgerd.ledger.attestation.roots import parse_roots
 from ledgerd.ledger.errors import FormatError, HostError, LedgerdError
 
 SWEEP_SECONDS: Final = 0.5  # between looks at clients' deadlines
+HAND_OVER_SECONDS_MAX: Final = 0.3  # some round trips and a sync; half of what the host allows for the end, and less than an election
 
 
 class Job(NamedTuple):
@@ -111,6 +112,7 @@ class Enclave:
         self._ready = Ready()
         self._closing: list[int] = []
         self._next_sweep = now
+        self._stops_at: float | None = None
         self.run_together: RunTogether = lambda works: [work() for work in works]
         self.traffic = Traffic()
 
@@ -157,6 +159,8 @@ class Enclave:
     def next_wakeup(self) -> float:
         """When `tick` is due if nothing happens before, monotonic seconds."""
         wakeup = self._next_sweep
+        if self._stops_at is not None:
+            wakeup = min(wakeup, self._stops_at)
         if self._joining is not None:
             wakeup = min(wakeup, self._joining.next_wakeup())
         if self._kms is not None:
@@ -174,6 +178,8 @@ class Enclave:
             self._kms.carry_out(ready)
         if self._serving is not None:
             self._serving.carry_out(ready)
+            if self._stops_at is not None and (self._now >= self._stops_at or not self._serving.status.is_primary):
+                ready.stop = 0
         elif self._sessions is not None:
             self._answer_early(self._sessions)
         if self._sessions is not None:
@@ -232,7 +238,12 @@ class Enclave:
             if self._serving is not None:
                 self._serving.fetched(event.request, event.entries)
         elif isinstance(event, Stopping):
-            self._ready.stop = 0  # nothing here needs a farewell: peers see the cut, and what is stored is stored
+            # Nothing needs a farewell (peers see the cut, and what is stored is stored), but a primary that leaves another one behind saves
+            # everybody an election timeout.
+            if self._serving is not None and self._serving.hand_over():
+                self._stops_at = self._now + HAND_OVER_SECONDS_MAX
+            else:
+                self._ready.stop = 0
 
     def _opened(self, event: Opened) -> None:
         stream, kind, _ = event

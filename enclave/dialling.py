@@ -21,10 +21,21 @@ class Dialling:
     """The channels of one node and the streams that were asked for on their behalf."""
 
     def __init__(
-        self, keys: NodeKeys, certificate: x509.Certificate, service: x509.Certificate, next_stream: Callable[[], int], now: float
+        self,
+        keys: NodeKeys,
+        certificate: x509.Certificate,
+        service: x509.Certificate,
+        is_former: Callable[[NodeId], bool],
+        next_stream: Callable[[], int],
+        now: float,
     ) -> None:
-        """Args: next_stream: gives a fresh, negative number for a stream that this enclave asks for."""
-        self.channels = Channels(keys.id, [certificate], keys.identity, service, lambda _: False, now=now)
+        """Make the channels.
+
+        Args:
+            is_former: Whether the ledger excludes a node for good.
+            next_stream: Gives a fresh, negative number for a stream that this enclave asks for.
+        """
+        self.channels = Channels(keys.id, [certificate], keys.identity, service, is_former, now=now)
         self._own = keys.id
         self._next_stream = next_stream
         self._addresses: dict[NodeId, str] = {}

@@ -95,7 +95,7 @@ class Forwarded:
     """A backup's outstanding requests: who waits for which number of which primary."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, tuple[NodeId, object, float]] = {}
+        self._waiting: dict[int, tuple[NodeId, Request, float]] = {}
         self._next = 1
 
     def __len__(self) -> int:
@@ -106,32 +106,32 @@ class Forwarded:
         """The number that the next request gets."""
         return self._next
 
-    def add(self, primary: NodeId, reply_to: object, deadline: float) -> None:
+    def add(self, primary: NodeId, request: Request, deadline: float) -> None:
         """Note that a request is now sent to `primary` as `next_number`, and not waited for after `deadline`, monotonic seconds."""
-        self._waiting[self._next] = (primary, reply_to, deadline)
+        self._waiting[self._next] = (primary, request, deadline)
         self._next += 1
 
     def hurry(self, primary: NodeId, deadline: float) -> None:
         """Another node is primary now: whoever was asked before may be kept from answering for ever, so wait until `deadline` at most."""
-        for number, (node, reply_to, until) in self._waiting.items():
+        for number, (node, request, until) in self._waiting.items():
             if node != primary and until > deadline:
-                self._waiting[number] = (node, reply_to, deadline)
+                self._waiting[number] = (node, request, deadline)
 
-    def answered(self, node: NodeId, number: int) -> object | None:
-        """Take whoever waits for this number of this node; None if nobody does (any more)."""
+    def answered(self, node: NodeId, number: int) -> Request | None:
+        """Take the request of this number at this node; None if nobody waits for it (any more)."""
         waiting = self._waiting.get(number)
         if waiting is None or waiting[0] != node:
             return None
         del self._waiting[number]
         return waiting[1]
 
-    def cut(self, node: NodeId) -> list[object]:
-        """Take everybody who waits for `node`: the channel was cut and the fate of their requests is unknown."""
+    def cut(self, node: NodeId) -> list[Request]:
+        """Take everything that was asked of `node`: the channel was cut and its fate is unknown."""
         numbers = [number for number, (primary, _, _) in self._waiting.items() if primary == node]
         return [self._waiting.pop(number)[1] for number in numbers]
 
-    def take_expired(self, now: float) -> list[object]:
-        """Take everybody who has waited for too long."""
+    def take_expired(self, now: float) -> list[Request]:
+        """Take everything that has waited for too long."""
         if not self._waiting:
             return []
         numbers = [number for number, (_, _, deadline) in self._waiting.items() if deadline <= now]

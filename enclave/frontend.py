@@ -7,6 +7,7 @@ Not here: joining (`enclave.admission`), applications (`enclave.app`), routing (
 from typing import Any, Final, Protocol
 
 from ledgerd.enclave.endpoints import Context, Deferred, Endpoint, Registry, Result
+from ledgerd.enclave.leaving import is_removable
 from ledgerd.enclave.requests import COSE, JSON, Response
 from ledgerd.governance import tables
 from ledgerd.ledger.attestation.evidence import NITRO
@@ -42,6 +43,8 @@ class Node(Protocol):
     def view_history(self) -> list[TransactionId]: ...
     @property
     def stop_notice(self) -> bool: ...
+    @property
+    def retired(self) -> bool: ...
     @property
     def isolation(self) -> tuple[str, ...]: ...
     @property
@@ -158,6 +161,7 @@ class Frontend:
             "last_signed_seqno": node.last_signed,
             "startup_seqno": 0,
             "stop_notice": node.stop_notice,
+            "retired": node.retired,
             "isolation": list(node.isolation),
             "simulated": node.simulated,
         }
@@ -214,8 +218,17 @@ class Frontend:
     def _node_primary(self, context: Context) -> Result:
         return self._one_node(context, self._known_primary())
 
-    def _removable(self, _: Context) -> Result:
-        return {"nodes": []}  # the set only grows until retirement is built
+    def _removable(self, context: Context) -> Result:
+        records = context.governance(tables.NODE_INFO)
+        committed = self._node.committed.seqno
+        found = [(key, tables.decode(value)) for key, value in records.items()]
+        return {
+            "nodes": [
+                self._node_object(context, NodeId(key.decode()), record)
+                for key, record in found
+                if is_removable(record, records.version_of(key), committed)
+            ]
+        }
 
     def _known_primary(self) -> NodeId:
         primary = self._node.primary_id
@@ -293,12 +306,12 @@ class Frontend:
 
     def _ready_app(self, context: Context) -> Result:
         service = _record(context, tables.SERVICE_INFO, tables.SINGLETON)
-        if self._node.state == "PartOfNetwork" and service["status"] == tables.OPEN:
+        if self._node.state == "PartOfNetwork" and service["status"] == tables.OPEN and not self._node.retired:
             return Response(204)
         return Response(503)
 
     def _ready_gov(self, _: Context) -> Result:
-        return Response(204 if self._node.state == "PartOfNetwork" else 503)
+        return Response(204 if self._node.state == "PartOfNetwork" and not self._node.retired else 503)
 
 
 def attestation_object(node_id: str, raw: str, measurement: str, simulated: bool) -> dict[str, Any]:

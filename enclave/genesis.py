@@ -4,6 +4,7 @@ Everything an auditor must know to judge what follows is public in it.
 """
 
 import hashlib
+from functools import partial
 from typing import Any
 
 from cryptography import x509
@@ -102,7 +103,10 @@ def genesis_writes(
             )
         },
     }
-    _add_parties(writes, "members", start.members, tables.MEMBER_CERTS, tables.MEMBER_INFO, _member_info)
+    # With automatic admission nobody is asked anything, so nobody has to say first that he agrees.
+    status = tables.ACTIVE if start.admission == "automatic" else tables.ACCEPTED
+    member_info = partial(_member_info, status)
+    _add_parties(writes, "members", start.members, tables.MEMBER_CERTS, tables.MEMBER_INFO, member_info)
     _add_parties(writes, "users", start.users, tables.USER_CERTS, tables.USER_INFO, _user_info)
     for member in start.members:
         if member.encryption_key is not None:
@@ -111,8 +115,8 @@ def genesis_writes(
     return writes
 
 
-def _member_info(party: Party) -> dict[str, Any]:
-    return {"status": "Accepted", "member_data": party.data}
+def _member_info(status: str, party: Party) -> dict[str, Any]:
+    return {"status": status, "member_data": party.data}
 
 
 def _user_info(party: Party) -> dict[str, Any]:

@@ -93,12 +93,13 @@ class ServiceKeys:
     def __repr__(self) -> str:
         return f"ServiceKeys({hashlib.sha256(self.public).hexdigest()[:16]}...)"
 
-    def endorse(self, request: x509.CertificateSigningRequest, at: datetime) -> x509.Certificate:
+    def endorse(self, request: x509.CertificateSigningRequest, at: datetime, days: int | None = None) -> x509.Certificate:
         """Certificate over a node's identity key, signed by the service.
 
         Args:
             request: The node's request; its signature must have been checked.
-            at: Now, by the enclave's attested clock.
+            at: From when on it is valid: now, by the enclave's attested clock.
+            days: For how long; CERTIFICATE_VALIDITY_DAYS if not given.
         """
         key = request.public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey), "the caller has checked the key"
@@ -106,7 +107,8 @@ class ServiceKeys:
             names: x509.SubjectAlternativeName | None = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except x509.ExtensionNotFound:
             names = None
-        return _certificate(self.identity, key, request.subject, self.certificate.subject, at, ca=False, names=names)
+        days = CERTIFICATE_VALIDITY_DAYS if days is None else days
+        return _certificate(self.identity, key, request.subject, self.certificate.subject, at, ca=False, names=names, days=days)
 
     def private_bytes(self) -> bytes:
         """PKCS#8 DER of the private key, to be sealed to a trusted peer and nobody else."""
@@ -167,6 +169,7 @@ def _certificate(
     *,
     ca: bool,
     names: x509.SubjectAlternativeName | None,
+    days: int = CERTIFICATE_VALIDITY_DAYS,
 ) -> x509.Certificate:
     builder = (
         x509.CertificateBuilder()
@@ -175,7 +178,7 @@ def _certificate(
         .public_key(key)
         .serial_number(int.from_bytes(random_bytes(16), "big") >> 1 | 1)
         .not_valid_before(at - CLOCK_SLACK)
-        .not_valid_after(at + timedelta(days=CERTIFICATE_VALIDITY_DAYS))
+        .not_valid_after(at + timedelta(days=days))
         # CCF's verifier walks X.509 paths: the service may endorse its predecessor, which endorses nodes, hence one level.
         .add_extension(x509.BasicConstraints(ca=ca, path_length=1 if ca else None), critical=True)
         .add_extension(

@@ -38,6 +38,17 @@ OUTCOME_UNKNOWN: Final = refusal(
 NO_DOCUMENT: Final = refusal(503, "AttestationUnavailable", "The security module gave no document; ask again.")
 
 
+def outcome_unknown(transaction: TransactionId) -> Response:
+    """504: the transaction was executed by a primary that leaves; whether the next one keeps it is not for this node to see."""
+    response = refusal(
+        504,
+        "OutcomeUnknown",
+        f"This node is retired, and transaction {transaction} was not committed yet. Ask another node for its status, or repeat it there "
+        "with its idempotency key.",
+    )
+    return response._replace(headers=(*response.headers, (TRANSACTION_ID_HEADER, str(transaction))))
+
+
 def rolled_back(transaction: TransactionId) -> Response:
     """409: the transaction was executed, and then undone by a change of primary."""
     response = refusal(

@@ -4,7 +4,7 @@ A primary's entries come from `propose`, a backup's from `append`; both end in t
 Not here: who may append (`enclave.consensus`), when to sign (`enclave.group_commit`), what endpoints do (`enclave.execution`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -23,6 +23,9 @@ from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 
 GOVERNANCE_PREFIX: Final = "public:ccf.gov."
 _SPECIAL: Final = "public:ccf."
+
+Membership = tuple[Configuration | None, frozenset[NodeId]]
+"""What an entry changes of it: the configuration from there on, and the nodes that it removes for good; as in `LogEntry`."""
 
 Proposal = tuple[WriteSet, bytes]
 """What an entry writes, and its claims digest."""
@@ -76,8 +79,8 @@ class Replica:
         """
         seqno = Seqno(self.history.last + 1)
         sealed = self.sealer.seal(view, seqno, writes, claims_digest)
-        configuration = self._note(seqno, writes, sealed.leaf, record, sealed.data)
-        return LogEntry(view, seqno, sealed.data, sealed.leaf, record is not None, configuration)
+        configuration, removed = self._note(seqno, writes, sealed.leaf, record, sealed.data)
+        return LogEntry(view, seqno, sealed.data, sealed.leaf, record is not None, configuration, removed)
 
     def propose_plain(self, view: View, proposals: list[Proposal]) -> tuple[Seqno, list[bytes], list[bytes]]:
         """As `propose`, for entries whose `writes` are all plain (`is_plain`).
@@ -115,8 +118,7 @@ class Replica:
             if record is not None:
                 self._check_signature(view, seqno, record)
             apply(seqno, writes)
-            configuration = self._note(seqno, writes, leaf, record, data)
-            notes.append(Note(seqno, record is not None, configuration))
+            notes.append(Note(seqno, record is not None, *self._note(seqno, writes, leaf, record, data)))
         self.history.extend(plain)
         return Appended(leaves, notes)
 
@@ -141,7 +143,7 @@ class Replica:
         trusted = frozenset(NodeId(key.decode()) for key, value in nodes.items() if tables.decode(value)["status"] == tables.TRUSTED)
         return Configuration(seqno, trusted)
 
-    def _note(self, seqno: Seqno, writes: WriteSet, leaf: bytes, record: signature.Signature | None, data: bytes) -> Configuration | None:
+    def _note(self, seqno: Seqno, writes: WriteSet, leaf: bytes, record: signature.Signature | None, data: bytes) -> Membership:
         if record is None:
             self.history.extend((leaf,))
         else:
@@ -156,8 +158,26 @@ class Replica:
                             "the ledger's first entry is not the one that the admitting node attested; this is another ledger"
                         )
                 self._on_governance()
-                return self.configuration(seqno) if tables.NODE_INFO in writes else None
-        return None
+                return self._membership(seqno, writes.get(tables.NODE_INFO, {}))
+        return None, frozenset()
+
+    def _membership(self, seqno: Seqno, records: Mapping[bytes, bytes | None]) -> Membership:
+        """What records of nodes, just written, mean for consensus.
+
+        As in CCF: whoever becomes Trusted or Retired makes a new configuration; waiting, and being forgotten, does not; and the record of
+        `retired_committed` says that nobody needs the node any more.
+        """
+        is_changed = False
+        removed = set()
+        for key, value in records.items():
+            if value is None:
+                continue
+            node = tables.decode(value)
+            if node["status"] == tables.RETIRED and node["retired_committed"]:
+                removed.add(NodeId(key.decode()))
+            elif node["status"] != tables.PENDING:
+                is_changed = True
+        return self.configuration(seqno) if is_changed else None, frozenset(removed)
 
     def _check_signature(self, view: View, seqno: Seqno, record: signature.Signature) -> None:
         root = self.history.root()

@@ -21,7 +21,7 @@ from ledgerd.enclave.boundary import Ready, Traffic
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.configuration import Configuration, service_digest
 from ledgerd.enclave.consensus import messages
-from ledgerd.enclave.consensus.core import Consensus, ConsensusReady, LogEntry, Role, Settings
+from ledgerd.enclave.consensus.core import Consensus, ConsensusReady, LogEntry, Retirement, Role, Settings
 from ledgerd.enclave.dialling import Dialling
 from ledgerd.enclave.endpoints import Deferred, Registry
 from ledgerd.enclave.entropy import jitter
@@ -32,7 +32,9 @@ from ledgerd.enclave.idempotency import MAP as IDEMPOTENCY_MAP
 from ledgerd.enclave.idempotency import WINDOW_ENTRIES
 from ledgerd.enclave.keys import NodeKeys, ServiceKeys
 from ledgerd.enclave.kv import Store
+from ledgerd.enclave.leaving import RETIRED_SECONDS, Elsewhere, Leaving
 from ledgerd.enclave.nsm import Nsm, attestation
+from ledgerd.enclave.proposals import Proposals
 from ledgerd.enclave.replica import Proposal, Replica, Unverified, verify_signatures
 from ledgerd.enclave.requests import COSE, JSON, Response
 from ledgerd.enclave.sessions import Sessions
@@ -124,6 +126,7 @@ class Serving:
         self._verified_at = now
         self._documents = 0  # that clients wait for
         self._dial_at = now
+        self._ends_at = float("inf")  # a retired node ends itself
 
         store = Store(windows={IDEMPOTENCY_MAP: WINDOW_ENTRIES})
         self._replica = Replica(store, Sealer(ledger_secret), self._governance_changed, self._rolled_back)
@@ -134,7 +137,7 @@ class Serving:
         )
         self._consensus = Consensus(keys.id, self._replica, settings, jitter, now)
         self._group_commit = GroupCommit(keys.id, keys.identity, certificate.public_bytes(Encoding.PEM).decode(), service.identity)
-        self._dialling = Dialling(keys, certificate, service.certificate, services.next_stream, now)
+        self._dialling = Dialling(keys, certificate, service.certificate, self._is_former, services.next_stream, now)
         self._archive = Archive(self._consensus, self._replica, self._reject)
         self.status = Status(
             configuration,
@@ -152,13 +155,16 @@ class Serving:
             self._log,
             now,
         )
-        self._registries = {name: Registry(name) for name in ("app", "node")}
+        self._registries = {name: Registry(name) for name in ("app", "node", "gov")}
         frontend = Frontend(self.status)
         frontend.add_to(self._registries["app"], app.name)
         frontend.add_to(self._registries["node"], "ledgerd node")
         frontend.add_node_endpoints(self._registries["node"])
         self._admission = Admission(self.status)
         self._admission.add_to(self._registries["node"])
+        self._leaving = Leaving(self.status)
+        self._leaving.add_to(self._registries["node"])
+        Proposals(self.status, self._admission.trust).add_to(self._registries["gov"])
         executor = Executor(
             store,
             self._registries,
@@ -241,12 +247,25 @@ class Serving:
             self._log("warning", f"channel ended: {failure}")
         self._dialling.settle()
 
+    def hand_over(self) -> bool:
+        """The operator wants this node to stop: ask a peer to be primary in its place. False if there is nothing to hand over."""
+        self.status.stop_notice = True
+        successor = self._consensus.propose_successor()
+        if successor is not None:
+            self._log("info", f"asked to stop: node {successor[:16]}... is to be primary")
+        return successor is not None
+
     def next_wakeup(self) -> float:
         """When `tick` is due if nothing happens before."""
         if self._answering.has_backlog:
             return self._now
         busy = self._answering.is_waiting or len(self._archive) > 0
-        return min(self._consensus.next_deadline(), self._group_commit.begin_at, self._now + (TICK_SECONDS if busy else IDLE_TICK_SECONDS))
+        return min(
+            self._consensus.next_deadline(),
+            self._group_commit.begin_at,
+            self._ends_at,
+            self._now + (TICK_SECONDS if busy else IDLE_TICK_SECONDS),
+        )
 
     # One wake-up.
 
@@ -255,6 +274,8 @@ class Serving:
         answering = self._answering
         channels = self._dialling.channels
         self._take_messages()
+        if self._consensus.retirement is Retirement.RETIRED_COMMITTED and not answering.is_retired:
+            self._retire()
         for node_id in channels.take_cuts():
             self._dial_at = self._now
             self._consensus.cut(node_id)
@@ -265,12 +286,13 @@ class Serving:
         if requests:
             answering.add(requests)
         answering.execute()
+        self._record_retirements()
         self._sign()
         self._ask_consensus(ready)
         self._verify()
         if self._now >= self._dial_at:
             self._dial_at = self._now + TICK_SECONDS
-            self._dialling.dial(self._consensus.peers or self._joined_peers, self._now, ready)
+            self._dialling.dial(self._wanted_peers(), self._now, ready)
         output, closing = channels.take_output()
         ready.peer_bytes.extend(output)
         ready.closes.extend(closing)
@@ -282,6 +304,9 @@ class Serving:
             self._logs.clear()
             ready.notices.extend(self._notices)
             self._notices.clear()
+        if self._now >= self._ends_at:
+            ready.logs.append(("info", "this retired node ends, and its keys with it"))
+            ready.stop = 0
         if self.failed is not None:
             ready.logs.append(("error", f"the node stops: {self.failed}"))
             ready.notices.append(("refused", self.failed))
@@ -333,6 +358,47 @@ class Serving:
             self._group_commit.became_primary()
             self._log("info", f"primary of view {wanted.became_primary}")
             self._notices.append(("role", "primary"))
+
+    # Nodes that leave.
+
+    def _record_retirements(self) -> None:
+        """As the primary, end the retirements that are committed, be they ordered under this primary or an earlier one."""
+        if self._consensus.role is Role.PRIMARY:
+            writes = self._leaving.due()
+            if writes is not None:
+                self._apply_and_propose(writes)
+
+    def _retire(self) -> None:
+        """This node is not needed any more. Whoever waits here is told so, and whoever asks from now on is shown the way."""
+        self._answering.retire(Elsewhere(self._other_address))
+        self._ends_at = self._now + RETIRED_SECONDS
+        text = f"this node is retired and may be stopped; it shows clients the way, and ends in {RETIRED_SECONDS:.0f} s"
+        self._log("info", text)
+        self._notices.append(("retired", text))
+
+    def _other_address(self) -> str | None:
+        """Where clients reach the primary, or while none is known any other node that is trusted; None without any."""
+        nodes = {key.decode(): tables.decode(value) for key, value in self._replica.store.map(tables.NODE_INFO).items()}
+        trusted = sorted(node_id for node_id, record in nodes.items() if record["status"] == tables.TRUSTED and node_id != self._keys.id)
+        if not trusted:
+            return None
+        primary = self._consensus.primary_id
+        record = nodes[primary if primary in trusted else trusted[0]]
+        address: str = next(iter(record["rpc_interfaces"].values()))["published_address"]
+        return address
+
+    def _is_former(self, node_id: NodeId) -> bool:
+        return self._leaving.is_former(node_id)
+
+    def _wanted_peers(self) -> frozenset[NodeId]:
+        """Whom to keep a channel to. While a joiner reads an old part of the ledger, that names neither the primary nor the others."""
+        if self._answering.is_retired:
+            return frozenset()
+        wanted = self._consensus.peers
+        primary = self._consensus.primary_id
+        if primary is not None:
+            wanted |= {primary}
+        return wanted if self._consensus.is_member else wanted | self._joined_peers
 
     # Entries and signatures.
 
@@ -431,12 +497,13 @@ class Serving:
     def _governance_changed(self) -> None:
         self._dial_at = self._now
         store = self._replica.store
-        records = {key.decode(): tables.decode(value) for key, value in store.map(tables.NODE_INFO).items()}
+        records = {key: tables.decode(value) for key, value in store.map(tables.NODE_INFO).items()}
+        self._leaving.learn(records)
         self._dialling.learn(
             {
-                NodeId(node_id): record["node_to_node_interface"]["published_address"]
-                for node_id, record in records.items()
-                if record["status"] == tables.TRUSTED
+                NodeId(key.decode()): record["node_to_node_interface"]["published_address"]
+                for key, record in records.items()
+                if tables.takes_part(record)
             }
         )
         service = store.get(tables.SERVICE_INFO, tables.SINGLETON)

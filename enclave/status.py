@@ -1,6 +1,6 @@
-"""What a serving node tells of itself to the built-in endpoints and to admission. Reads only.
+"""What a serving node tells of itself to the built-in endpoints, admission and governance. Reads only.
 
-Not here: the endpoints (`enclave.frontend`, `enclave.admission`).
+Not here: the endpoints (`enclave.frontend`, `enclave.admission`, `enclave.proposals`, `enclave.leaving`).
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 from ledgerd.enclave.boundary import Traffic
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.configuration import Configuration
-from ledgerd.enclave.consensus.core import Consensus, Role
+from ledgerd.enclave.consensus.core import Consensus, Retirement, Role
 from ledgerd.enclave.dialling import Dialling
 from ledgerd.enclave.keys import NodeKeys, ServiceKeys
 from ledgerd.enclave.kv import Store
@@ -35,7 +35,7 @@ class Attested:
 
 
 class Status:
-    """One node, as the built-ins see it; fulfils `frontend.Node` and `admission.Admitting`.
+    """One node, as the built-ins see it; fulfils the `Node` of `frontend`, `leaving` and `proposals`, and `admission.Admitting`.
 
     Attributes:
         now: Monotonic seconds of this wake-up.
@@ -112,6 +112,26 @@ class Status:
     def committed_seqno(self) -> Seqno:
         """Its seqno."""
         return self._consensus.commit_seqno
+
+    @property
+    def is_settled(self) -> bool:
+        """True if this node is primary and has committed in its own view."""
+        return self._consensus.is_settled
+
+    @property
+    def live_nodes(self) -> frozenset[NodeId]:
+        """On the primary: the nodes that it hears from, itself included."""
+        return self._consensus.live_nodes()
+
+    @property
+    def retired(self) -> bool:
+        """True if this node was removed and is not needed any more."""
+        return self._consensus.retirement is Retirement.RETIRED_COMMITTED
+
+    @property
+    def root(self) -> bytes:
+        """Root of the tree over what this node has applied, entries of this wake-up perhaps excepted."""
+        return self._replica.history.root()
 
     @property
     def last_signed(self) -> Seqno:

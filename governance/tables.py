@@ -2,7 +2,7 @@
 
 Records are compact JSON unless the comment beside the name says otherwise. Ours are under `public:ccf.gov.nodes.nitro.` and
 `public:ccf.gov.ledgerd.`; the rest is in CCF's documentation of built-in maps.
-Not here: when a record may change (`governance.actions`, a later step).
+Not here: when a record may change (`enclave.admission`, `enclave.proposals`, `enclave.leaving`).
 """
 
 import json
@@ -24,7 +24,12 @@ SNP_TCB_VERSIONS: Final = "public:ccf.gov.nodes.snp.tcb_versions"  # CPUID in he
 SERVICE_INFO: Final = "public:ccf.gov.service.info"
 SERVICE_CONFIG: Final = "public:ccf.gov.service.config"
 CONSTITUTION: Final = "public:ccf.gov.constitution"  # JSON string of the source text
+PROPOSALS: Final = "public:ccf.gov.proposals"  # proposal id -> the proposal's bytes
+PROPOSALS_INFO: Final = "public:ccf.gov.proposals_info"
+COSE_HISTORY: Final = "public:ccf.gov.cose_history"  # member id -> base64 of the last request that it signed, a JSON string
+COSE_RECENT_PROPOSALS: Final = "public:ccf.gov.cose_recent_proposals"  # "time:digest" of a request -> proposal id, a JSON string
 SETTINGS: Final = "public:ccf.gov.ledgerd.settings"
+FORMER_NODES: Final = "public:ccf.gov.ledgerd.former_nodes"  # node id -> "Retired" or "Removed"; for good, unlike its record
 
 SINGLETON: Final = bytes(8)
 """Key of a map that holds one record."""
@@ -34,6 +39,9 @@ ALLOWED_TO_JOIN: Final = b'"AllowedToJoin"'
 PENDING: Final = "Pending"
 TRUSTED: Final = "Trusted"
 RETIRED: Final = "Retired"
+
+ACTIVE: Final = "Active"  # of a member
+ACCEPTED: Final = "Accepted"  # of a member that has not yet said that it agrees; and of a proposal
 
 OPENING: Final = "Opening"
 OPEN: Final = "Open"
@@ -47,6 +55,11 @@ def encode(record: Any) -> bytes:
 def decode(data: bytes) -> Any:
     """Read a record that this service itself wrote."""
     return json.loads(data)
+
+
+def takes_part(node: dict[str, Any]) -> bool:
+    """Whether a node with this record takes part in consensus: trusted, or retired and still needed."""
+    return node["status"] == TRUSTED or (node["status"] == RETIRED and not node["retired_committed"])
 
 
 def measurement_key(pcr0: bytes, pcr1: bytes, pcr2: bytes) -> bytes:

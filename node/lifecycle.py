@@ -56,6 +56,7 @@ NOTICE_FILES: Final = {
     "state": "state",
     "open": "open",
     "refused": "refused",
+    "retired": "retired",
     "isolation": "isolation",
 }
 

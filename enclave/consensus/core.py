@@ -182,6 +182,7 @@ class Consensus(Elections, Following):
         if self.role is Role.PRIMARY:
             self._begin_round()
             self._send_all()
+            self._dismiss()
             self._answer_questions()
         log = self._log
         ready.truncate_after, self._truncate_after = self._truncate_after, None

@@ -48,6 +48,16 @@ class Leading(Sending):
         else:
             self._refused.append(token)
 
+    def live_nodes(self) -> frozenset[NodeId]:
+        """On the primary: itself, and the peers that have stored something in this view and have answered within an election timeout."""
+        since = self._now - self._settings.election_timeout
+        return frozenset({self.node_id, *(node for node, peer in self._peers.items() if peer.match and peer.heard_at > since)})
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether this primary has committed an entry of its own view: before that it has not heard who is there."""
+        return self.role is Role.PRIMARY and self.commit_seqno >= self._view_start
+
     def _tick_primary(self, now: float) -> None:
         settings = self._settings
         if self._peers and now >= self._check_at:  # not in each of a thousand wake-ups a second

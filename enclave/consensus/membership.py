@@ -17,7 +17,9 @@ from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 class Membership(State):
     """Appending, undoing, committing: what they mean for the node's state and for its place in the service."""
 
-    def _is_member(self) -> bool:
+    @property
+    def is_member(self) -> bool:
+        """Whether this node has read its own name in a configuration that is active."""
         return any(self.node_id in configuration.nodes for configuration in self._configurations)
 
     def _is_electable(self) -> bool:
@@ -56,7 +58,7 @@ class Membership(State):
         """A configuration is active as soon as it is appended (a node cannot know whether others have committed it already), beside all
         earlier ones.
         """
-        known = self._is_member()
+        known = self.is_member
         self._configurations.append(configuration)
         member = self.node_id in configuration.nodes
         if known and not member and self.retirement is Retirement.NONE:
@@ -114,8 +116,10 @@ class Membership(State):
 
     def _remove(self, nodes: frozenset[NodeId]) -> None:
         self._leaving -= nodes
-        for node in nodes - self.peers - {self.node_id}:
-            self._peers.pop(node, None)
+        for node in sorted(nodes - self.peers - {self.node_id}):
+            peer = self._peers.pop(node, None)
+            if peer is not None and not self._settings.ccf_habits:
+                self._dismissed.append(peer)
         if self.node_id in nodes and self.retirement is Retirement.COMPLETED:
             self._retire(Removal.RECORDED)
             if self.role is Role.PRIMARY:
@@ -125,15 +129,16 @@ class Membership(State):
                 self._abdicate(self.view)
 
     def propose_successor(self) -> NodeId | None:
-        """On a primary that leaves: ask the peer of the newest configuration that has most to stand at once. Returns whom, or None if there
-        is nobody.
+        """On a primary that leaves: ask the peer of the newest configuration that has most to stand at once, one that answers if there is
+        any. Returns whom, or None if there is nobody.
         """
         if self.role is not Role.PRIMARY or not self._configurations:
             return None
         fit = [peer for node, peer in self._peers.items() if node in self._configurations[-1].nodes and peer.flow is not Flow.DIVERGED]
         if not fit:
             return None
-        best = min(fit, key=lambda peer: (-peer.match, peer.node_id))
+        since = self._now - self._settings.election_timeout
+        best = min(fit, key=lambda peer: (peer.heard_at <= since, -peer.match, peer.node_id))
         self._messages.append((best.node_id, ProposeVote(self.view)))
         return best.node_id
 

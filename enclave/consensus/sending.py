@@ -76,6 +76,14 @@ class Sending(Membership):
     def _is_flowing(self, peer: Progress) -> bool:
         return peer.flow is Flow.REPLICATE or (peer.flow is Flow.PROBE and self._settings.ccf_habits)
 
+    def _dismiss(self) -> None:
+        """Tell peers that are needed no more so: with the commit of the record that removed them. Nothing is sent to them after that, so
+        one that this does not reach goes on waiting for a primary, until its operator stops it.
+        """
+        for peer in self._dismissed:
+            self._tell(peer)
+        self._dismissed.clear()
+
     def _send(self, peer: Progress) -> None:
         """What may go to peers after `peer.sent`, as its flow allows."""
         last = self._sendable()

@@ -64,6 +64,7 @@ class State:
 
         # As a primary.
         self._peers: dict[NodeId, Progress] = {}
+        self._dismissed: list[Progress] = []  # peers that a record has just removed: one more message tells them
         self._round = 0
         self._round_at = now
         self._check_at = now
@@ -158,6 +159,7 @@ class State:
         self._became_primary = None
         self._became_backup = view
         self._peers.clear()
+        self._dismissed.clear()
         self._refused += self._questions + self._asked
         self._questions.clear()
         self._asked.clear()

@@ -231,9 +231,12 @@ def attempts(
             elif verdict is Verdict.UNSURE:
                 unsure = last
                 pending = _transaction_id(result) or pending
-                nodes.leave(origin)
+                hurry = nodes.follow(result.headers.get("location", ""))  # a node that has left the service says who goes on
+                if not hurry:
+                    nodes.leave(origin)
             elif code == "TransactionInvalid":
-                # Its node may be a backup by now, but it answered: it will know the new primary.
+                # Its node may be a backup by now, but it answered: it will know the new primary; if it has left, it names it.
+                hurry = nodes.follow(result.headers.get("location", ""))
                 invalid = TransactionInvalid(f"{_name(call)}: {message}", _transaction_id(result))
             elif verdict is Verdict.AGAIN:
                 nodes.leave(origin)

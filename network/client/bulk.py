@@ -36,10 +36,12 @@ from ledgerd.network.client.errors import (
     TransactionInvalid,
 )
 from ledgerd.network.client.frames import Encoder, Frame
+from ledgerd.network.client.learning import NODES_PATH, take_nodes
 from ledgerd.network.client.nodes import Nodes
 from ledgerd.network.client.values import SAFE_METHODS, TRANSACTION_ID_HEADER, Answer, Call, says_committed
 
-NEWEST_NUMBER: Final = (1 << 53) - 1  # of the one frame that is no call's: it asks for the newest transaction
+NEWEST_NUMBER: Final = (1 << 53) - 1  # of a frame that is no call's: it asks for the newest transaction
+NODES_NUMBER: Final = NEWEST_NUMBER - 1  # and of the one that asks for the nodes
 IN_FLIGHT_BYTES_MAX: Final = 1 << 20  # of request frames not yet answered: less than a node buffers, so neither side ever blocks the other
 
 
@@ -72,6 +74,7 @@ class Bulk:
 
     __slots__ = (
         "_again",
+        "_answered",
         "_asked",
         "_call_headers",
         "_calls",
@@ -98,6 +101,7 @@ class Bulk:
         self._next = 0
         self._failed_rounds = 0
         self._asked = False  # for the newest transaction, on this connection
+        self._answered = False  # anything, by the node of this connection
         self._impostors: dict[str, str] = {}
         self._keys = make_keys
         wait = shared.budget.attempt_seconds - 1
@@ -136,6 +140,8 @@ class Bulk:
         flying, again, window = self._flying, self._again, self.window
         add = self._encoder.add
         frames: list[bytes] = []
+        if self._answered and self.nodes.should_learn(self.shared.clock()):
+            add(frames, NODES_NUMBER, "GET", NODES_PATH, {}, b"")
         in_flight_bytes = self._flying_bytes
         while len(flying) < window and in_flight_bytes < IN_FLIGHT_BYTES_MAX:
             item = again.popleft() if again else self._take()
@@ -175,6 +181,8 @@ class Bulk:
             if item is None:
                 if number == NEWEST_NUMBER:
                     stay = self._learn_newest(Received(status, headers, body)) and stay
+                elif number == NODES_NUMBER and status == 200:
+                    take_nodes(self.nodes, body)
                 continue  # a node that answers twice harms only itself
             answered_bytes += item.size
             if 200 <= status < 300 and status != 202:
@@ -188,6 +196,7 @@ class Bulk:
                 stay = self._unusual(item, Received(status, headers, body), results) and stay
         self._flying_bytes -= answered_bytes
         if newest is not None:
+            self._answered = True
             self._failed_rounds = 0
             self.nodes.saw(newest)
         return results, stay
@@ -240,7 +249,7 @@ class Bulk:
         results: list[tuple[int, Answer | ClientError]] = []
         items = sorted(self._flying.values(), key=lambda item: item.index)
         self._flying.clear()
-        self._asked = False
+        self._asked = self._answered = False
         self._flying_bytes = 0
         last = f"{origin}: {why.reason}"
         for item in items:
@@ -305,7 +314,7 @@ class Bulk:
             item.unsure = last
         invalid = TransactionInvalid(last, None) if code == "TransactionInvalid" else None
         self._repeat(item, last, results, invalid)
-        if verdict is Verdict.ELSEWHERE:
+        if verdict is Verdict.ELSEWHERE or "location" in received.headers:  # a node that has left the service says who goes on
             return not self.nodes.follow(received.headers.get("location", ""))
         return verdict is Verdict.PENDING or invalid is not None
 

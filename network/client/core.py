@@ -21,6 +21,7 @@ from ledgerd.network.client.attempts import STATUS_PATH, Attempting, Pause, Step
 from ledgerd.network.client.bulk import Bulk
 from ledgerd.network.client.errors import RetryBudgetExhausted, TransactionInvalid
 from ledgerd.network.client.identity import ALPN_HTTP, Credentials, ServiceIdentity, read_identity, tls_context
+from ledgerd.network.client.learning import learn_nodes
 from ledgerd.network.client.nodes import Nodes
 from ledgerd.network.client.trust import Line, Root
 from ledgerd.network.client.values import Answer, Budget, Call
@@ -64,6 +65,7 @@ class Core:
     ) -> Steps:
         """Submit a transaction; verify the receipt where one is asked for."""
         call = _call(method, path, body, headers)
+        yield from learn_nodes(self.nodes, self.shared)
         answer = yield from submission(call, self.nodes, self.shared, key=key, make_key=make_key, commit=commit or receipt, receipt=receipt)
         if receipt:
             carried = answer.receipt
@@ -74,7 +76,9 @@ class Core:
 
     def get(self, path: str, headers: Mapping[str, str] | None, *, committed: bool) -> Steps:
         """Read."""
-        return self._ask(_call("GET", path, b"", headers), committed=committed)
+        call = _call("GET", path, b"", headers)
+        yield from learn_nodes(self.nodes, self.shared)
+        return (yield from self._ask(call, committed=committed))
 
     def status(self, transaction_id: TransactionId | str) -> Steps:
         """Ask one node for a transaction's status; `status_of` reads the answer."""

@@ -133,6 +133,9 @@ class Cluster:
         self.member = make_identity("member0")
         self.user = make_identity("user0")
         self.start_options = start
+        self.latency = 0.0  # of peers' bytes and of disks, seconds
+        self.travelling: deque[tuple[float, Host, Event]] = deque()
+        self.watchers: list[Callable[[], bool]] = []  # called in every step; each says whether it did something
 
     # Building.
 
@@ -223,7 +226,7 @@ class Cluster:
         if isinstance(end, Client):
             end.received(data)
         elif end.alive and not self.cut(host, end):
-            end.inbox.append(boundary.Received(far, data))
+            self._arrive(end, boundary.Received(far, data))
 
     def close_stream(self, host: Host, stream: int) -> None:
         """End a stream at both of its ends."""
@@ -235,7 +238,14 @@ class Cluster:
             end.is_closed = True
         elif far in end.streams:
             del end.streams[far]
-            end.inbox.append(boundary.Closed(far))
+            self._arrive(end, boundary.Closed(far))
+
+    def _arrive(self, host: Host, event: Event) -> None:
+        """Give an event to a node, at once or after the latency; in order either way."""
+        if self.latency or self.travelling:
+            self.travelling.append((self.now + self.latency, host, event))
+        else:
+            host.inbox.append(event)
 
     # Running.
 
@@ -248,6 +258,11 @@ class Cluster:
     def step(self) -> bool:
         """Let every node that has something to do, do it; False if none had."""
         busy = False
+        while self.travelling and self.travelling[0][0] <= self.now:
+            _, host, event = self.travelling.popleft()
+            host.inbox.append(event)
+        for watcher in self.watchers:
+            busy |= watcher()
         for host in list(self.hosts.values()):
             if not host.alive:
                 continue
@@ -288,7 +303,7 @@ class Cluster:
             assert ready.first_seqno == len(host.entries) + 1, "entries are stored in order"
             host.entries.extend(ready.entries)
             if host.stores:
-                host.inbox.append(boundary.Stored(ready.generation, ready.view, len(host.entries)))
+                self._arrive(host, boundary.Stored(ready.generation, ready.view, len(host.entries)))
         if ready.committed is not None:
             host.committed = ready.committed
         for stream, data in (*ready.peer_bytes, *ready.client_bytes):

@@ -160,7 +160,7 @@ class RemovedNodesNeverStand(Consensus):
     """Nobody can lead when a removed node has the latest signed entries (premature retirement, CCF #5919, #5973)."""
 
     def _is_electable(self) -> bool:
-        return self._is_member()
+        return self.is_member
 
 
 PLANTED: tuple[type[Consensus], ...] = (

@@ -1,0 +1,233 @@
+"""Members' proposals at `/gov`: who asked for what is recorded as CCF does, and what is accepted is applied in the same entry.
+
+So far without ballots: where the genesis says that admission is automatic (for development), one active member's proposal is accepted
+at once; where it says `vote` none is, which the answer says. The actions are those of `governance.actions`.
+Not here: who signed (`enclave.auth`), what a node's leaving means afterwards (`enclave.leaving`).
+"""
+
+import base64
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any, Final, Protocol
+
+from cryptography import x509
+
+from ledgerd.enclave import leaving
+from ledgerd.enclave.auth import SIGNED_BY_MEMBER
+from ledgerd.enclave.endpoints import Context, Endpoint, Registry, Result
+from ledgerd.enclave.keys import CERTIFICATE_VALIDITY_DAYS, CLOCK_SLACK, at_milliseconds
+from ledgerd.enclave.kv import MapHandle
+from ledgerd.enclave.requests import JSON, Response
+from ledgerd.governance import actions, requests, tables
+from ledgerd.governance.actions import Action
+from ledgerd.governance.requests import SignedRequest
+from ledgerd.ledger.errors import FormatError, RequestError
+from ledgerd.ledger.ids import NodeId, Seqno
+
+API_VERSIONS: Final = ("2024-07-01",)
+
+Trust = Callable[[Context, NodeId, dict[str, Any], x509.CertificateSigningRequest, datetime, int | None], None]
+
+
+class Node(Protocol):
+    """What proposals ask of the node that they run on."""
+
+    @property
+    def now_ms(self) -> int: ...
+    @property
+    def committed_seqno(self) -> Seqno: ...
+    @property
+    def is_settled(self) -> bool: ...
+    @property
+    def live_nodes(self) -> frozenset[NodeId]: ...
+    @property
+    def root(self) -> bytes: ...
+    def log(self, level: str, text: str) -> None: ...
+
+
+class Proposals:
+    """`POST /gov/members/proposals:create`, and reading what was proposed."""
+
+    def __init__(self, node: Node, trust: Trust) -> None:
+        """Args: trust: writes that a waiting node is trusted; see `Admission.trust`."""
+        self._node = node
+        self._trust_node = trust
+
+    def add_to(self, registry: Registry) -> None:
+        """Add the endpoints."""
+        registry.add(Endpoint("POST", "/members/proposals:create", self._create, policies=(SIGNED_BY_MEMBER,)))
+        registry.add(Endpoint("GET", "/members/proposals", self._list))
+        registry.add(Endpoint("GET", "/members/proposals/{proposal_id}", self._one))
+        registry.add(Endpoint("GET", "/members/proposals/{proposal_id}/actions", self._actions))
+
+    # Reading.
+
+    def _list(self, context: Context) -> Result:
+        _check_version(context)
+        return {"value": [_shown(key.decode(), tables.decode(value)) for key, value in context.governance(tables.PROPOSALS_INFO).items()]}
+
+    def _one(self, context: Context) -> Result:
+        _check_version(context)
+        proposal_id = context.params["proposal_id"]
+        value = context.governance(tables.PROPOSALS_INFO).get(proposal_id.encode())
+        if value is None:
+            raise _not_found(proposal_id)
+        return _shown(proposal_id, tables.decode(value))
+
+    def _actions(self, context: Context) -> Result:
+        _check_version(context)
+        proposal_id = context.params["proposal_id"]
+        value = context.governance(tables.PROPOSALS).get(proposal_id.encode())
+        if value is None:
+            raise _not_found(proposal_id)
+        return Response(200, (), value, JSON)
+
+    # Proposing.
+
+    def _create(self, context: Context) -> Result:
+        _check_version(context)
+        caller = context.caller
+        assert caller is not None and caller.signed is not None, "the policy has found a signed request"
+        signed = caller.signed
+        if signed.kind != requests.PROPOSAL:
+            raise RequestError(401, "InvalidAuthenticationInfo", f"The request is signed as a {signed.kind}, not as a {requests.PROPOSAL}.")
+        settings = tables.decode(context.governance(tables.SETTINGS).get(tables.SINGLETON) or b"{}")
+        if settings.get("admission") != "automatic":
+            raise RequestError(
+                501,
+                "NotImplemented",
+                "In this service members decide by vote, and ballots are not built yet: nothing was proposed. "
+                "A service whose genesis says admission = automatic takes one member's word.",
+            )
+        if not self._node.is_settled:
+            raise RequestError(503, "PrimaryNotFound", "This primary is new and does not know yet who is there. Ask again.", _SOON)
+        proposal_id = sha256(self._node.root + signed.digest).hexdigest()
+        self._remember(context, signed, proposal_id)
+        try:
+            wanted = actions.read(signed.payload)
+        except FormatError as error:
+            raise RequestError(400, "ProposalFailedToValidate", f"Proposal failed to validate: {error}.") from None
+        before = leaving.trusted_nodes(context)
+        for action in wanted:
+            (self._remove if action.name == actions.REMOVE_NODE else self._trust)(context, action)
+        leaving.check_quorum(before, leaving.trusted_nodes(context), self._node.live_nodes)
+        info = {"proposer_id": caller.id, "state": tables.ACCEPTED, "ballots": {}, "final_votes": {}}
+        self._record(context, signed, proposal_id, info)
+        for action in wanted:
+            self._node.log("info", f"member {caller.id[:16]}... proposed {action.name} of node {action.node_id[:16]}..., accepted at once")
+        return _shown(proposal_id, info)
+
+    def _remember(self, context: Context, signed: SignedRequest, proposal_id: str) -> None:
+        """Refuse what was sent before, or could have been: the window of recent requests has a fixed size.
+
+        What has fallen out of the window is older than its median, so what is older than that cannot be told from a replay.
+        """
+        if signed.created_at > requests.CREATED_AT_MAX:
+            raise RequestError(400, "InvalidCreatedAt", f"created_at is at most {requests.CREATED_AT_MAX}, in seconds since 1970.")
+        recent = context.kv[tables.COSE_RECENT_PROPOSALS]
+        key = signed.replay_key
+        known = recent.get(key.encode())
+        if known is not None:
+            raise RequestError(400, "ProposalReplay", f"This very request was accepted before, as proposal {tables.decode(known)}.")
+        config = tables.decode(context.governance(tables.SERVICE_CONFIG).get(tables.SINGLETON) or b"{}")
+        window: int = config["recent_cose_proposals_window_size"]
+        keys = [name.decode() for name, _ in recent.items()]
+        if len(keys) >= window:
+            oldest = keys[len(keys) // 2].partition(":")[0]
+            if key.partition(":")[0] < oldest:
+                raise RequestError(
+                    400,
+                    "ProposalCreatedTooLongAgo",
+                    f"Among {window} recent proposals this is too old to be told from a replay: created_at must be at least {int(oldest)}. "
+                    "Sign it again.",
+                )
+        for name in keys[: max(0, len(keys) + 1 - window)]:
+            recent.delete(name.encode())
+        recent.set(key.encode(), tables.encode(proposal_id))
+
+    def _record(self, context: Context, signed: SignedRequest, proposal_id: str, info: dict[str, Any]) -> None:
+        """Keep the request for auditors; with a proposal that is decided, those decided before go: the ledger has them."""
+        proposals, infos = context.kv[tables.PROPOSALS], context.kv[tables.PROPOSALS_INFO]
+        for key, value in infos.items():
+            if tables.decode(value)["state"] != "Open":
+                infos.delete(key)
+                proposals.delete(key)
+        envelope = tables.encode(base64.b64encode(signed.envelope).decode())
+        context.kv[tables.COSE_HISTORY].set(signed.member_id.encode(), envelope)
+        proposals.set(proposal_id.encode(), signed.payload)
+        infos.set(proposal_id.encode(), tables.encode(info))
+
+    # Actions.
+
+    def _remove(self, context: Context, action: Action) -> None:
+        """A trusted node retires; one that waits is forgotten, and cannot ask again."""
+        records = context.kv[tables.NODE_INFO]
+        record = _record_of(records, action.node_id)
+        key = action.node_id.encode()
+        if record["status"] == tables.RETIRED:
+            raise RequestError(400, "NodeAlreadyRetired", f"Node {action.node_id} is retired already.")
+        if record["status"] == tables.PENDING:
+            records.delete(key)
+            context.kv[tables.FORMER_NODES].set(key, leaving.REMOVED)
+        else:
+            records.set(key, tables.encode({**record, "status": tables.RETIRED}))
+
+    def _trust(self, context: Context, action: Action) -> None:
+        records = context.kv[tables.NODE_INFO]
+        record = _record_of(records, action.node_id)
+        if record["status"] != tables.PENDING:
+            raise RequestError(400, "NodeNotPending", f"Node {action.node_id} does not wait for trust: it is {record['status']}.")
+        version = records.version_of(action.node_id.encode())
+        if version is None or version > self._node.committed_seqno:
+            raise RequestError(503, "NodeNotCommitted", "The record of that node's attestation is not committed yet. Ask again.", _SOON)
+        now = at_milliseconds(self._node.now_ms)
+        days = CERTIFICATE_VALIDITY_DAYS if action.days is None else action.days
+        begins = now if action.valid_from is None else action.valid_from
+        if days > CERTIFICATE_VALIDITY_DAYS or not now - timedelta(days=days) < begins <= now + CLOCK_SLACK:
+            raise RequestError(
+                400,
+                "ProposalFailedToValidate",
+                f"The certificate of node {action.node_id} must be valid now, and for at most {CERTIFICATE_VALIDITY_DAYS} days.",
+            )
+        request = x509.load_pem_x509_csr(record["certificate_signing_request"].encode())
+        self._trust_node(context, NodeId(action.node_id), record, request, begins, days)
+
+
+_SOON: Final = (("retry-after", "1"),)
+
+
+def _record_of(records: MapHandle, node_id: str) -> dict[str, Any]:
+    value = records.get(node_id.encode())
+    if value is None:
+        raise RequestError(400, "UnknownNode", f"There is no node {node_id}; /node/network/nodes lists all.")
+    record: dict[str, Any] = tables.decode(value)
+    return record
+
+
+def _shown(proposal_id: str, info: dict[str, Any]) -> dict[str, Any]:
+    """A proposal in CCF's shape."""
+    shown = {
+        "proposalId": proposal_id,
+        "proposerId": info["proposer_id"],
+        "proposalState": info["state"],
+        "ballotCount": len(info["ballots"]),
+    }
+    for key, name in (("final_votes", "finalVotes"), ("vote_failures", "voteFailures"), ("failure", "failure")):
+        if key in info:
+            shown[name] = info[key]
+    return shown
+
+
+def _not_found(proposal_id: str) -> RequestError:
+    text = f"There is no proposal {proposal_id[:64]}; of those that are decided only the last one is kept here, the ledger has all."
+    return RequestError(404, "ProposalNotFound", text)
+
+
+def _check_version(context: Context) -> None:
+    version = context.query.get("api-version")
+    known = ", ".join(API_VERSIONS)
+    if version is None:
+        raise RequestError(400, "MissingApiVersionParameter", f"The query parameter 'api-version' is missing; there are {known}.")
+    if version not in API_VERSIONS:
+        raise RequestError(400, "UnsupportedApiVersionValue", f"api-version {version[:32]!r} is not known; there are {known}.")

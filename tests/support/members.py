@@ -1,0 +1,37 @@
+"""What members do in tests: sign proposals and send them, in a `support.cluster.Cluster`."""
+
+from ledgerd.enclave.outbound import Answer
+from ledgerd.governance import actions, requests
+from ledgerd.governance.actions import REMOVE_NODE, TRUST_NODE, Action
+from ledgerd.ledger.ids import NodeId
+from support.cluster import Cluster, Host, Identity
+
+CREATE = "/gov/members/proposals:create?api-version=2024-07-01"
+SIGNED_AT = 1_800_000_000
+
+
+def envelope(identity: Identity, *wanted: Action, created_at: int = SIGNED_AT, kind: str = requests.PROPOSAL) -> bytes:
+    """A proposal, signed."""
+    return requests.sign(identity.key, identity.certificate, kind, actions.write(wanted), created_at=created_at)
+
+
+def send(cluster: Cluster, host: Host, body: bytes, path: str = CREATE, **headers: str) -> Answer:
+    """Send a signed request to a node and wait for the answer."""
+    client = cluster.client(host)
+    return client.ask("POST", path, body, **{"content_type": requests.CONTENT_TYPE, **headers})
+
+
+def retire(cluster: Cluster, host: Host, *nodes: Host | str, created_at: int = SIGNED_AT) -> Answer:
+    """Propose, at `host`, that these nodes leave."""
+    wanted = [Action(REMOVE_NODE, node if isinstance(node, str) else node_id(node)) for node in nodes]
+    return send(cluster, host, envelope(cluster.member, *wanted, created_at=created_at))
+
+
+def trust(cluster: Cluster, host: Host, node: str) -> Answer:
+    """Propose, at `host`, that this node is trusted."""
+    return send(cluster, host, envelope(cluster.member, Action(TRUST_NODE, node)))
+
+
+def node_id(host: Host) -> NodeId:
+    """Name of a node."""
+    return NodeId(host.notices["node_id"])
