@@ -90,7 +90,7 @@ class Enclave:
         self._app = app
         self._now = now
         self._clock = AttestedClock()
-        self._keys = NodeKeys()
+        self._keys: NodeKeys  # made when it is configured, which tells on which curve
         self._configuration: Configuration | None = None
         self._sessions: Sessions | None = None
         self._joining: Joining | None = None
@@ -286,6 +286,7 @@ class Enclave:
         try:
             configuration = configurations.parse(document)
             parse_roots(configuration.roots)
+            self._keys = NodeKeys(configuration.curve)
             self._digest = configuration_digest(configuration.relevant(self._service_public(configuration)))
         except LedgerdError as error:
             self._give_up(str(error))
@@ -304,7 +305,7 @@ class Enclave:
         """The key of the service that is started or joined: part of what PCR16 measures, so the first node makes it here already."""
         if configuration.join is not None:
             return spki_of(parse_certificate(configuration.join.service_certificate))
-        self._service_key = create_service_key()
+        self._service_key = create_service_key(configuration.curve)
         return spki(self._service_key.public_key())
 
     def _attested(self, result: Any) -> None:
