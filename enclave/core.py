@@ -35,7 +35,6 @@ from ledgerd.enclave.boundary import (
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.configuration import Configuration
 from ledgerd.enclave.genesis import genesis_writes, node_record
-from ledgerd.enclave.group_commit import RunTogether
 from ledgerd.enclave.http import Limits
 from ledgerd.enclave.join_policy import record_of
 from ledgerd.enclave.joining import Admitted, Joining, spki_of
@@ -81,7 +80,6 @@ class Enclave:
     """One node's enclave.
 
     Attributes:
-        run_together: Runs short computations at once and returns all their results; one after the other unless the runtime has threads.
         traffic: What passes the link to the host; the runtime counts.
     """
 
@@ -111,7 +109,6 @@ class Enclave:
         self._ready = Ready()
         self._closing: list[int] = []
         self._next_sweep = now
-        self.run_together: RunTogether = lambda works: [work() for work in works]
         self.traffic = Traffic()
 
     # What the runtime calls.
