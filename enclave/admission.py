@@ -132,7 +132,7 @@ class Admission:
         self._redirect_to_primary(context, "/node/join")
         request = _JoinRequest(context.request.body)
         try:
-            key = _checked_key(request)
+            key = _checked_key(request, self._node.configuration.curve)
             verdict = self._attest(context, request, spki(key))
             _check_signed(request)
         except (AttestationError, PeerError) as error:
@@ -266,11 +266,15 @@ class Admission:
         }
 
 
-def _checked_key(request: "_JoinRequest") -> ec.EllipticCurvePublicKey:
+def _checked_key(request: "_JoinRequest", curve: str) -> ec.EllipticCurvePublicKey:
     """The key that the certificate request names, which must be the attested one, and is if the evidence verifies."""
     key = request.requested_key
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
-        raise PeerError("the certificate request is not for a key on P-384; nodes have P-384 identity keys")
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != curve:
+        found = key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else "no elliptic curve"
+        raise PeerError(
+            f"certificate request refused by rule 'curve': its key is on {found}, this service and its nodes have their keys on {curve}; "
+            "a node takes the curve from the service certificate that it joins by, so give it this service's"
+        )
     return key
 
 

@@ -10,12 +10,13 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ledgerd.enclave.keys import CURVES, curve_of, parse_certificate
 from ledgerd.enclave.kms import settings
 from ledgerd.enclave.kms.settings import PublicNameSettings
 from ledgerd.ledger import cbor
 from ledgerd.ledger.attestation.measurement import configuration_digest
 from ledgerd.ledger.attestation.roots import parse_roots
-from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.ledger.errors import ConfigurationError, FormatError
 
 PROTOCOL_VERSION: Final = 1
 DOCUMENT_SIZE_BYTES_MAX: Final = 4 << 20  # a constitution and a few hundred certificates
@@ -71,7 +72,11 @@ class JoinConfiguration:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """One node's configuration, complete. Exactly one of `start` and `join` is there."""
+    """One node's configuration, complete. Exactly one of `start` and `join` is there.
+
+    Attributes:
+        curve: Of the service's key and its nodes' keys, one of `keys.CURVES`. A joiner takes it from the certificate of the service.
+    """
 
     rpc: Address
     peer: Address
@@ -83,6 +88,7 @@ class Configuration:
     heartbeat_seconds: float
     election_timeout_seconds: float
     roots: tuple[str, ...]
+    curve: str
     start: StartConfiguration | None
     join: JoinConfiguration | None
     public_name: PublicNameSettings | None = None
@@ -91,12 +97,13 @@ class Configuration:
         """The part that peers rely on, as sent to the verifier, who recomputes its digest.
 
         Args:
-            service_public_key: DER SubjectPublicKeyInfo of the service that is started or joined; b"" before there is one.
+            service_public_key: DER SubjectPublicKeyInfo of the service that is started or joined.
         Raises: ConfigurationError: A root is not one PEM certificate.
         """
         return {
             "roots": sorted({root.fingerprint for root in parse_roots(self.roots)}),
             "service": hashlib.sha256(service_public_key).hexdigest(),
+            "curve": self.curve,
             "heartbeat_ms": round(self.heartbeat_seconds * 1000),
             "election_timeout_ms": round(self.election_timeout_seconds * 1000),
             "body_bytes": self.body_size_bytes_max,
@@ -178,6 +185,8 @@ def parse(document: bytes) -> Configuration:
     election = _number(consensus, "election_timeout_ms", 10, 600_000) / 1000
     if election < 2 * heartbeat:
         raise ConfigurationError("consensus.election_timeout_ms must be at least twice heartbeat_ms, or healthy primaries are deposed")
+    start = _start(_get(root, "start", dict)) if mode == "start" else None
+    join = _join(_get(root, "join", dict)) if mode == "join" else None
     return Configuration(
         rpc=_address(node, "rpc"),
         peer=_address(node, "peer"),
@@ -189,8 +198,9 @@ def parse(document: bytes) -> Configuration:
         heartbeat_seconds=heartbeat,
         election_timeout_seconds=election,
         roots=_strings(consortium, "roots"),
-        start=_start(_get(root, "start", dict)) if mode == "start" else None,
-        join=_join(_get(root, "join", dict)) if mode == "join" else None,
+        curve=_chosen_curve(_get(root, "start", dict)) if join is None else _curve_of_service(join),
+        start=start,
+        join=join,
         public_name=None if root.get("public_name") is None else settings.read(_get(root, "public_name", dict)),
     )
 
@@ -212,6 +222,20 @@ def _start(section: dict[str, Any]) -> StartConfiguration:
         open_at_nodes=None if nodes is None else _number(section, "open_at_nodes", 1, 1000),
         application_policy=policy,
     )
+
+
+def _chosen_curve(start: dict[str, Any]) -> str:
+    curve: str = _get(start, "curve", str)
+    if curve not in CURVES:
+        raise ConfigurationError(f"start.curve is {curve[:64]!r}; it must be {' or '.join(CURVES)}")
+    return curve
+
+
+def _curve_of_service(join: JoinConfiguration) -> str:
+    try:
+        return curve_of(parse_certificate(join.service_certificate))
+    except FormatError as error:
+        raise ConfigurationError(f"join.service_certificate is {error}; copy service_cert.pem from a node of the service") from None
 
 
 def _join(section: dict[str, Any]) -> JoinConfiguration:

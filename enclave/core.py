@@ -35,7 +35,6 @@ from ledgerd.enclave.boundary import (
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.configuration import Configuration
 from ledgerd.enclave.genesis import genesis_writes, node_record
-from ledgerd.enclave.group_commit import RunTogether
 from ledgerd.enclave.http import Limits
 from ledgerd.enclave.join_policy import record_of
 from ledgerd.enclave.joining import Admitted, Joining, spki_of
@@ -82,7 +81,6 @@ class Enclave:
     """One node's enclave.
 
     Attributes:
-        run_together: Runs short computations at once and returns all their results; one after the other unless the runtime has threads.
         traffic: What passes the link to the host; the runtime counts.
     """
 
@@ -91,7 +89,7 @@ class Enclave:
         self._app = app
         self._now = now
         self._clock = AttestedClock()
-        self._keys = NodeKeys()
+        self._keys: NodeKeys  # made when it is configured, which tells on which curve
         self._configuration: Configuration | None = None
         self._sessions: Sessions | None = None
         self._joining: Joining | None = None
@@ -113,7 +111,6 @@ class Enclave:
         self._closing: list[int] = []
         self._next_sweep = now
         self._stops_at: float | None = None
-        self.run_together: RunTogether = lambda works: [work() for work in works]
         self.traffic = Traffic()
 
     # What the runtime calls.
@@ -297,6 +294,7 @@ class Enclave:
         try:
             configuration = configurations.parse(document)
             parse_roots(configuration.roots)
+            self._keys = NodeKeys(configuration.curve)
             self._digest = configuration_digest(configuration.relevant(self._service_public(configuration)))
         except LedgerdError as error:
             self._give_up(str(error))
@@ -315,7 +313,7 @@ class Enclave:
         """The key of the service that is started or joined: part of what PCR16 measures, so the first node makes it here already."""
         if configuration.join is not None:
             return spki_of(parse_certificate(configuration.join.service_certificate))
-        self._service_key = create_service_key()
+        self._service_key = create_service_key(configuration.curve)
         return spki(self._service_key.public_key())
 
     def _attested(self, result: Any) -> None:

@@ -7,6 +7,7 @@ Not here: sealing entries (`ledger.entry`), signing roots (`ledger.cose`, `ledge
 
 import hashlib
 import ipaddress
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -24,12 +25,18 @@ from cryptography.x509.oid import NameOID
 from nacl.public import PrivateKey
 
 from ledgerd.enclave.entropy import random_bytes
-from ledgerd.ledger.errors import FormatError, PeerError
+from ledgerd.ledger.errors import ConfigurationError, FormatError, PeerError
 from ledgerd.ledger.ids import NodeId
 
 CERTIFICATE_VALIDITY_DAYS: Final = 365  # CCF's cap; renewal is by proposal
 CLOCK_SLACK: Final = timedelta(hours=1)  # clients whose clock is behind still accept a new certificate
 LEDGER_SECRET_SIZE_BYTES: Final = 32
+
+CURVES: Final[Mapping[str, tuple[ec.EllipticCurve, hashes.SHA256 | hashes.SHA384]]] = {
+    "secp256r1": (ec.SECP256R1(), hashes.SHA256()),
+    "secp384r1": (ec.SECP384R1(), hashes.SHA384()),
+}
+"""What a service may choose for its own key and those of its nodes, and the hash with which such a key signs certificates."""
 
 
 def spki(key: ec.EllipticCurvePublicKey) -> bytes:
@@ -43,12 +50,13 @@ def node_id_of(public_key: bytes) -> NodeId:
 
 
 class NodeKeys:
-    """A node's identity key (P-384) and encryption key (X25519). Both die with the enclave."""
+    """A node's identity key, on the curve that its service chose, and encryption key (X25519). Both die with the enclave."""
 
     __slots__ = ("encryption", "encryption_public", "id", "identity", "public")
 
-    def __init__(self) -> None:
-        self.identity = ec.generate_private_key(ec.SECP384R1())
+    def __init__(self, curve: str) -> None:
+        """Args: curve: One of `CURVES`."""
+        self.identity = ec.generate_private_key(CURVES[curve][0])
         self.public = spki(self.identity.public_key())
         self.id = node_id_of(self.public)
         self.encryption = PrivateKey.generate()
@@ -63,7 +71,7 @@ class NodeKeys:
             x509.CertificateSigningRequestBuilder()
             .subject_name(_name("ledgerd Node"))
             .add_extension(_alternative_names(names), critical=False)
-            .sign(self.identity, hashes.SHA384())
+            .sign(self.identity, _hash_of(self.identity))
         )
 
     def self_signed_certificate(self, names: tuple[str, ...], at: datetime) -> x509.Certificate:
@@ -80,7 +88,7 @@ class NodeKeys:
 
 
 class ServiceKeys:
-    """The service's identity key (P-384) and its self-signed certificate. Held by trusted nodes only."""
+    """The service's identity key, on the curve that it chose, and its self-signed certificate. Held by trusted nodes only."""
 
     __slots__ = ("certificate", "certificate_pem", "identity", "public")
 
@@ -115,9 +123,23 @@ class ServiceKeys:
         return self.identity.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
-def create_service_key() -> ec.EllipticCurvePrivateKey:
-    """Make the key of a new service. Called once in the life of a service, by its first node."""
-    return ec.generate_private_key(ec.SECP384R1())
+def create_service_key(curve: str) -> ec.EllipticCurvePrivateKey:
+    """Make the key of a new service, on one of `CURVES`. Called once in the life of a service, by its first node."""
+    return ec.generate_private_key(CURVES[curve][0])
+
+
+def curve_of(certificate: x509.Certificate) -> str:
+    """Name of the curve of a service's key, which is that of its nodes' keys, too.
+
+    Raises: ConfigurationError: The key is on none of `CURVES`, so this is no service's certificate.
+    """
+    try:
+        key = certificate.public_key()
+    except Exception:  # the library's list of what it raises for strange keys is long
+        key = None
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in CURVES:
+        return key.curve.name
+    raise ConfigurationError(f"the service certificate has no key on {' or '.join(CURVES)}; is it a service's?")
 
 
 def create_service_keys(identity: ec.EllipticCurvePrivateKey, at: datetime) -> ServiceKeys:
@@ -200,7 +222,11 @@ def _certificate(
     )
     if names is not None:
         builder = builder.add_extension(names, critical=False)
-    return builder.sign(issuer_key, hashes.SHA384())
+    return builder.sign(issuer_key, _hash_of(issuer_key))
+
+
+def _hash_of(key: ec.EllipticCurvePrivateKey) -> hashes.SHA256 | hashes.SHA384:
+    return CURVES[key.curve.name][1]
 
 
 def _name(common_name: str) -> x509.Name:

@@ -27,7 +27,7 @@ from ledgerd.enclave.endpoints import Deferred, Registry
 from ledgerd.enclave.entropy import jitter
 from ledgerd.enclave.execution import Executor
 from ledgerd.enclave.frontend import ATTESTATION, RECEIPT, Frontend, attestation_object
-from ledgerd.enclave.group_commit import GroupCommit, RunTogether
+from ledgerd.enclave.group_commit import GroupCommit
 from ledgerd.enclave.idempotency import MAP as IDEMPOTENCY_MAP
 from ledgerd.enclave.idempotency import WINDOW_ENTRIES
 from ledgerd.enclave.keys import NodeKeys, ServiceKeys
@@ -68,10 +68,6 @@ class Services(Protocol):
     @property
     def traffic(self) -> Traffic:
         """What passes the link to the host."""
-
-    @property
-    def run_together(self) -> RunTogether:
-        """Runs short computations at once and returns all their results."""
 
 
 class Serving:
@@ -420,7 +416,7 @@ class Serving:
         consensus, history = self._consensus, self._replica.history
         if consensus.role is Role.PRIMARY and self._group_commit.is_due(history, consensus.commit_seqno, self._now):
             now_seconds = self.status.now_ms // 1000
-            writes, record = self._group_commit.sign(consensus.view, history, self._now, now_seconds, self._services.run_together)
+            writes, record = self._group_commit.sign(consensus.view, history, self._now, now_seconds)
             self._apply_and_propose(writes, record)
 
     def _verify(self) -> None:

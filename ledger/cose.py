@@ -136,7 +136,7 @@ def algorithm_of(key: ec.EllipticCurvePublicKey) -> int:
     """Return the COSE algorithm number that belongs to a key's curve."""
     number = _ALGORITHM_OF_CURVE.get(key.curve.name)
     if number is None:
-        raise UsageError(f"no COSE algorithm for keys on {key.curve.name}; use P-384")
+        raise UsageError(f"no COSE algorithm for keys on {key.curve.name}; use P-256 or P-384")
     return number
 
 

@@ -94,7 +94,7 @@ def parse(writes: Mapping[str, Mapping[bytes, bytes | None]]) -> Signature | Non
 
 
 def sign_raw(key: ec.EllipticCurvePrivateKey, root: bytes) -> bytes:
-    """Sign a 32-byte root with a node's key; returns DER. One call, for a worker thread."""
+    """Sign a 32-byte root with a node's key; returns DER."""
     return key.sign(root, _PREHASHED)
 
 

@@ -32,6 +32,7 @@ _PCR: Final = re.compile(r"[0-9a-fA-F]{96}")
 _ENCLAVE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 CID_MAX: Final = (1 << 32) - 2  # the last number is the wildcard, for ports too
 LAUNCHERS: Final = ("process", "vm", "nitro")
+CURVES: Final = ("secp256r1", "secp384r1")  # the first is the default: docs/adr/0009
 _NAMES: Final = {"process": "process", "vm": "virtual machine"}
 _IN_IMAGE: Final = "the application is in the image"
 _PEM: Final = "-----BEGIN "
@@ -73,6 +74,7 @@ class StartConfig:
     Attributes:
         measurements: Enclaves that may join; None for those measured like this node's own.
         open_at_nodes: Open by itself with so many trusted nodes; None for a vote.
+        curve: Of the service's key and of every node's, one of `CURVES`.
     """
 
     members: tuple[Party, ...]
@@ -83,6 +85,7 @@ class StartConfig:
     open_at_nodes: int | None = None
     application_policy: str = "user_cert"
     service_subject: str = "CN=ledgerd Service"
+    curve: str = CURVES[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +315,7 @@ def _start(section: "_Section") -> StartConfig:
         open_at_nodes=section.number("open_at_nodes", 1, 1, 1_000) if section.has("open_at_nodes") else None,
         application_policy=section.choice("application_policy", "user_cert", ("user_cert", "open")),
         service_subject=section.text("service_subject", default="CN=ledgerd Service"),
+        curve=section.choice("curve", CURVES[0], CURVES),
     )
     section.refuse_unknown()
     return config
@@ -550,6 +554,7 @@ def enclave_document(
             "open_at_nodes": start.open_at_nodes,
             "application_policy": start.application_policy,
             "service_subject": start.service_subject,
+            "curve": start.curve,
         }
     if config.join is not None:
         document["join"] = {

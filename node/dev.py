@@ -30,7 +30,7 @@ from cryptography.x509.oid import NameOID
 
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
 from ledgerd.node.child import dies_with_us
-from ledgerd.node.config import VM_MEMORY_MB_DEFAULT, VM_QEMU_DEFAULT, Measurement, VmConfig
+from ledgerd.node.config import CURVES, VM_MEMORY_MB_DEFAULT, VM_QEMU_DEFAULT, Measurement, VmConfig
 from ledgerd.node.measure import check_application, measure
 
 HOST: Final = "127.0.0.1"
@@ -66,6 +66,7 @@ class DevOptions(NamedTuple):
         command: Run by the shell when the service is open; None runs until told to stop.
         launcher: `process` or `vm`.
         image: For virtual machines: an EIF file in place of one that is made of the application; `app` is then what it holds.
+        curve: Of the service's key and its nodes', one of `config.CURVES`.
     """
 
     nodes: int
@@ -76,6 +77,7 @@ class DevOptions(NamedTuple):
     command: str | None
     launcher: str = "process"
     image: Path | None = None
+    curve: str = CURVES[0]
 
 
 class Opened(NamedTuple):
@@ -304,6 +306,7 @@ def _configuration(options: DevOptions, number: int, target: str | None) -> str:
         'admission = "automatic"',
         f"open_at_nodes = {options.nodes}",
         f'application_policy = "{"open" if options.anybody else "user_cert"}"',
+        f'curve = "{options.curve}"',
     ]
     for kind, names in (("members", MEMBERS), ("users", USERS)):
         for name in names:

@@ -65,7 +65,6 @@ def main(arguments: list[str], make_core: Callable[[Any, float], Any] | None = N
     for level, text in found:
         core.log(level, text)
     workers = Workers(nsm)
-    core.run_together = workers.run_together
     core.traffic = link.traffic
     gc.collect()
     gc.freeze()

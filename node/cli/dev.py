@@ -48,6 +48,13 @@ _ENCLAVES: Final = {"process": "processes", "vm": "virtual machines"}
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="For --launcher vm: an EIF file that has --app in it.  [default: one is built, and kept]",
 )
+@click.option(
+    "--curve",
+    type=click.Choice(["secp256r1", "secp384r1"]),
+    default="secp256r1",
+    show_default=True,
+    help="Of the service's key and its nodes'.",
+)
 @click.option("--anybody", is_flag=True, help="Let callers without a certificate use the application.")
 @click.option(
     "--exec", "to_run", metavar="COMMAND", help="Run this when the service is open, then stop everything and exit with its status."
@@ -60,6 +67,7 @@ def dev(
     app: str,
     launcher: str,
     image: Path | None,
+    curve: str,
     anybody: bool,
     to_run: str | None,
 ) -> None:
@@ -94,7 +102,7 @@ def dev(
             opened_after = f"{len(service.urls)} nodes open after {service.seconds:.1f} s"
             output.note(f"ledgerd dev: {opened_after}, attestation SIMULATED, primary {service.primary}")
 
-    options = DevOptions(nodes, directory, port, app, anybody, to_run, launcher, image)
+    options = DevOptions(nodes, directory, port, app, anybody, to_run, launcher, image, curve)
     status = run_dev(options, opened, lambda text: output.note(f"ledgerd dev: {text}"))
     raise Ended(status)
 

@@ -176,6 +176,15 @@ def test_documents_for_anybody_are_bounded_and_the_rest_hear_that_the_node_is_bu
     assert client.got[-1][0] == 200, "and it is not busy for ever"
 
 
+def test_transactions_commit_while_the_security_module_is_kept_busy(single: tuple[Cluster, Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, host = single
+    monkeypatch.setattr(host.enclave, "jobs", list)  # nothing that is asked of it, or verified, ever ends
+    asking = Pipeline(cluster, host)
+    asking.send(*[("GET", f"/node/attestations/self?nonce={'00' * 32}", {}, b"")] * DOCUMENTS_MAX)
+    assert cluster.client(host).ask("PUT", "/app/records/k", b"v", prefer="committed").status == 204
+    assert asking.got == []
+
+
 def test_receipts_from_the_disk_are_bounded_while_the_host_does_not_answer(single: tuple[Cluster, Host]) -> None:
     cluster, host = single
     transaction = cluster.client(host).ask("PUT", "/app/records/k", b"v", prefer="committed").headers[ID]

@@ -5,12 +5,14 @@ import json
 
 import cbor2
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledgerd.apps.logging import app
 from ledgerd.enclave import boundary
 from ledgerd.enclave.admission import NONCE_LIFETIME_SECONDS
 from ledgerd.enclave.configuration import service_digest
 from ledgerd.enclave.core import Enclave
+from ledgerd.enclave.keys import NodeKeys
 from ledgerd.enclave.nsm import attestation, extend_pcr, lock_pcr, measure_configuration
 from ledgerd.governance import tables
 from ledgerd.ledger.attestation.measurement import configuration_digest, configuration_pcr
@@ -75,6 +77,29 @@ def test_a_node_with_other_limits_does_not_join_and_says_which() -> None:
     cluster.start(1)
     joiner = cluster.join("n1", configuration={"consensus": {"heartbeat_ms": 50, "election_timeout_ms": 1000}})
     assert "differs from this node's in heartbeat_ms" in refusal(cluster, joiner)
+
+
+def test_a_joiner_with_another_curve_is_refused_by_both_sides_by_rule(
+    recorded: tuple[Cluster, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must be another program that has one: ours takes it from the certificate that it pins."""
+    cluster, body = recorded
+    client = cluster.client(cluster.hosts["n0"])
+    request = {**json.loads(body), "nonce": json.loads(client.ask("POST", "/node/join/nonce").body)["nonce"]}
+    request["configuration"] = {**request["configuration"], "curve": "secp384r1"}
+    message = json.loads(client.ask("POST", "/node/join", json.dumps(request).encode()).body)["error"]["message"]
+    assert "rule 'configuration': the joiner's differs from this service's in curve" in message
+    monkeypatch.setattr("ledgerd.enclave.configuration.curve_of", lambda certificate: "secp384r1")
+    assert "rule 'configuration'" in refusal(cluster, cluster.join("n2"))
+    assert "differs from this node's in curve" in cluster.hosts["n2"].notices["refused"]
+    # Nor does it help to say what the service says, with a key on the other curve.
+    node = NodeKeys("secp384r1")
+    request["nonce"] = json.loads(client.ask("POST", "/node/join/nonce").body)["nonce"]
+    request["configuration"] = json.loads(body)["configuration"]
+    request["certificate_signing_request"] = node.certificate_request(("localhost",)).public_bytes(Encoding.PEM).decode()
+    answer = client.ask("POST", "/node/join", json.dumps(request).encode())
+    assert answer.status == 401
+    assert "rule 'curve': its key is on secp384r1" in json.loads(answer.body)["error"]["message"]
 
 
 def test_a_node_that_asks_with_another_configuration_is_refused_by_the_service_and_told_which(recorded: tuple[Cluster, bytes]) -> None:

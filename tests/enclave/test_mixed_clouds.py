@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from nacl.public import PrivateKey, SealedBox
 
 from ledgerd.apps.logging import app
 from ledgerd.enclave.configuration import binding_digest
 from ledgerd.enclave.genesis import genesis_writes
+from ledgerd.enclave.keys import CURVES
 from ledgerd.enclave.outbound import Answer
 from ledgerd.governance import tables
 from ledgerd.ledger import cbor
@@ -41,10 +42,11 @@ ENDORSED: WriteSet = {
 class Guest:
     """A node on SEV-SNP, as far as admission sees one."""
 
-    def __init__(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, curve: str) -> None:
         self.cluster = cluster
         self.client = cluster.client(cluster.hosts["n0"])
-        self.identity = ec.generate_private_key(ec.SECP384R1())
+        self.identity = ec.generate_private_key(CURVES[curve][0])
+        self.hash = CURVES[curve][1]
         self.public_key = self.identity.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self.box = PrivateKey.generate()
         self.accept: Callable[[ForgedReport], None] = lambda forged: monkeypatch.setattr(snp_policy, "AMD_ARKS", forged.arks)
@@ -59,7 +61,7 @@ class Guest:
         bound = report_data(self.public_key, nonce, binding_digest(self.configuration, encryption_key))
         forged = forge_report(**{"report_data": bound, **fields})
         self.accept(forged)
-        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(self.identity, hashes.SHA384())
+        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(self.identity, self.hash)
         quote_info = {
             "format": "AMD_SEV_SNP_v1",
             "quote": base64.b64encode(forged.report).decode(),
@@ -94,11 +96,11 @@ class Guest:
 def guest_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[WriteSet], Guest]:
     """Makes a service on Nitro whose genesis has these rows, and a guest that knows it."""
 
-    def make(rows: WriteSet) -> Guest:
+    def make(rows: WriteSet, curve: str = "secp256r1") -> Guest:
         monkeypatch.setattr("ledgerd.enclave.core.genesis_writes", lambda *arguments: {**genesis_writes(*arguments), **rows})
         cluster = Cluster(app)
-        cluster.start(1)
-        return Guest(cluster, monkeypatch)
+        cluster.start(1, curve=curve)
+        return Guest(cluster, monkeypatch, curve)
 
     return make
 
@@ -171,15 +173,21 @@ def test_a_row_that_cannot_be_read_admits_nobody_and_says_so(guest_of: Callable[
     assert "TCB version of Milan" in json.loads(answer.body)["error"]["message"]
 
 
-def test_the_certificate_request_must_be_signed_by_its_own_key_which_is_on_p384(guest_of: Callable[[WriteSet], Guest]) -> None:
-    guest = guest_of(ACCEPTING)
+@pytest.mark.parametrize(("curve", "another"), [("secp256r1", "secp384r1"), ("secp384r1", "secp256r1")])
+def test_the_certificate_request_must_be_signed_by_its_own_key_which_is_on_the_services_curve(
+    guest_of: Callable[..., Guest], curve: str, another: str
+) -> None:
+    guest = guest_of(ACCEPTING, curve)
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    signed = builder.sign(guest.identity, hashes.SHA384()).public_bytes(Encoding.DER)
-    other = builder.sign(guest.identity, hashes.SHA384())
+    signed = builder.sign(guest.identity, guest.hash).public_bytes(Encoding.DER)
+    other = builder.sign(guest.identity, guest.hash)
     changed = x509.load_der_x509_csr(signed[:-1] + bytes((signed[-1] ^ 1,))).public_bytes(Encoding.PEM).decode()
     assert "not signed by its own key" in guest.refused(change={"certificate_signing_request": changed})
     assert guest.ask(change={"certificate_signing_request": other.public_bytes(Encoding.PEM).decode()}).status == 200
-    small = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.PEM).decode()
-    assert "P-384" in guest.refused(change={"certificate_signing_request": small})
-    foreign = builder.sign(ec.generate_private_key(ec.SECP384R1()), hashes.SHA384()).public_bytes(Encoding.PEM).decode()
+    strange = builder.sign(ec.generate_private_key(CURVES[another][0]), CURVES[another][1]).public_bytes(Encoding.PEM).decode()
+    told = guest.refused(change={"certificate_signing_request": strange})
+    assert f"refused by rule 'curve': its key is on {another}, this service and its nodes have their keys on {curve}" in told
+    rsa_key = builder.sign(rsa.generate_private_key(65537, 2048), hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+    assert "rule 'curve': its key is on no elliptic curve" in guest.refused(change={"certificate_signing_request": rsa_key})
+    foreign = builder.sign(ec.generate_private_key(CURVES[curve][0]), guest.hash).public_bytes(Encoding.PEM).decode()
     assert "rule 'public_key'" in guest.refused(change={"certificate_signing_request": foreign})

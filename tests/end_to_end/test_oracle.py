@@ -1,4 +1,4 @@
-"""CCF's own package, which we did not write, verifies what a running service wrote and answered, and refuses it once changed.
+"""CCF's own package, which we did not write, verifies what a running service of each curve wrote and answered, and refuses it once changed.
 
 The service has lost its primary, so its ledger has two views. It is exported by the command line while its nodes run. What the oracle must
 report is stated from the answers of the service and the entries on its disks; an oracle that verifies nothing would fail.
@@ -17,7 +17,7 @@ import pytest
 
 from ledgerd.ledger.entry import read_public
 from ledgerd.ledger.errors import FormatError, IntegrityError
-from ledgerd.ledger.receipt import verify_json
+from ledgerd.ledger.receipt import load_certificate, public_key, verify_json
 from support.ccf_oracle import Oracle
 from support.entry_fields import fields_of_chunk
 from support.https import Answer, Request
@@ -80,9 +80,10 @@ class Answered:
         return ["2.1", *(names[at] for names in views for at in (0, -1))]
 
 
-@pytest.fixture(scope="module")
-def answered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answered]:
-    with Service(tmp_path_factory.mktemp("oracle")) as service:
+@pytest.fixture(scope="module", params=["secp256r1", "secp384r1"])
+def answered(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Answered]:
+    with Service(tmp_path_factory.mktemp("oracle"), curve=request.param) as service:
+        assert public_key(load_certificate(service.certificate.read_bytes())).curve.name == request.param
         yield Answered(service)
 
 

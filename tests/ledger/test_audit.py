@@ -19,7 +19,7 @@ from ledgerd.ledger.ids import Seqno, TransactionId, View
 from ledgerd.ledger.merkle import serialise_tree
 from ledgerd.ledger.receipt import key_der
 from support.entry_fields import Field, fields_of_chunk, fields_of_entry
-from support.ledgers import ISSUED_AT, NODES_CERTIFICATES, NODES_INFO, SERVICE_INFO, SINGLETON, Node, Service, certify
+from support.ledgers import CURVES, ISSUED_AT, NODES_CERTIFICATES, NODES_INFO, SERVICE_INFO, SINGLETON, Node, Service, certify, confuse
 from support.vectors import vectors
 
 REFUSED = (IntegrityError, FormatError)
@@ -120,9 +120,9 @@ def test_chunks_that_ccf_wrote_are_rebuilt_byte_for_byte() -> None:
             assert chunks.build(list(chunks.parse(data, parsed)), closed=parsed.last is not None) == data
 
 
-@pytest.fixture(scope="module")
-def service() -> Service:
-    made = Service()
+@pytest.fixture(scope="module", params=CURVES)
+def service(request: pytest.FixtureRequest) -> Service:
+    made = Service(curve=request.param)
     made.genesis()
     made.open()
     for number in range(6):
@@ -131,6 +131,31 @@ def service() -> Service:
     made.write({"records": {b"key": b"more"}})
     made.sign()
     return made
+
+
+@pytest.mark.parametrize("curve", CURVES)
+def test_a_ledger_whose_service_signed_under_another_curves_algorithm_is_refused(curve: str) -> None:
+    service = Service(curve=curve)
+    service.genesis()
+    service.write({"public:records": {b"key": b"value"}})
+    root = service.frontier.root()
+    signed = cose.sign_root(service.key, root, 2, service.seqno + 1, "service.example.com", "ledger.signature", ISSUED_AT)
+    assert audit(service.entries, service.certificate).result().anchored
+    service.sign(cose=cose.encode(confuse(cose.decode(signed), service.key, root)))
+    with pytest.raises(IntegrityError, match=rf"but the key is on {curve}"):
+        audit(service.entries, service.certificate)
+
+
+@pytest.mark.parametrize("curve", CURVES)
+def test_a_node_may_have_its_key_on_the_other_curve_as_far_as_an_auditor_is_concerned(curve: str) -> None:
+    """CCF's nodes may; that ours do not is for admission to see. What each key signs is judged by that key's own curve."""
+    service = Service(curve=curve)
+    other = Service(curve=next(name for name in CURVES if name != curve))
+    service.node.key = other.node.key
+    service.node.id = other.node.id
+    service.node.certificate = certify("Test Node", other.node.key.public_key(), "Test Service", service.key, authority=False)
+    service.genesis()
+    assert audit(service.entries, service.certificate).result().anchored
 
 
 def test_our_own_ledger_verifies(service: Service) -> None:

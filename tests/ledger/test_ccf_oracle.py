@@ -18,7 +18,7 @@ from ledgerd.ledger.entry import read_public
 from ledgerd.ledger.receipt import Leaf, build_cose, build_json
 from support.ccf_oracle import Oracle
 from support.entry_fields import fields_of_chunk
-from support.ledgers import Service
+from support.ledgers import CURVES, Service
 from support.oracles import made_oracle
 
 CLAIMS = b"\xcc" * 32
@@ -33,9 +33,9 @@ def oracle(request: pytest.FixtureRequest) -> Iterator[Oracle]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def service() -> Service:
-    made = Service()
+@pytest.fixture(scope="module", params=CURVES)
+def service(request: pytest.FixtureRequest) -> Service:
+    made = Service(curve=request.param)
     made.genesis()
     made.open()
     for number in range(40):
@@ -110,7 +110,7 @@ def test_a_json_receipt_verifies_and_a_changed_one_does_not(oracle: Oracle, serv
     assert oracle.receipt(receipt, service.certificate) == {"ok": True, "error": None}
     for other in changed(receipt):
         assert not oracle.receipt(other, service.certificate)["ok"], other
-    assert not oracle.receipt(receipt, Service().certificate)["ok"]
+    assert not oracle.receipt(receipt, Service(curve=service.key.curve.name).certificate)["ok"]
 
 
 def changed(receipt: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,8 @@ from typing import Any
 import cbor2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +16,10 @@ from hypothesis import strategies as st
 from ledgerd.ledger import cbor, cose
 from ledgerd.ledger.errors import FormatError, IntegrityError, UsageError
 from ledgerd.ledger.ids import Seqno, TransactionId, View
+from support.ledgers import confuse
 
 KEY = ec.generate_private_key(ec.SECP384R1())
+SMALL_KEY = ec.generate_private_key(ec.SECP256R1())
 PUBLIC = KEY.public_key()
 ROOT = sha256(b"root").digest()
 SIGNED = cose.sign_root(KEY, ROOT, 2, 17, "service.example.com", "ledger.signature", 1_790_000_000)
@@ -37,16 +41,23 @@ def test_a_root_signature_has_ccf_s_header() -> None:
     assert SIGNED[:2] == b"\xd2\x84"
 
 
-def test_a_root_signature_verifies_and_says_what_it_is_of() -> None:
-    header = cose.verify_root(SIGNED, PUBLIC, ROOT)
+@pytest.mark.parametrize("key", [KEY, SMALL_KEY], ids=["P-384", "P-256"])
+def test_a_root_signature_verifies_and_says_what_it_is_of(key: ec.EllipticCurvePrivateKey) -> None:
+    signed = cose.sign_root(key, ROOT, 2, 17, "service.example.com", "ledger.signature", 1_790_000_000)
+    header = cose.verify_root(signed, key.public_key(), ROOT)
     assert header == cose.RootHeader(TransactionId(View(2), Seqno(17)), "service.example.com", "ledger.signature", 1_790_000_000)
+
+
+def test_a_key_on_p256_signs_by_es256() -> None:
+    message = cose.decode(cose.sign_root(SMALL_KEY, ROOT, 2, 17, "a", "b", 1))
+    signed = cbor2.dumps(["Signature1", message.protected_bytes, b"", ROOT])
+    r, s = int.from_bytes(message.signature[:32], "big"), int.from_bytes(message.signature[32:], "big")
+    assert (message.protected[1], len(message.signature)) == (-7, 64)
+    SMALL_KEY.public_key().verify(encode_dss_signature(r, s), signed, ec.ECDSA(SHA256()))
 
 
 def test_what_was_signed_is_rfc_9052_s_structure() -> None:
     """Section 4.4: Sig_structure = ["Signature1", body_protected, external_aad, payload], verified here by hand."""
-    from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-    from cryptography.hazmat.primitives.hashes import SHA384
-
     protected, _, _, signature = cbor2.loads(SIGNED).value
     signed = cbor2.dumps(["Signature1", protected, b"", ROOT])
     r, s = int.from_bytes(signature[:48], "big"), int.from_bytes(signature[48:], "big")
@@ -95,6 +106,23 @@ def test_the_algorithm_must_be_the_key_s() -> None:
         header = cbor.encode({**message.protected, 1: algorithm})
         with pytest.raises(IntegrityError, match="algorithm"):
             cose.verify(message._replace(protected_bytes=header, protected=cbor.decode(header)), PUBLIC, ROOT)
+
+
+@pytest.mark.parametrize(("key", "algorithm"), [(KEY, -7), (SMALL_KEY, -35)], ids=["ES256 by P-384", "ES384 by P-256"])
+def test_a_signature_by_the_key_under_another_curves_algorithm_is_refused(key: ec.EllipticCurvePrivateKey, algorithm: int) -> None:
+    """It is genuine: that very key signed these very bytes, hashed as the header says. But a curve has one algorithm here."""
+    genuine = cose.decode(cose.sign_root(key, ROOT, 2, 17, "a", "b", 1))
+    cose.verify_root(genuine, key.public_key(), ROOT)
+    confused = confuse(genuine, key, ROOT)
+    digest = {-7: SHA256(), -35: SHA384()}[algorithm]
+    r, s = int.from_bytes(confused.signature[:48], "big"), int.from_bytes(confused.signature[48:], "big")
+    signed = cbor2.dumps(["Signature1", confused.protected_bytes, b"", ROOT])
+    key.public_key().verify(encode_dss_signature(r, s), signed, ec.ECDSA(digest))
+    with pytest.raises(IntegrityError, match=f"by algorithm {algorithm}, but the key is on {key.curve.name}"):
+        cose.verify_root(confused, key.public_key(), ROOT)
+    short = confused._replace(signature=genuine.signature)
+    with pytest.raises(IntegrityError, match=f"by algorithm {algorithm}, but the key is on {key.curve.name}"):
+        cose.verify_root(short, key.public_key(), ROOT)
 
 
 def test_a_payload_is_given_exactly_for_detached_messages() -> None:

@@ -19,14 +19,14 @@ from ledgerd.ledger.ids import Seqno, TransactionId, View
 from ledgerd.ledger.merkle import Frontier, parse_tree, path
 from ledgerd.ledger.receipt import Leaf, build_cose, build_json, verify_cose, verify_json
 from ledgerd.ledger.signature import Signature, parse
-from support.ledgers import NOT_AFTER, NOT_BEFORE, Node, Service, certify
+from support.ledgers import CURVES, NOT_AFTER, NOT_BEFORE, Node, Service, certify, confuse
 
 CLAIMS = b"\xcc" * 32
 
 
-@pytest.fixture(scope="module")
-def service() -> Service:
-    made = Service()
+@pytest.fixture(scope="module", params=CURVES)
+def service(request: pytest.FixtureRequest) -> Service:
+    made = Service(curve=request.param)
     made.genesis()
     for number in range(20):
         made.write({"records": {b"key": b"%d" % number}}, CLAIMS)
@@ -68,6 +68,24 @@ def test_both_receipts_of_an_entry_verify(service: Service, seqno: int) -> None:
     assert first.claims_digest == second.claims_digest == leaf_of(service, seqno).claims_digest
     assert first.signed_by == service.node.id
     assert second.signature_id == TransactionId(View(2), Seqno(service.seqno))
+
+
+def test_a_cose_receipt_signed_under_another_curves_algorithm_is_refused(service: Service) -> None:
+    signed = signature_of(service).cose
+    assert signed is not None
+    root = verify_cose(cose_receipt(service, 5), service.key.public_key()).root
+    confused = cose.encode(confuse(cose.decode(signed), service.key, root))
+    receipt = build_cose(confused, leaf_of(service, 5), service.span(service.seqno).path(5))
+    with pytest.raises(IntegrityError, match=f"but the key is on {service.key.curve.name}"):
+        verify_cose(receipt, service.key.public_key())
+
+
+def test_receipts_of_a_service_on_the_other_curve_are_refused(service: Service) -> None:
+    other = Service(curve=next(curve for curve in CURVES if curve != service.key.curve.name))
+    with pytest.raises(IntegrityError, match="certificate of that service"):
+        verify_cose(cose_receipt(service, 5), other.key.public_key())
+    with pytest.raises(IntegrityError, match="is not endorsed by"):
+        verify_json(json_receipt(service, 5), other.certificate)
 
 
 def test_the_tree_in_a_signature_entry_is_enough_for_a_receipt(service: Service) -> None:

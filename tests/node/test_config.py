@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 
 from ledgerd.enclave.configuration import parse as parse_in_enclave
+from ledgerd.enclave.keys import CURVES as CURVES_IN_ENCLAVE
 from ledgerd.ledger.attestation.roots import AWS_ROOT_G1_PEM
 from ledgerd.ledger.errors import ConfigurationError
-from ledgerd.node.config import Address, Measurement, NitroConfig, VmConfig, enclave_document, load, parse_address
+from ledgerd.node.config import CURVES, Address, Measurement, NitroConfig, VmConfig, enclave_document, load, parse_address
+from support.cluster import make_identity
 
 PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 START = """
@@ -90,7 +92,10 @@ def test_a_file_becomes_a_document_that_the_enclave_reads(tmp_path: Path) -> Non
 
 
 def test_a_joining_nodes_document_is_read_too(tmp_path: Path) -> None:
-    config = load(write(tmp_path, JOIN))
+    path = write(tmp_path, JOIN)
+    certificate = make_identity("service").pem
+    (tmp_path / "member0.pem").write_text(certificate)
+    config = load(path)
     read = parse_in_enclave(
         enclave_document(
             config, rpc=Address("127.0.0.1", 8001), peer=Address("127.0.0.1", 9001), isolation=[], roots=config.roots, own_measurement=None
@@ -98,7 +103,25 @@ def test_a_joining_nodes_document_is_read_too(tmp_path: Path) -> None:
     )
     assert read.join is not None
     assert (read.join.target.host, read.join.target.port) == ("127.0.0.1", 8000)
-    assert read.join.service_certificate == PEM
+    assert read.join.service_certificate == certificate
+    assert read.curve == "secp256r1"
+
+
+@pytest.mark.parametrize(("line", "curve"), [("", "secp256r1"), *((f'curve = "{curve}"', curve) for curve in CURVES)])
+def test_a_new_service_has_one_of_the_curves_that_the_enclave_knows(tmp_path: Path, line: str, curve: str) -> None:
+    config = load(write(tmp_path, START.replace("[start]", f"[start]\n{line}")))
+    read = parse_in_enclave(
+        enclave_document(config, rpc=Address("a", 1), peer=Address("a", 2), isolation=[], roots=config.roots, own_measurement=None)
+    )
+    assert read.curve == curve
+    assert set(CURVES) == set(CURVES_IN_ENCLAVE)
+
+
+def test_another_curve_and_a_joiners_curve_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"start\.curve: 'P-256' is none of secp256r1, secp384r1"):
+        load(write(tmp_path, START.replace("[start]", '[start]\ncurve = "P-256"')))
+    with pytest.raises(ConfigurationError, match=r"join\.curve: unknown"):
+        load(write(tmp_path, JOIN + 'curve = "secp384r1"\n'))
 
 
 def test_all_problems_are_told_at_once_each_with_its_key(tmp_path: Path) -> None:

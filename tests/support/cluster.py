@@ -177,6 +177,7 @@ class Cluster:
             "admission": "automatic",
             "open_at_nodes": nodes,
             "application_policy": "open",
+            "curve": "secp256r1",
             **self.start_options,
             **settings,
         }

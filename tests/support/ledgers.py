@@ -8,11 +8,12 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from ledgerd.ledger import cose, signature
+from ledgerd.ledger import cbor, cose, signature
 from ledgerd.ledger.entry import ZERO_DIGEST, Sealer, WriteSet
 from ledgerd.ledger.merkle import Frontier, Span, serialise_tree
 
@@ -23,6 +24,19 @@ SINGLETON = bytes(8)
 SERVICE_INFO = "public:ccf.gov.service.info"
 NODES_INFO = "public:ccf.gov.nodes.info"
 NODES_CERTIFICATES = "public:ccf.gov.nodes.endorsed_certificates"
+CURVES: dict[str, tuple[ec.EllipticCurve, SHA256 | SHA384]] = {
+    "secp256r1": (ec.SECP256R1(), SHA256()),
+    "secp384r1": (ec.SECP384R1(), SHA384()),
+}
+
+
+def confuse(message: cose.Sign1, key: ec.EllipticCurvePrivateKey, payload: bytes) -> cose.Sign1:
+    """The same message, signed by the same key under the other curve's algorithm: by name, hash and length."""
+    algorithm, digest, size = {"secp256r1": (-35, SHA384(), 48), "secp384r1": (-7, SHA256(), 48)}[key.curve.name]
+    header = cbor.encode({**message.protected, cose.HEADER_ALGORITHM: algorithm})
+    r, s = decode_dss_signature(key.sign(cbor.encode(["Signature1", header, b"", payload]), ec.ECDSA(digest)))
+    signature = r.to_bytes(size, "big") + s.to_bytes(size, "big")
+    return message._replace(protected_bytes=header, protected=cbor.decode(header), signature=signature)
 
 
 def certify(subject: str, key: ec.EllipticCurvePublicKey, issuer: str, issuer_key: ec.EllipticCurvePrivateKey, *, authority: bool) -> str:
@@ -56,14 +70,14 @@ def certify(subject: str, key: ec.EllipticCurvePublicKey, issuer: str, issuer_ke
     )
     if not authority:
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-    return builder.sign(issuer_key, SHA384()).public_bytes(Encoding.PEM).decode()
+    return builder.sign(issuer_key, CURVES[issuer_key.curve.name][1]).public_bytes(Encoding.PEM).decode()
 
 
 class Node:
-    """A node's identity key with the certificate that the service gave it."""
+    """A node's identity key, on its service's curve, with the certificate that the service gave it."""
 
     def __init__(self, service_key: ec.EllipticCurvePrivateKey, service_name: str = "Test Service") -> None:
-        self.key = ec.generate_private_key(ec.SECP384R1())
+        self.key = ec.generate_private_key(service_key.curve)
         spki = self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self.id = hashlib.sha256(spki).hexdigest()
         self.certificate = certify("Test Node", self.key.public_key(), service_name, service_key, authority=False)
@@ -80,9 +94,9 @@ class Service:
     Starts with nothing: call `genesis` first. `data` and `leaves` of every entry are kept.
     """
 
-    def __init__(self, secret: bytes = b"\x07" * 32) -> None:
+    def __init__(self, secret: bytes = b"\x07" * 32, curve: str = "secp384r1") -> None:
         self.sealer = Sealer(secret)
-        self.key = ec.generate_private_key(ec.SECP384R1())
+        self.key = ec.generate_private_key(CURVES[curve][0])
         self.certificate = certify("Test Service", self.key.public_key(), "Test Service", self.key, authority=True)
         self.node = Node(self.key)
         self.view = 2

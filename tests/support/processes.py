@@ -217,6 +217,7 @@ class Service:
         nodes: How many to start.
         captured: Put a proxy before every published address, and record it as well as the link of every enclave.
         policy: Who may use the application.
+        curve: Of the service's key and its nodes'; the default if None.
         enclave: Words that start an enclave, in place of this Python.
         more: Further sections of a node's configuration, by its number.
     """
@@ -231,6 +232,7 @@ class Service:
         *,
         captured: bool = False,
         policy: str = "open",
+        curve: str | None = None,
         enclave: tuple[str, ...] = (),
         more: Callable[[int], str] = lambda number: "",
     ) -> None:
@@ -239,6 +241,7 @@ class Service:
         self.is_captured = captured
         self.node_options = ("--tee",) if captured else ("--enclave", *enclave) if enclave else ()
         self.nodes: list[Node] = []
+        self._start_more = "" if curve is None else f'curve = "{curve}"\n'
         self._policy = policy
         self._count = nodes
 
@@ -280,7 +283,7 @@ class Service:
         self.nodes = [Node(self, number) for number in range(count)]
         first = self.nodes[0]
         first.begin(
-            f'[start]\nadmission = "automatic"\nopen_at_nodes = {count}\napplication_policy = "{self._policy}"\n'
+            f'[start]\nadmission = "automatic"\nopen_at_nodes = {count}\napplication_policy = "{self._policy}"\n{self._start_more}'
             '[[start.members]]\ncertificate = "member0_cert.pem"\n[[start.users]]\ncertificate = "user0_cert.pem"'
         )
         first.wait_file("service_cert.pem")
