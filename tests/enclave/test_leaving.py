@@ -194,14 +194,15 @@ def test_a_node_that_is_down_is_retired_without_it() -> None:
 
 
 @pytest.mark.parametrize("is_deleted", [False, True])
-def test_a_retired_id_is_never_admitted_again_be_its_record_deleted_or_not(is_deleted: bool) -> None:
+def test_a_retired_id_is_never_admitted_again_be_its_record_deleted_or_not(is_deleted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, (n0, _, n2) = start(3)
     retire(cluster, n0, n2)
     cluster.until(lambda: is_retired(n2))
     if is_deleted:
         assert delete(cluster, n0, node_id(n2)).status == 200
+    # A genuine enclave, a genuine document, and the key of the one that left.
+    monkeypatch.setattr("ledgerd.enclave.core.NodeKeys", lambda curve: n2.enclave._keys)
     again = cluster.join("again")
-    again.enclave._keys = n2.enclave._keys  # genuine enclave, genuine document, and the key of the one that left
     cluster.until(lambda: again.stopped is not None)
     assert node_id(again) == node_id(n2)
     assert "NodeAlreadyExists" in again.notices["refused"] or "is for good no more" in again.notices["refused"]
