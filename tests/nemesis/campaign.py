@@ -16,6 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from ledgerd.governance import actions, requests
+from ledgerd.governance.actions import REMOVE_NODE, Action
 from ledgerd.ledger.audit import Auditor
 from ledgerd.ledger.entry import read_public
 from ledgerd.ledger.receipt import load_certificate, public_key, verify_cose
@@ -32,6 +38,8 @@ REST_SECONDS: Final = (0.1, 1.0)
 PROGRESS: Final = 20  # committed writes that a healed service must take
 PROGRESS_SECONDS_MAX: Final = 15.0
 RESURRECTED_SECONDS_MAX: Final = 10.0
+RETRY_SECONDS: Final = 0.1
+CREATE: Final = "/gov/members/proposals:create?api-version=2024-07-01"
 
 
 class ProxiedService(Service):
@@ -51,6 +59,12 @@ class ProxiedService(Service):
         node.peer_wire = Gate(
             self._network, node.number, lambda: node.bound("node_address"), self._number_of, self._seed * 1000 + node.number
         )
+
+    def member(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+        """The one member's key and certificate."""
+        key = load_pem_private_key((self.folder / "member0_privk.pem").read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return key, x509.load_pem_x509_certificate((self.folder / "member0_cert.pem").read_bytes())
 
     def _number_of(self, process: int) -> int | None:
         return next((node.number for node in self.nodes if node.process.pid == process), None)
@@ -175,7 +189,30 @@ class Campaign:
             new = self.service.add()
             workload.learn(new.url)
             workload.forget(node.url)
+            self._retire(node)
             self.report.replaced += 1
+
+    def _retire(self, node: Node) -> None:
+        """A member has the lost node removed from the service; its place counts no more once that is recorded."""
+        proposal = actions.write([Action(REMOVE_NODE, node.id)])
+        key, certificate = self.service.member()
+
+        def removed() -> bool:
+            for other in self.service.alive():
+                try:
+                    with other.session() as session:
+                        listed = session.ask("GET", "/node/network/removable_nodes").json().get("nodes", [])
+                        if node.id in (item["node_id"] for item in listed):
+                            return True
+                        envelope = requests.sign(key, certificate, requests.PROPOSAL, proposal, created_at=int(time.time()))
+                        session.ask("POST", CREATE, envelope, content_type=requests.CONTENT_TYPE)
+                except OSError:
+                    continue
+            time.sleep(RETRY_SECONDS)
+            return False
+
+        wait_for(removed, f"{node.name} is removed for good", PROGRESS_SECONDS_MAX)
+        self._retired.add(node)
 
     def _resurrect(self, node: Node) -> None:
         """Start a node from its old directory. Raises: AssertionError: It did not refuse."""
