@@ -106,6 +106,8 @@ class Following(Membership):
                 )
                 return False
             self._rollback(Seqno(conflict - 1))
+        if known and not self._holds(sender, message, known):
+            return False
         new = entries[known:] if known else entries
         if not new:
             return True
@@ -123,6 +125,18 @@ class Following(Membership):
         if any(note.committable for note in notes):
             self._proven = log.last_seqno
         return True
+
+    def _holds(self, sender: NodeId, message: AppendEntries, known: int) -> bool:
+        """Compare entries that go by the names of ours, beyond what is proven; stop if they differ, for the reason in `_agrees`."""
+        first = Seqno(max(message.prev_seqno, self._proven, self.commit_seqno) + 1)
+        last = Seqno(message.prev_seqno + known)
+        if first > last or self._log.data(first, last) == message.entries[first - message.prev_seqno - 1 : known]:
+            return True
+        self._fail(
+            f"{sender[:16]}... has other entries in {message.entries_view}.{first} to {message.entries_view}.{last} than this node: one of "
+            "the two had its memory rolled back; destroy this node and let a new one join"
+        )
+        return False
 
     def _refuse(self, sender: NodeId, message: AppendEntries) -> None:
         log = self._log

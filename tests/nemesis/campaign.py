@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -45,14 +45,15 @@ CREATE: Final = "/gov/members/proposals:create?api-version=2024-07-01"
 class ProxiedService(Service):
     """A service whose nodes reach each other through gates, and whose hosts take orders to do wrong."""
 
-    def __init__(self, folder: Path, nodes: int, network: Network, seed: int) -> None:
+    def __init__(self, folder: Path, nodes: int, network: Network, seed: int, enclave: tuple[str, ...] = ()) -> None:
         super().__init__(folder, nodes)
+        self._enclave = enclave
         self._network = network
         self._seed = seed
 
     def words(self, node: Node) -> list[str]:
         """As `Service.words`."""
-        return [str(HOST), str(os.getpid()), str(node.directory)]
+        return [str(HOST), str(os.getpid()), str(node.directory), *self._enclave]
 
     def wire(self, node: Node) -> None:
         """As `Service.wire`."""
@@ -92,9 +93,27 @@ class Report:
 
 
 class Campaign:
-    """Args: folder: For everything that is written. say: Told of every fault, for whoever watches."""
+    """One service and what is done to it.
 
-    def __init__(self, folder: Path, seed: int, *, nodes: int, clients: int, say: Callable[[str], None] = lambda text: None) -> None:
+    Args:
+        folder: For everything that is written.
+        say: Told of every fault, for whoever watches.
+        only: Names of the faults to choose from; all of them unless told.
+        enclave: Words that start an enclave, in place of this Python with the product: to see that what is wrong is found.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        *,
+        nodes: int,
+        clients: int,
+        say: Callable[[str], None] = lambda text: None,
+        enclave: tuple[str, ...] = (),
+        only: Collection[str] = (),
+    ) -> None:
+        self._only = only
         self._folder = folder
         self._clients = clients
         self._say = say
@@ -103,7 +122,7 @@ class Campaign:
         self._victims = Victims(self._network, self._choose)
         self._replaced: set[Node] = set()
         self._retired: set[Node] = set()
-        self.service = ProxiedService(folder, nodes, self._network, seed)
+        self.service = ProxiedService(folder, nodes, self._network, seed, enclave)
         self.report = Report(seed, nodes)
 
     def run(self, seconds: float) -> Report:
@@ -145,7 +164,8 @@ class Campaign:
             victims.jump_clock,
             victims.lie,
         )
-        fault = choose.choice((*passing, victims.kill_host, victims.kill_enclave))
+        possible = [one for one in (*passing, victims.kill_host, victims.kill_enclave) if not self._only or one.__name__ in self._only]
+        fault = choose.choice(possible)
         if fault in (victims.kill_host, victims.kill_enclave) and not self.can_lose_one():
             fault = choose.choice(passing)
         self._say(f"{fault.__name__} {node.name}")

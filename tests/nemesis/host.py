@@ -1,4 +1,5 @@
-"""One node's host as a process that takes orders to do wrong; else as `support.node_process`.
+"""One node's host as a process that takes orders to do wrong, `host.py PARENT_PID DIRECTORY [ENCLAVE_WORD...]`; else as
+`support.node_process`.
 
 An order is a JSON object in a file beside the node's directory, read at SIGUSR1: `{"clock": SECONDS}` moves the host's clocks, of the day
 and monotonic; `{"disk": LIE, "seed": N}` answers reads of the ledger wrongly from now on, `{"disk": "honest"}` rightly again.
@@ -83,16 +84,17 @@ def main() -> int:
     """Be a node until it ends; returns its exit status."""
     liar, clock = Liar(), Clock()
 
+    _, parent, directory, *enclave = sys.argv
+
     def obey(number: int, frame: FrameType | None) -> None:
-        config = sys.argv[-1]
-        order = json.loads(orders_of(Path(config)).read_text())
+        order = json.loads(orders_of(Path(directory)).read_text())
         if "clock" in order:
             clock.jump(order["clock"])
         else:
             liar.obey(order["disk"], order.get("seed", 0))
 
     signal.signal(signal.SIGUSR1, obey)
-    return node_process.main(int(sys.argv[1]), tee=False, enclave=[])
+    return node_process.main(int(parent), tee=False, enclave=enclave)
 
 
 if __name__ == "__main__":

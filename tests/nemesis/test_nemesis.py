@@ -1,12 +1,31 @@
 """Real nodes under load and under fire; `scripts/nemesis` runs the same for longer."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from nemesis.campaign import Campaign
+from support.histories import HistoryError
 
 SECONDS = 25.0  # of trouble, for each
+PLANTED_SECONDS = 15.0
+
+# An enclave that answers before the commit and says otherwise: what a primary that is cut off tells its clients is lost.
+HASTY = """
+import runpy
+from ledgerd.enclave.answering import Answering
+hold = Answering._hold
+
+def answer(self, request, prefer, outcome, response):
+    if prefer.receipt:
+        hold(self, request, prefer, outcome, response)
+    else:
+        self.answer(request.reply_to, response)
+
+Answering._hold = answer
+runpy.run_module("ledgerd.enclave.runtime", run_name="__main__")
+"""
 
 
 @pytest.mark.parametrize(("seed", "nodes"), [(1, 3), (2, 3), (3, 5)])
@@ -15,3 +34,9 @@ def test_no_client_is_ever_told_what_is_not_so(seed: int, nodes: int, tmp_path: 
     assert report.faults.total() >= 5
     assert report.outcomes["COMMITTED"] > 100
     assert report.receipts > 0
+
+
+def test_what_is_answered_before_its_commit_is_found(tmp_path: Path) -> None:
+    campaign = Campaign(tmp_path, 1, nodes=3, clients=8, enclave=(sys.executable, "-I", "-c", HASTY), only={"isolate"})
+    with pytest.raises(HistoryError, match=r"CommittedIsKept|Linearizable|ReadIsFresh|OneLedger|OrderIsTime"):
+        campaign.run(PLANTED_SECONDS)

@@ -208,6 +208,22 @@ def test_a_candidate_set_back_counts_no_vote_for_what_it_had_before() -> None:
     assert n2.core.role is Role.PRIMARY
 
 
+def test_entries_that_go_by_the_names_of_others_are_compared() -> None:
+    cluster = service("n1", "n2", "n3")
+    n2 = cluster.members["n2"]
+    names = [unpack(data)._replace(seqno=seqno, signs=None) for seqno, data in enumerate(n2.machine.log[-1:] * 2, 5)]
+    n2.core.receive(NodeId("n1"), append(n2.core, [entry.pack() for entry in names]))
+    assert n2.core.last_seqno == 6
+    again = AppendEntries(
+        View(3), View(2), Seqno(4), Seqno(4), View(2), 1, Seqno(0), NO_DIGEST, NO_DIGEST, [entry.pack() for entry in names]
+    )
+    n2.core.receive(NodeId("n3"), again)
+    assert n2.core.failed is None
+    other = [entry._replace(payload="other").pack() for entry in names]
+    n2.core.receive(NodeId("n3"), again._replace(view=View(4), entries=other))
+    assert "has other entries in 2.5 to 2.6" in str(n2.core.failed)
+
+
 def test_what_cannot_be_compared_is_final_only_under_a_signature_that_follows() -> None:
     cluster = service("n1", "n2", "n3")
     n1, n2 = (cluster.members[name] for name in ("n1", "n2"))
