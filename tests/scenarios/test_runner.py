@@ -81,6 +81,7 @@ def test_what_is_no_scenario_ends_with_2(tmp_path: Path) -> None:
         (START + "assert_last_txid,0,2.3\n", "2.3 as the last entry of 0", "2.2"),
         (START + "trust_node,2,1\nassert_state_sync\n", "all nodes in sync", "1 is in term 0, 0 in 2; 1 has nothing, 0 has 2.1 [2.2] 2.3"),
         (START + "pre_vote_enabled,yes\n", "true or false", "yes"),
+        (START + "trust_node,2,1\nassert_loop_sync,1,0,1\n", "0, 1 in sync within 1 rounds among themselves", "1 has"),
         (START + "assert_is_backup,0\n", "leadership_state of 0 to be Follower", "Leader"),
         (START + "assert_isnot_primary,0\n", "leadership_state of 0 not to be Leader", "Leader"),
         (START + "assert_is_retired,0\n", "membership_state of 0 to be Retired", "Active"),
@@ -105,12 +106,12 @@ def test_nodes_that_never_agree_are_a_failure(tmp_path: Path) -> None:
 
 
 def test_entries_that_were_rolled_back_before_their_message_left_are_not_sent(tmp_path: Path) -> None:
-    text = THREE + "replicate,2,x\nperiodic_one,0,10\nperiodic_one,1,100\ndispatch_single,1,0\ndispatch_single,1,2\n"
-    text += "dispatch_one,2\ndispatch_single,0,1\n"
-    transcript = run(written(tmp_path, text)).transcript
-    assert not [line for line in transcript if "rolled back meanwhile" in line]
-    text = THREE + "replicate,2,x\nperiodic_one,0,10\nperiodic_one,0,100\nassert_detail,0,leadership_state,Follower\ndispatch_one,0\n"
-    transcript = run(written(tmp_path, text)).transcript
-    assert [line.strip() for line in transcript if "rolled back meanwhile" in line] == [
-        f"0-x{to} AppendEntries view=2 prev=2.4 entries=2.5 commit=4: rolled back meanwhile" for to in (1, 2)
+    wins = "periodic_one,1,100\ndispatch_single,1,2\ndispatch_single,2,1\ndispatch_single,1,2\ndispatch_single,2,1\n"
+    replaces = "emit_signature,3\nperiodic_one,1,10\n" + 4 * "dispatch_single,1,0\n" + "assert_last_txid,0,3.5\n"
+    path = written(tmp_path, THREE + "replicate,2,x\nperiodic_one,0,10\n" + wins + replaces + "dispatch_single,0,1\n")
+    outcome = run(path)
+    assert not outcome.failure
+    assert [line.strip() for line in outcome.transcript if "rolled back meanwhile" in line] == [
+        "0-x1 AppendEntries view=2 prev=2.4 entries=2.5 commit=4: rolled back meanwhile",
+        "0-x2 AppendEntries view=2 prev=2.4 entries=2.5 commit=4: rolled back meanwhile",
     ]

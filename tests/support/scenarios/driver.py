@@ -10,6 +10,7 @@ Not here: the form of files (`language`), what must hold after each step (`invar
 import json
 import random
 from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Final
 
 from ledgerd.enclave.consensus import messages
@@ -339,6 +340,23 @@ class Driver(Cluster):
             if not differences:
                 return
         raise Failed(f"all of {', '.join(active)} in sync after {SYNC_ROUNDS_MAX} rounds", "; ".join(differences))
+
+    def do_assert_loop_sync(self, rounds: str, *names: str) -> None:
+        among = list(names)
+        for _ in range(_number(rounds)):
+            primary = self._primary("latest")
+            if primary is None or not self._differences(among):
+                break
+            self.do_periodic_one(primary.node_id, "10")
+            for sender, to in product(among, among):
+                for _ in [packet for packet in self.packets if (packet.sender, packet.to) == (sender, to)]:
+                    self.do_dispatch_single(sender, to)
+        differences = self._differences(among)
+        if differences:
+            raise Failed(f"{', '.join(among)} in sync within {rounds} rounds among themselves", "; ".join(differences))
+
+    def do_mark_seed(self, name: str) -> None:
+        self.note(f"mark {name}")
 
     # For readers of the transcript.
 
