@@ -30,7 +30,7 @@ class Settings(NamedTuple):
         pre_vote: Ask before standing.
         ccf_habits: Do as CCF where both ways are safe: feed peers with heartbeats only and from memory, without asking first where their
             logs end, and go back at refusals of any age; refuse PreVote for an older log only; stand for an unsigned configuration's sake;
-            drop what is not signed when a view is over, but keep it as long as nothing is committed and one wins. For CCF's scenarios.
+            keep what is not signed when one wins before anything is committed; tell nobody that it is needed no more. For CCF's scenarios.
     """
 
     heartbeat: float = 0.1

@@ -60,8 +60,10 @@ class Leading(Sending):
 
     def _tick_primary(self, now: float) -> None:
         settings = self._settings
+        if settings.ccf_habits:
+            self._heartbeat(now)
         if self._peers and now >= self._check_at:  # not in each of a thousand wake-ups a second
-            self._check_at = now + settings.heartbeat / 4
+            self._check_at = now + (0.0 if settings.ccf_habits else settings.heartbeat / 4)
             if not self._hears_quorums(now):
                 self._follow(Cause.QUORUM_LOST, self.view, None)
                 return
@@ -72,6 +74,10 @@ class Leading(Sending):
         if now >= self._round_at + settings.heartbeat:
             self._round += 1
             self._round_at = now
+        self._heartbeat(now)
+
+    def _heartbeat(self, now: float) -> None:
+        settings = self._settings
         for peer in self._peers.values():
             patience = settings.commit_notice if peer.told_committed < self.commit_seqno else settings.heartbeat
             if now >= peer.told_at + patience:

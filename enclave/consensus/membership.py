@@ -11,7 +11,7 @@ from ledgerd.enclave.consensus.quorum import Configuration
 from ledgerd.enclave.consensus.roles import Cause, Removal, Retirement, Role, next_phase
 from ledgerd.enclave.consensus.state import NEVER, State
 from ledgerd.ledger.errors import UsageError
-from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
+from ledgerd.ledger.ids import NodeId, Seqno, TransactionId
 
 
 class Membership(State):
@@ -34,12 +34,6 @@ class Membership(State):
         return any(
             self.node_id in configuration.nodes for configuration in self._configurations if configuration.seqno <= signed
         ) or self.retirement in (Retirement.ORDERED, Retirement.SIGNED, Retirement.COMPLETED)
-
-    def _follow(self, cause: Cause, view: View, primary: NodeId | None) -> None:
-        later = view > self.view
-        super()._follow(cause, view, primary)
-        if self._settings.ccf_habits and (later or cause is Cause.QUORUM_LOST):
-            self._rollback(self._log.last_committable)
 
     def _note(self, note: Note) -> None:
         """What an appended entry means for commit and for membership."""

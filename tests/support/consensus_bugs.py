@@ -6,6 +6,7 @@ Each class changes one decision of the core and is otherwise the core.
 from ledgerd.enclave.consensus.core import Consensus
 from ledgerd.enclave.consensus.messages import AppendEntries, AppendRefused, RequestVote
 from ledgerd.enclave.consensus.quorum import majority, quorum_seqno
+from ledgerd.enclave.consensus.roles import Cause, Retirement, Role
 from ledgerd.ledger.ids import NodeId, Seqno, View
 
 
@@ -162,6 +163,87 @@ class RemovedNodesNeverStand(Consensus):
     def _is_electable(self) -> bool:
         return self.is_member
 
+
+# From here on, those that scenarios are to find; the simulation is not asked to.
+
+
+class ChecksNewestQuorum(Consensus):
+    """CheckQuorum asks for a majority of the newest configuration only (CCF #7375)."""
+
+    def _hears_quorums(self, now: float) -> bool:
+        active = self._configurations
+        self._configurations = active[-1:]
+        try:
+            return super()._hears_quorums(now)
+        finally:
+            self._configurations = active
+
+
+class ForgetsSignatures(Consensus):
+    """A winner starts without the signature entries that it has not committed (the first fix for #3828, undone by #3950)."""
+
+    def _lead(self) -> None:
+        super()._lead()
+        self._log.committables.clear()
+        self._log.last_committable = self.commit_seqno
+
+
+class ForgetsItsVote(Consensus):
+    """Gives its vote of a view back when it follows somebody in that view (CCF #5891)."""
+
+    def _follow(self, cause: Cause, view: View, primary: NodeId | None) -> None:
+        super()._follow(cause, view, primary)
+        if cause is Cause.PRIMARY_HEARD:
+            self._voted_for = self.primary_id = None
+
+
+class StandsWithoutAsking(Consensus):
+    """Begins a view whenever its timer fires."""
+
+    def _stand_soon(self) -> None:
+        self._move(Cause.SILENCE)
+        self._move(Cause.WOULD_WIN)
+        self._stand()
+
+
+class GoesBackBelowMatch(Consensus):
+    """Believes a refusal that is older than an acknowledgement, and sends again what a peer has on disk (CCF rollback_safety)."""
+
+    def _receive_refused(self, sender: NodeId, message: AppendRefused) -> None:
+        super()._receive_refused(sender, message)
+        peer = self._peers.get(sender)
+        if peer is not None:
+            peer.sent = min(peer.sent, self._log.best_match(message.seqno_view, min(message.seqno, self._log.last_seqno)))
+            peer.match = min(peer.match, peer.sent)
+
+
+class KeepsItsRemoval(Consensus):
+    """Stays removed although the configuration that removed it was rolled back."""
+
+    def _rollback(self, to: Seqno) -> None:
+        retirement, self.retirement = self.retirement, Retirement.NONE
+        super()._rollback(to)
+        self.retirement = retirement
+
+
+class LeadsWhenRemoved(Consensus):
+    """Leads on after the record of its removal is final, and asks nobody to follow it."""
+
+    def _remove(self, nodes: frozenset[NodeId]) -> None:
+        role, self.role = self.role, Role.BACKUP
+        super()._remove(nodes)
+        self.role = role
+
+
+FOUND_BY_SCENARIOS: tuple[type[Consensus], ...] = (
+    ChecksNewestQuorum,
+    ForgetsItsVote,
+    ForgetsSignatures,
+    StandsWithoutAsking,
+    GoesBackBelowMatch,
+    KeepsItsRemoval,
+    LeadsWhenRemoved,
+)
 
 PLANTED: tuple[type[Consensus], ...] = (
     QuorumOfTheUnion,

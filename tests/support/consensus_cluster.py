@@ -114,6 +114,7 @@ class Member:
         self.disk: list[bytes] = []
         self.disk_digests: list[bytes] = [NO_DIGEST]
         self.down = False
+        self.losing = False  # the disk does nothing, and says so to nobody
         self.initial: frozenset[NodeId] | None = None  # a configuration that stands in no entry
         self.won: list[int] = []
         self.confirmed: list[Hashable] = []
@@ -131,6 +132,8 @@ class Member:
 
     def store(self) -> Write | None:
         """The disk finishes its oldest piece of work and says so."""
+        if self.losing:
+            self.writes.clear()
         if not self.writes:
             return None
         write = self.writes.popleft()
@@ -190,7 +193,7 @@ class Cluster:
         self.authors: dict[tuple[int, int], bytes] = {}
         self.final: list[bytes] = [NO_DIGEST]  # digests of the longest log that anybody has committed
         self.views: dict[str, int] = defaultdict(int)
-        self.matches: dict[tuple[str, int, str], int] = defaultdict(int)
+        self.matches: dict[str, tuple[int, dict[str, int]]] = {}
         self.questions: dict[Hashable, int] = {}
 
     # Nodes.
@@ -387,10 +390,11 @@ class Cluster:
             assert core.last_seqno == len(member.machine.log)
             assert core.commit_seqno == member.machine.committed
             assert core.stored_seqno <= len(member.disk)
-            for peer_id, peer in core._peers.items():
-                key = (node_id, core.view, peer_id)
-                assert peer.match >= self.matches[key], "MonotonicMatchIndex"
-                self.matches[key] = peer.match
+            matches: dict[str, int] = {peer_id: peer.match for peer_id, peer in core._peers.items()}
+            view, were = self.matches.get(node_id, (0, {}))
+            if view == core.view:
+                assert all(match >= were.get(peer_id, 0) for peer_id, match in matches.items()), "MonotonicMatchIndex"
+            self.matches[node_id] = core.view, matches
 
     def check_logs(self) -> None:
         """What a core keeps beside its log must be what the log says; slower."""
@@ -399,7 +403,7 @@ class Cluster:
             entries = [unpack(data) for data in member.machine.log]
             signatures = [entry.seqno for entry in entries if entry.signs is not None]
             assert list(core.committables) == [seqno for seqno in signatures if seqno > core.commit_seqno], "committables"
-            assert core._log.last_committable == (signatures[-1] if signatures else 0)
+            assert core._log.last_committable == (signatures[-1] if signatures else 0), "last committable"
             starts = [(e.view, e.seqno) for i, e in enumerate(entries) if i == 0 or entries[i - 1].view != e.view]
             assert core.view_history == starts, "view history"
             assert all(a.view <= b.view for a, b in pairwise(entries)), "MonoLog"

@@ -2,6 +2,7 @@
 
 import copy
 import copyreg
+from collections import deque
 from collections.abc import Mapping
 from hashlib import sha256
 from itertools import pairwise
@@ -355,6 +356,32 @@ def test_a_host_that_has_nothing_is_asked_again_later() -> None:
             n1.fetched(first, None)
     assert [first for _, first in fetches] == [1, 1, 1]
     assert all(later - earlier >= 0.1 for (earlier, _), (later, _) in pairwise(fetches))
+
+
+def test_nothing_is_read_back_from_a_disk() -> None:
+    """A term and a vote that are written apart can be read back apart (hashicorp/raft #661). Neither is written, or read, here."""
+    cluster = service("n1", "n2", "n3")
+    n2, n3 = cluster.members["n2"], cluster.members["n3"]
+    cluster.isolate("n1")
+    disks = list(n2.disk), list(n3.disk)
+    cluster.tick("n3", 0.5)
+    cluster.tick("n2", 1.0)
+    while role_of(n2) is not Role.PRIMARY:
+        cluster.deliver()
+    assert n3.core._voted_for == "n2"
+    assert (n3.core.view, n3.writes) == (3, deque())
+    assert (n2.disk, n3.disk) == disks
+    cluster.settle()
+
+    # So who starts again under its old name, even beside its old disk, has nothing to go on with, and the next message finds it out.
+    again = Consensus(NodeId("n3"), n3.machine, Settings(), lambda: 0.5, n3.now)
+    assert (again.view, again.last_seqno) == (0, 0)
+    again.start_backup()
+    n2.core.tick(n2.now + 0.1)
+    for to, message in n2.core.ready().messages:
+        if to == "n3":
+            again.receive(NodeId("n2"), message)
+    assert "its memory was rolled back" in str(again.failed)
 
 
 # Misuse by our own code.

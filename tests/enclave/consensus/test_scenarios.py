@@ -1,132 +1,32 @@
-"""The scenario files of this folder, run on the cores that run in the enclave. What the commands mean:
-
-`cluster N...`            the first node starts a service, the others join and are trusted; quiet
-`start N`, `join N...`    the first node of a service; nodes with nothing
-`configure P N...`        P, as primary, appends a configuration; `record P N...` that N... are removed for good
-`put P [COUNT]`, `sign P` P appends entries, or a signature entry; `ask P TOKEN`: a linearizable read arrives at P
-`deliver A B [COUNT]`     the oldest messages from A reach B (all that are on their way, without COUNT); `drop A B`: they do not
-`store N [COUNT]`         N's disk ends its oldest writes
-`settle`                  everything is delivered and stored, until nothing is left to do; `quiet`: the same, and nothing is printed
-`tick N MS`               only N sees that MS more have passed; `run MS`: all do, on a good network
-`isolate N`, `cut A... | B...`, `heal`, `crash N`
-`state [N...]`            a line a node
-"""
+"""The scenario files of this folder; what their commands mean is `support.consensus_scenarios`."""
 
 from pathlib import Path
 
 import pytest
 
-from ledgerd.enclave.consensus.core import Settings
-from support import datadriven
-from support.consensus_cluster import Cluster, describe_member
+from ledgerd.enclave.consensus.core import Consensus
+from support import consensus_bugs, datadriven
+from support.consensus_scenarios import Scenario
+
+FOLDER = Path(__file__).parent
 
 
-class Scenario:
-    def __init__(self) -> None:
-        self.cluster = Cluster()
-
-    def handle(self, lines: list[str]) -> str:
-        self.cluster.trace.clear()
-        for line in lines:
-            name, *words = line.split()
-            getattr(self, f"do_{name}")(*words)
-            self.cluster.check()
-        self.cluster.check_logs()
-        return "\n".join(self.cluster.trace)
-
-    def do_settings(self, *words: str) -> None:
-        changes = {name: type(getattr(Settings(), name))(float(value)) for name, _, value in (word.partition("=") for word in words)}
-        self.cluster = Cluster(Settings(**changes))
-
-    def do_start(self, node: str) -> None:
-        self.cluster.start(node)
-
-    def do_join(self, *nodes: str) -> None:
-        for node in nodes:
-            self.cluster.join(node)
-
-    def do_cluster(self, *nodes: str) -> None:
-        self.do_start(nodes[0])
-        self.do_join(*nodes[1:])
-        if len(nodes) > 1:
-            self.do_configure(nodes[0], *nodes)
-            self.do_sign(nodes[0])
-        self.do_run("300")
-        self.cluster.trace.clear()
-
-    def do_configure(self, node: str, *nodes: str) -> None:
-        self.cluster.members[node].replicate(nodes=nodes)
-        self.cluster.pump(node)
-
-    def do_record(self, node: str, *nodes: str) -> None:
-        self.cluster.members[node].replicate(removed=nodes)
-        self.cluster.pump(node)
-
-    def do_put(self, node: str, count: str = "1") -> None:
-        for _ in range(int(count)):
-            self.cluster.members[node].replicate("value")
-        self.cluster.pump(node)
-
-    def do_sign(self, node: str) -> None:
-        self.cluster.members[node].replicate(sign=True)
-        self.cluster.pump(node)
-
-    def do_ask(self, node: str, token: str) -> None:
-        self.cluster.ask(node, token)
-        self.cluster.pump(node)
-
-    def do_deliver(self, sender: str, to: str, count: str = "1000") -> None:
-        for _ in range(int(count)):
-            index = self._first(sender, to)
-            if index is None:
-                return
-            self.cluster.deliver(index)
-
-    def do_drop(self, sender: str, to: str) -> None:
-        while (index := self._first(sender, to)) is not None:
-            del self.cluster.packets[index]
-
-    def _first(self, sender: str, to: str) -> int | None:
-        return next((i for i, p in enumerate(self.cluster.packets) if (p.sender, p.to) == (sender, to)), None)
-
-    def do_store(self, node: str, count: str = "1000") -> None:
-        for _ in range(min(int(count), len(self.cluster.members[node].writes))):
-            self.cluster.store(node)
-
-    def do_settle(self) -> None:
-        self.cluster.settle()
-
-    def do_quiet(self) -> None:
-        self.cluster.settle()
-        self.cluster.trace.clear()
-
-    def do_tick(self, node: str, milliseconds: str) -> None:
-        self.cluster.tick(node, int(milliseconds) / 1000)
-
-    def do_run(self, milliseconds: str) -> None:
-        self.cluster.run(int(milliseconds) / 1000)
-        # Heartbeats would fill pages.
-        self.cluster.trace[:] = [line for line in self.cluster.trace if "->" not in line]
-
-    def do_isolate(self, node: str) -> None:
-        self.cluster.isolate(node)
-
-    def do_cut(self, *words: str) -> None:
-        bar = words.index("|")
-        self.cluster.cut_between(words[:bar], words[bar + 1 :])
-
-    def do_heal(self) -> None:
-        self.cluster.heal()
-
-    def do_crash(self, node: str) -> None:
-        self.cluster.members[node].down = True
-
-    def do_state(self, *nodes: str) -> None:
-        for node, member in self.cluster.members.items():
-            if not nodes or node in nodes:
-                self.cluster.note(describe_member(member))
-
-
-@pytest.mark.parametrize("path", datadriven.scenario_files(Path(__file__).parent), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", datadriven.scenario_files(FOLDER), ids=lambda path: path.stem)
 def test_scenario(path: Path) -> None:
     datadriven.run(path, Scenario().handle)
+
+
+@pytest.mark.parametrize(
+    ("name", "bug"),
+    [
+        ("replication", consensus_bugs.AcknowledgesMemory),
+        ("stored_generations", consensus_bugs.BelievesOldGenerations),
+        ("replication", consensus_bugs.CountsItsOwnMemory),
+        ("stale_read", consensus_bugs.AnswersByLease),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_planted_bug_of_disks_or_reads_makes_its_scenario_fail(name: str, bug: type[Consensus], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LEDGERD_REWRITE", raising=False)
+    with pytest.raises(AssertionError):
+        datadriven.run(FOLDER / f"{name}.txt", Scenario(bug).handle)

@@ -7,7 +7,10 @@ acknowledgement for each message, the last.
 Not here: the form of files (`language`), what must hold after each step (`invariants`).
 """
 
+import json
+import random
 from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Final
 
 from ledgerd.enclave.consensus import messages
@@ -54,6 +57,7 @@ class Driver(Cluster):
         super().__init__(CCF, core=core)
         # CCF's timers begin with 0 to 50 of the 100 ms elapsed. Files have to work with every draw; here it is the longest, always.
         self._jitter = lambda: 1.0
+        self._random = random.Random(1)  # a shuffle is the same in every run
         self.connections: set[tuple[str, str]] = set()
         self.memory = invariants.Memory()
         self.delivered = 0
@@ -127,7 +131,7 @@ class Driver(Cluster):
         if term == "latest":
             return primaries[-1] if primaries else None
         for member in primaries:
-            if member.core.view == int(term):
+            if member.core.view == _number(term):
                 return member
         seen = ", ".join(f"{m.node_id} in {m.core.view}" for m in primaries) or "none"
         raise Failed(f"a primary in term {term}", f"primaries: {seen}")
@@ -225,7 +229,7 @@ class Driver(Cluster):
 
     def do_periodic_one(self, name: str, milliseconds: str) -> None:
         member = self._node(name)
-        member.now += int(milliseconds)
+        member.now += _number(milliseconds)
         if member.core.role is Role.NONE and member.initial is not None:
             if member.now < ELECTION_MILLISECONDS:
                 return
@@ -337,6 +341,23 @@ class Driver(Cluster):
                 return
         raise Failed(f"all of {', '.join(active)} in sync after {SYNC_ROUNDS_MAX} rounds", "; ".join(differences))
 
+    def do_assert_loop_sync(self, rounds: str, *names: str) -> None:
+        among = list(names)
+        for _ in range(_number(rounds)):
+            primary = self._primary("latest")
+            if primary is None or not self._differences(among):
+                break
+            self.do_periodic_one(primary.node_id, "10")
+            for sender, to in product(among, among):
+                for _ in [packet for packet in self.packets if (packet.sender, packet.to) == (sender, to)]:
+                    self.do_dispatch_single(sender, to)
+        differences = self._differences(among)
+        if differences:
+            raise Failed(f"{', '.join(among)} in sync within {rounds} rounds among themselves", "; ".join(differences))
+
+    def do_mark_seed(self, name: str) -> None:
+        self.note(f"mark {name}")
+
     # For readers of the transcript.
 
     def do_state_one(self, name: str) -> None:
@@ -385,7 +406,7 @@ class Driver(Cluster):
 
     def do_assert_commit_idx(self, name: str, seqno: str) -> None:
         seen = self._node(name).core.commit_seqno
-        if seen != int(seqno):
+        if seen != _number(seqno):
             raise Failed(f"{name} at commit {seqno}", str(seen))
 
     def do_assert_last_txid(self, name: str, transaction_id: str) -> None:
@@ -408,7 +429,7 @@ class Driver(Cluster):
         if key not in details:
             raise Failed(f"{name} to have a detail {key}", ", ".join(details))
         value = details[key]
-        return str(value).lower() if isinstance(value, bool) else str(value)
+        return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), sort_keys=True)
 
     def do_assert_config(self, name: str, seqno: str, *nodes: str) -> None:
         seen = self._configuration(name, seqno)
@@ -421,7 +442,7 @@ class Driver(Cluster):
             raise Failed(f"no configuration {seqno} at {name}", ", ".join(sorted(seen)))
 
     def _configuration(self, name: str, seqno: str) -> frozenset[NodeId] | None:
-        return next((c.nodes for c in self._node(name).core.configurations if c.seqno == int(seqno)), None)
+        return next((c.nodes for c in self._node(name).core.configurations if c.seqno == _number(seqno)), None)
 
     # The same, deprecated.
 
@@ -448,6 +469,12 @@ class Driver(Cluster):
 
     def do_assert_isnot_candidate(self, name: str) -> None:
         self.do_assert_not_detail(name, "leadership_state", Role.CANDIDATE.value)
+
+
+def _number(word: str) -> int:
+    if not (word.isascii() and word.isdigit()):
+        raise Failed("a number", repr(word))
+    return int(word)
 
 
 def _is_accepted(packet: Packet) -> bool:

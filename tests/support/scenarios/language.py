@@ -60,7 +60,9 @@ COMMANDS: Final[dict[str, tuple[int, int]]] = {
     "shuffle_one": (1, 1),
     "shuffle_all": (0, 0),
     "loop_until_sync": (0, 0),
-    # For readers of the transcript.
+    "assert_loop_sync": (2, ANY),
+    # For readers of the transcript, and of logs.
+    "mark_seed": (1, 1),
     "state_one": (1, 1),
     "state_all": (0, 0),
     "summarise_log": (1, 1),
