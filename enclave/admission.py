@@ -68,6 +68,8 @@ class Admitting(Protocol):
     @property
     def committed_seqno(self) -> Seqno: ...
     @property
+    def settings(self) -> dict[str, Any]: ...
+    @property
     def store(self) -> Store: ...
     def secrets(self) -> list[tuple[int, bytes]]: ...
     def log(self, level: str, text: str) -> None: ...
@@ -229,10 +231,8 @@ class Admission:
 
     def opening(self, trusted: int) -> WriteSet | None:
         """The writes that open the service by itself once `trusted` nodes are trusted, as its genesis may say; None if it is not time."""
-        store = self._node.store
-        settings = tables.decode(store.get(tables.SETTINGS, tables.SINGLETON) or b"{}")
-        service = tables.decode(store.get(tables.SERVICE_INFO, tables.SINGLETON) or b"{}")
-        wanted = settings.get("open_at_nodes")
+        service = tables.decode(self._node.store.get(tables.SERVICE_INFO, tables.SINGLETON) or b"{}")
+        wanted = self._node.settings.get("open_at_nodes")
         if wanted is None or trusted < wanted or service.get("status") != tables.OPENING:
             return None
         return {tables.SERVICE_INFO: {tables.SINGLETON: tables.encode({**service, "status": tables.OPEN})}}

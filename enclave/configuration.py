@@ -132,15 +132,18 @@ def differing_keys(told: dict[str, Any], expected: dict[str, Any]) -> str:
     return ", ".join(keys) or "unknown keys"
 
 
-def service_digest(service_public_key: bytes, genesis_digest: bytes, accepts: list[list[str]]) -> bytes:
+def service_digest(service_public_key: bytes, genesis_digest: bytes, accepts: list[list[str]], settings: dict[str, Any]) -> bytes:
     """The 48 bytes a node puts into `user_data` for a client: which service, and which beginning, it speaks for.
 
     Args:
         service_public_key: DER SubjectPublicKeyInfo.
         genesis_digest: SHA-256 of the service's first entry.
         accepts: `measurement.shown_triples` of the images that this node, and whoever admitted it, was told to accept.
+        settings: The service's settings, as this node's ledger has them: how nodes are admitted, and what the genesis says besides.
+    Raises: UsageError: `settings`, where they came from another node, hold what deterministic CBOR has not.
     """
-    return hashlib.sha384(cbor.encode({"service_key": service_public_key, "genesis": genesis_digest, "accepts": accepts})).digest()
+    bound = {"service_key": service_public_key, "genesis": genesis_digest, "accepts": accepts, "settings": settings}
+    return hashlib.sha384(cbor.encode(bound)).digest()
 
 
 def is_host(text: str) -> bool:

@@ -213,8 +213,10 @@ class Joining:
             told = dict(body["configuration"])
             told_digest = configuration_digest(told)
             self._accepted_there = tuple(read_triples(body["accepts"]))
+            shown = shown_triples(self._accepted_there)
+            bound = service_digest(self._service_public, self._genesis_digest, shown, dict(body["settings"]))
         except (KeyError, ValueError, TypeError, binascii.Error, UsageError, FormatError):
-            raise PeerError("its attestation has no document, genesis digest, configuration or accepted measurements") from None
+            raise PeerError("its attestation has no document, genesis digest, configuration, accepted measurements or settings") from None
         try:
             verify_now(
                 document,
@@ -222,7 +224,7 @@ class Joining:
                 now_ms=self._clock.milliseconds(self._now),
                 nonce=self._nonce,
                 public_key=self._server_public,
-                user_data=service_digest(self._service_public, self._genesis_digest, shown_triples(self._accepted_there)),
+                user_data=bound,
                 configuration=told_digest,
             )
         except IntegrityError as error:

@@ -457,14 +457,15 @@ class Serving:
 
     def _attest(self, reply_to: object, nonce: bytes | None) -> None:
         genesis = self._replica.genesis_digest
+        settings = self.status.settings
         if nonce is None or genesis is None:
-            self._answer_attestation(reply_to, self.status.attested.document)
+            self._answer_attestation(reply_to, self.status.attested.document, settings)
             return
         if self._documents >= DOCUMENTS_MAX:
             self._answering.answer(reply_to, refusals.BUSY)
             return
         self._documents += 1
-        user_data = service_digest(self.status.service.public, genesis, self.status.attested.accepts)
+        user_data = service_digest(self.status.service.public, genesis, self.status.attested.accepts, settings)
         public_key = self._keys.public
 
         def done(result: Any) -> None:
@@ -473,14 +474,15 @@ class Serving:
                 self._log("error", f"the security module gave no document: {result}")
                 self._answering.answer(reply_to, refusals.NO_DOCUMENT)
             else:
-                self._answer_attestation(reply_to, result)
+                self._answer_attestation(reply_to, result, settings)
 
         self._services.submit(lambda nsm: attestation(nsm, user_data=user_data, nonce=nonce, public_key=public_key), done)
 
-    def _answer_attestation(self, reply_to: object, document: bytes) -> None:
+    def _answer_attestation(self, reply_to: object, document: bytes, settings: dict[str, Any]) -> None:
         attested = self.status.attested
         shown = attestation_object(self._keys.id, base64.b64encode(document).decode(), attested.pcr0.hex(), attested.simulated)
         shown["accepts"] = attested.accepts
+        shown["settings"] = settings
         shown["service_certificate"] = self.status.service.certificate_pem
         shown["configuration"] = self.status.configuration.relevant(self.status.service.public)
         genesis = self._replica.genesis_digest
