@@ -21,10 +21,8 @@ from nacl.public import PublicKey, SealedBox
 
 from ledgerd.enclave.configuration import (
     NAMES_MAX,
-    PROTOCOL_VERSION,
     Address,
     Configuration,
-    binding_digest,
     differing_keys,
     is_data,
     is_host,
@@ -38,6 +36,7 @@ from ledgerd.enclave.keys import ServiceKeys, at_milliseconds, node_id_of, spki
 from ledgerd.enclave.kv import Store
 from ledgerd.governance import tables
 from ledgerd.ledger import cbor
+from ledgerd.ledger.attestation.binding import PROTOCOL_VERSION, binding_digest
 from ledgerd.ledger.attestation.errors import AttestationError
 from ledgerd.ledger.attestation.evidence import Verdict
 from ledgerd.ledger.attestation.measurement import configuration_digest

@@ -21,13 +21,14 @@ from nacl.public import SealedBox
 
 from ledgerd.enclave.boundary import Connect, Ready
 from ledgerd.enclave.clock import AttestedClock
-from ledgerd.enclave.configuration import Configuration, JoinConfiguration, binding_digest, differing_keys, service_digest
+from ledgerd.enclave.configuration import Configuration, JoinConfiguration, differing_keys
 from ledgerd.enclave.entropy import random_bytes
 from ledgerd.enclave.keys import LEDGER_SECRET_SIZE_BYTES, NodeKeys, ServiceKeys, parse_certificate, receive_service_keys
 from ledgerd.enclave.nsm import Nsm, attestation
 from ledgerd.enclave.outbound import Answer, HttpClient
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.ledger import cbor
+from ledgerd.ledger.attestation.binding import binding_digest, service_digest
 from ledgerd.ledger.attestation.evidence import NITRO
 from ledgerd.ledger.attestation.measurement import Measurement, configuration_digest, read_triples, shown_triples
 from ledgerd.ledger.attestation.policy import Policy, verify_now

@@ -19,7 +19,7 @@ from ledgerd.enclave.app import App
 from ledgerd.enclave.archive import Archive
 from ledgerd.enclave.boundary import Ready, Traffic
 from ledgerd.enclave.clock import AttestedClock
-from ledgerd.enclave.configuration import Configuration, service_digest
+from ledgerd.enclave.configuration import Configuration
 from ledgerd.enclave.consensus import messages
 from ledgerd.enclave.consensus.core import Consensus, ConsensusReady, LogEntry, Retirement, Role, Settings
 from ledgerd.enclave.dialling import Dialling
@@ -40,6 +40,7 @@ from ledgerd.enclave.requests import COSE, JSON, Response
 from ledgerd.enclave.sessions import Sessions
 from ledgerd.enclave.status import Attested, Status
 from ledgerd.governance import tables
+from ledgerd.ledger.attestation.binding import service_digest
 from ledgerd.ledger.entry import ZERO_DIGEST, Sealer, WriteSet
 from ledgerd.ledger.errors import HostError, PeerError
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View

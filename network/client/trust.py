@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ledgerd.ledger import cbor, receipt
+from ledgerd.ledger.attestation.binding import service_digest
 from ledgerd.ledger.attestation.measurement import Measurement, configuration_digest, parse_measurement, read_triples, shown_triples
 from ledgerd.ledger.attestation.nitro import Attestation
 from ledgerd.ledger.attestation.policy import Policy, verify_now
@@ -180,21 +181,13 @@ def verify_statement(
     """
     certificate = receipt.load_certificate(statement.service_certificate, "the service certificate")
     service_key = receipt.key_der(receipt.public_key(certificate))
-    bound = cbor.encode(
-        {
-            "service_key": service_key,
-            "genesis": bytes.fromhex(statement.genesis),
-            "accepts": statement.accepts,
-            "settings": statement.settings,
-        }
-    )
     attestation = verify_now(
         statement.document,
         policy,
         now_ms=now_ms,
         nonce=nonce,
         public_key=None,
-        user_data=hashlib.sha384(bound).digest(),
+        user_data=service_digest(service_key, bytes.fromhex(statement.genesis), statement.accepts, statement.settings),
         configuration=configuration_digest(statement.configuration),
     )
     expected = {**(configuration or {}), "service": hashlib.sha256(service_key).hexdigest()}

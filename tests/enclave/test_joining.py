@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ledgerd.apps.logging import app
 from ledgerd.enclave import boundary
 from ledgerd.enclave.admission import NONCE_LIFETIME_SECONDS
-from ledgerd.enclave.configuration import service_digest
 from ledgerd.enclave.core import Enclave
 from ledgerd.enclave.keys import NodeKeys
 from ledgerd.enclave.nsm import attestation, extend_pcr, lock_pcr, measure_configuration
 from ledgerd.governance import tables
+from ledgerd.ledger.attestation.binding import service_digest
 from ledgerd.ledger.attestation.measurement import configuration_digest, configuration_pcr
 from ledgerd.ledger.attestation.nitro import decode
 from ledgerd.ledger.entry import read_public
