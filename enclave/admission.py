@@ -21,10 +21,8 @@ from nacl.public import PublicKey, SealedBox
 
 from ledgerd.enclave.configuration import (
     NAMES_MAX,
-    PROTOCOL_VERSION,
     Address,
     Configuration,
-    binding_digest,
     differing_keys,
     is_data,
     is_host,
@@ -38,6 +36,7 @@ from ledgerd.enclave.keys import ServiceKeys, at_milliseconds, node_id_of, spki
 from ledgerd.enclave.kv import Store
 from ledgerd.governance import tables
 from ledgerd.ledger import cbor
+from ledgerd.ledger.attestation.binding import PROTOCOL_VERSION, binding_digest
 from ledgerd.ledger.attestation.errors import AttestationError
 from ledgerd.ledger.attestation.evidence import Verdict
 from ledgerd.ledger.attestation.measurement import configuration_digest
@@ -67,6 +66,8 @@ class Admitting(Protocol):
     def service(self) -> ServiceKeys: ...
     @property
     def committed_seqno(self) -> Seqno: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
     @property
     def store(self) -> Store: ...
     def secrets(self) -> list[tuple[int, bytes]]: ...
@@ -229,10 +230,8 @@ class Admission:
 
     def opening(self, trusted: int) -> WriteSet | None:
         """The writes that open the service by itself once `trusted` nodes are trusted, as its genesis may say; None if it is not time."""
-        store = self._node.store
-        settings = tables.decode(store.get(tables.SETTINGS, tables.SINGLETON) or b"{}")
-        service = tables.decode(store.get(tables.SERVICE_INFO, tables.SINGLETON) or b"{}")
-        wanted = settings.get("open_at_nodes")
+        service = tables.decode(self._node.store.get(tables.SERVICE_INFO, tables.SINGLETON) or b"{}")
+        wanted = self._node.settings.get("open_at_nodes")
         if wanted is None or trusted < wanted or service.get("status") != tables.OPENING:
             return None
         return {tables.SERVICE_INFO: {tables.SINGLETON: tables.encode({**service, "status": tables.OPEN})}}

@@ -13,12 +13,9 @@ from typing import Any, Final
 from ledgerd.enclave.keys import CURVES, curve_of, parse_certificate
 from ledgerd.enclave.kms import settings
 from ledgerd.enclave.kms.settings import PublicNameSettings
-from ledgerd.ledger import cbor
-from ledgerd.ledger.attestation.measurement import configuration_digest
 from ledgerd.ledger.attestation.roots import parse_roots
 from ledgerd.ledger.errors import ConfigurationError, FormatError
 
-PROTOCOL_VERSION: Final = 1
 DOCUMENT_SIZE_BYTES_MAX: Final = 4 << 20  # a constitution and a few hundred certificates
 NAMES_MAX: Final = 32  # alternative names in a node's certificate
 DATA_SIZE_BYTES_MAX: Final = 16 << 10  # what an operator says of a node, a member or a user; it stands in the ledger for ever
@@ -116,31 +113,10 @@ class Configuration:
         return told or (own_measurement,)
 
 
-def binding_digest(relevant: dict[str, Any], encryption_public_key: bytes) -> bytes:
-    """The 48 bytes a joiner puts into `user_data`: SHA-384 over protocol version, configuration digest, X25519 key.
-
-    Source: the design's section on joining; deterministic CBOR, RFC 8949 4.2.1.
-    """
-    return hashlib.sha384(
-        cbor.encode({"version": PROTOCOL_VERSION, "configuration": configuration_digest(relevant), "encryption_key": encryption_public_key})
-    ).digest()
-
-
 def differing_keys(told: dict[str, Any], expected: dict[str, Any]) -> str:
     """Name what one node's relevant configuration has otherwise than another's, for people."""
     keys = sorted(key for key in expected if told.get(key) != expected[key])
     return ", ".join(keys) or "unknown keys"
-
-
-def service_digest(service_public_key: bytes, genesis_digest: bytes, accepts: list[list[str]]) -> bytes:
-    """The 48 bytes a node puts into `user_data` for a client: which service, and which beginning, it speaks for.
-
-    Args:
-        service_public_key: DER SubjectPublicKeyInfo.
-        genesis_digest: SHA-256 of the service's first entry.
-        accepts: `measurement.shown_triples` of the images that this node, and whoever admitted it, was told to accept.
-    """
-    return hashlib.sha384(cbor.encode({"service_key": service_public_key, "genesis": genesis_digest, "accepts": accepts})).digest()
 
 
 def is_host(text: str) -> bool:

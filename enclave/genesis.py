@@ -92,6 +92,7 @@ def genesis_writes(
         },
         tables.SERVICE_CONFIG: {tables.SINGLETON: encode(SERVICE_CONFIGURATION)},
         tables.CONSTITUTION: {tables.SINGLETON: encode(start.constitution)},
+        tables.CONFIGURATION: {tables.SINGLETON: encode(configuration.relevant(service.public))},
         tables.SETTINGS: {
             tables.SINGLETON: encode(
                 {

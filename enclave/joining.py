@@ -21,13 +21,14 @@ from nacl.public import SealedBox
 
 from ledgerd.enclave.boundary import Connect, Ready
 from ledgerd.enclave.clock import AttestedClock
-from ledgerd.enclave.configuration import Configuration, JoinConfiguration, binding_digest, differing_keys, service_digest
+from ledgerd.enclave.configuration import Configuration, JoinConfiguration, differing_keys
 from ledgerd.enclave.entropy import random_bytes
 from ledgerd.enclave.keys import LEDGER_SECRET_SIZE_BYTES, NodeKeys, ServiceKeys, parse_certificate, receive_service_keys
 from ledgerd.enclave.nsm import Nsm, attestation
 from ledgerd.enclave.outbound import Answer, HttpClient
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.ledger import cbor
+from ledgerd.ledger.attestation.binding import binding_digest, service_digest
 from ledgerd.ledger.attestation.evidence import NITRO
 from ledgerd.ledger.attestation.measurement import Measurement, configuration_digest, read_triples, shown_triples
 from ledgerd.ledger.attestation.policy import Policy, verify_now
@@ -213,8 +214,10 @@ class Joining:
             told = dict(body["configuration"])
             told_digest = configuration_digest(told)
             self._accepted_there = tuple(read_triples(body["accepts"]))
+            shown = shown_triples(self._accepted_there)
+            bound = service_digest(self._service_public, self._genesis_digest, shown, dict(body["settings"]))
         except (KeyError, ValueError, TypeError, binascii.Error, UsageError, FormatError):
-            raise PeerError("its attestation has no document, genesis digest, configuration or accepted measurements") from None
+            raise PeerError("its attestation has no document, genesis digest, configuration, accepted measurements or settings") from None
         try:
             verify_now(
                 document,
@@ -222,7 +225,7 @@ class Joining:
                 now_ms=self._clock.milliseconds(self._now),
                 nonce=self._nonce,
                 public_key=self._server_public,
-                user_data=service_digest(self._service_public, self._genesis_digest, shown_triples(self._accepted_there)),
+                user_data=bound,
                 configuration=told_digest,
             )
         except IntegrityError as error:

@@ -19,7 +19,7 @@ from ledgerd.enclave.app import App
 from ledgerd.enclave.archive import Archive
 from ledgerd.enclave.boundary import Ready, Traffic
 from ledgerd.enclave.clock import AttestedClock
-from ledgerd.enclave.configuration import Configuration, service_digest
+from ledgerd.enclave.configuration import Configuration
 from ledgerd.enclave.consensus import messages
 from ledgerd.enclave.consensus.core import Consensus, ConsensusReady, LogEntry, Retirement, Role, Settings
 from ledgerd.enclave.dialling import Dialling
@@ -40,6 +40,7 @@ from ledgerd.enclave.requests import COSE, JSON, Response
 from ledgerd.enclave.sessions import Sessions
 from ledgerd.enclave.status import Attested, Status
 from ledgerd.governance import tables
+from ledgerd.ledger.attestation.binding import service_digest
 from ledgerd.ledger.entry import ZERO_DIGEST, Sealer, WriteSet
 from ledgerd.ledger.errors import HostError, PeerError
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
@@ -457,14 +458,15 @@ class Serving:
 
     def _attest(self, reply_to: object, nonce: bytes | None) -> None:
         genesis = self._replica.genesis_digest
+        settings = self.status.settings
         if nonce is None or genesis is None:
-            self._answer_attestation(reply_to, self.status.attested.document)
+            self._answer_attestation(reply_to, self.status.attested.document, settings)
             return
         if self._documents >= DOCUMENTS_MAX:
             self._answering.answer(reply_to, refusals.BUSY)
             return
         self._documents += 1
-        user_data = service_digest(self.status.service.public, genesis, self.status.attested.accepts)
+        user_data = service_digest(self.status.service.public, genesis, self.status.attested.accepts, settings)
         public_key = self._keys.public
 
         def done(result: Any) -> None:
@@ -473,14 +475,15 @@ class Serving:
                 self._log("error", f"the security module gave no document: {result}")
                 self._answering.answer(reply_to, refusals.NO_DOCUMENT)
             else:
-                self._answer_attestation(reply_to, result)
+                self._answer_attestation(reply_to, result, settings)
 
         self._services.submit(lambda nsm: attestation(nsm, user_data=user_data, nonce=nonce, public_key=public_key), done)
 
-    def _answer_attestation(self, reply_to: object, document: bytes) -> None:
+    def _answer_attestation(self, reply_to: object, document: bytes, settings: dict[str, Any]) -> None:
         attested = self.status.attested
         shown = attestation_object(self._keys.id, base64.b64encode(document).decode(), attested.pcr0.hex(), attested.simulated)
         shown["accepts"] = attested.accepts
+        shown["settings"] = settings
         shown["service_certificate"] = self.status.service.certificate_pem
         shown["configuration"] = self.status.configuration.relevant(self.status.service.public)
         genesis = self._replica.genesis_digest

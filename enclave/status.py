@@ -15,6 +15,7 @@ from ledgerd.enclave.keys import NodeKeys, ServiceKeys
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.replica import Replica
 from ledgerd.enclave.sessions import Sessions
+from ledgerd.governance import tables
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 
 
@@ -162,6 +163,12 @@ class Status:
     def now_ms(self) -> int:
         """Attested wall-clock time, milliseconds since 1970."""
         return self._clock.milliseconds(self.now)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The service's settings, as the ledger has them; empty before its first entry is there."""
+        found: dict[str, Any] = tables.decode(self._replica.store.get(tables.SETTINGS, tables.SINGLETON) or b"{}")
+        return found
 
     @property
     def store(self) -> Store:

@@ -30,6 +30,7 @@ COSE_HISTORY: Final = "public:ccf.gov.cose_history"  # member id -> base64 of th
 COSE_RECENT_PROPOSALS: Final = "public:ccf.gov.cose_recent_proposals"  # "time:digest" of a request -> proposal id, a JSON string
 SETTINGS: Final = "public:ccf.gov.ledgerd.settings"
 FORMER_NODES: Final = "public:ccf.gov.ledgerd.former_nodes"  # node id -> "Retired" or "Removed"; for good, unlike its record
+CONFIGURATION: Final = "public:ccf.gov.ledgerd.configuration"  # what all nodes run with, as PCR16 of each measures it
 
 SINGLETON: Final = bytes(8)
 """Key of a map that holds one record."""

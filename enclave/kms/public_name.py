@@ -92,11 +92,13 @@ class PublicName:
                 self._ask_for_certificate(secret)
                 return
             complete = secret.with_chain(chain, name, at_milliseconds(self._now_ms()))
+            self._listener.serve_name(name, complete.chain, complete.key)
         except LedgerdError as error:
             self._listener.log("warning", f"this node does not serve the public name {name}: {error}")
-            return
-        self._listener.serve_name(name, complete.chain, complete.key)
-        self._listener.log("info", f"this node serves the public name {name}")
+        except Exception as error:  # TLS does not take what the host brought, for one of its own reasons: the node lives without
+            self._listener.log("warning", f"this node does not serve the public name {name}: TLS does not take it ({type(error).__name__})")
+        else:
+            self._listener.log("info", f"this node serves the public name {name}")
 
     def _ask_for_certificate(self, secret: TlsSecret) -> None:
         name = self._configuration.name

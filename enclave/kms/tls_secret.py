@@ -8,6 +8,7 @@ Not here: serving with it (`enclave.tls`), the authority's protocol.
 """
 
 from datetime import datetime
+from itertools import pairwise
 from typing import Final
 
 from cryptography import x509
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_der_private_key,
 )
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ledgerd.ledger import cbor
 from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityError
@@ -71,7 +73,9 @@ class TlsSecret:
         return found
 
     def check(self, name: str, at: datetime) -> None:
-        """Refuse a chain that could not serve `name`: no certificate, another key's, for other names, or not valid `at` (aware).
+        """Refuse a chain that could not serve `name`: no certificate, another key's, for other names, or not valid `at` (aware); or none.
+
+        Which authority it ends at is for whoever connects to judge.
 
         Raises: IntegrityError.
         """
@@ -88,11 +92,43 @@ class TlsSecret:
         wildcard = f"*.{name.partition('.')[2]}"
         if not {name.lower(), wildcard.lower()} & {item.lower() for item in names}:
             raise IntegrityError(f"the certificate is for {', '.join(names)[:200] or 'no name'}, not for {name}")
-        if not leaf.not_valid_before_utc <= at < leaf.not_valid_after_utc:
-            raise IntegrityError(
-                f"the certificate for {name} is valid from {leaf.not_valid_before_utc} to {leaf.not_valid_after_utc}, and now is {at}; "
-                "get a new one, or give the newest sealed file"
-            )
+        _check_leaf(leaf, name)
+        for number, certificate in enumerate(self.chain):
+            begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+            if not begins <= at < ends:
+                raise IntegrityError(
+                    f"certificate {number + 1} for {name} is valid from {begins} to {ends}, and now is {at}; "
+                    "get a new one, or give the newest sealed file"
+                )
+        for number, (certificate, issuer) in enumerate(pairwise(self.chain), 1):
+            if not _is_issued_by(certificate, issuer):
+                raise IntegrityError(
+                    f"certificate {number} for {name} is not issued by the one after it; give the authority's answer as it came: the key's "
+                    "certificate first, then its issuer, and so on"
+                )
+
+
+def _check_leaf(leaf: x509.Certificate, name: str) -> None:
+    """Refuse a certificate with which no client would let a server speak. Raises: IntegrityError."""
+    try:
+        extensions = {type(extension.value): extension.value for extension in leaf.extensions}
+    except Exception as error:  # as in `check`
+        raise IntegrityError(f"the certificate for {name} cannot be read: {str(error)[:200]}") from None
+    constraints, usages = extensions.get(x509.BasicConstraints), extensions.get(x509.ExtendedKeyUsage)
+    if isinstance(constraints, x509.BasicConstraints) and constraints.ca:
+        raise IntegrityError(f"the certificate for {name} is an authority's; it must be one for a server")
+    if isinstance(usages, x509.ExtendedKeyUsage) and ExtendedKeyUsageOID.SERVER_AUTH not in usages:
+        raise IntegrityError(f"the certificate for {name} is not for servers; ask the authority for one with the usage serverAuth")
+
+
+def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether an authority made a certificate: its name, its signature, and that it may."""
+    try:
+        constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
+        certificate.verify_directly_issued_by(issuer)
+    except Exception:  # a stranger's bytes; the library's list of what it raises is long and grows
+        return False
+    return constraints.ca
 
 
 def create(curve: type[ec.EllipticCurve] = ec.SECP256R1) -> TlsSecret:

@@ -12,7 +12,7 @@ from typing import Final
 
 from ledgerd.ledger.attestation.errors import AttestationError
 from ledgerd.ledger.attestation.measurement import CONFIGURATION_PCR, ZERO, Measurement, configuration_pcr, instance_pcr
-from ledgerd.ledger.attestation.nitro import Attestation, decode, verify, verify_decoded
+from ledgerd.ledger.attestation.nitro import Attestation, decode, verify_decoded
 from ledgerd.ledger.attestation.roots import Root
 from ledgerd.ledger.errors import UsageError
 
@@ -83,7 +83,8 @@ def verify_recorded(
 ) -> Attestation:
     """Verify a document that the ledger holds, as of the time at which the ledger recorded it. Proves nothing about now.
 
-    Certificates are judged at `at_ms`; a document made after it is refused.
+    Certificates are judged at `at_ms`, or at the document's own signed time where that is later by no more than clocks drift; a document
+    made after that is refused.
 
     Args:
         document: As recorded.
@@ -92,7 +93,9 @@ def verify_recorded(
         public_key, user_data, configuration: As in `verify_now`.
     Raises: AttestationError: Any of `errors.RULES` but `nonce`.
     """
-    attestation = verify(document, policy.roots, at_ms=at_ms)
+    said = decode(document)
+    is_drift = at_ms < said.timestamp_ms <= at_ms + CLOCK_SKEW_MS_MAX
+    attestation = verify_decoded(said, policy.roots, at_ms=said.timestamp_ms if is_drift else at_ms)
     _check_image(attestation, policy)
     _check_bindings(attestation, public_key, user_data, configuration)
     check_age(attestation, at_ms, None)

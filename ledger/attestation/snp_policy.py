@@ -83,7 +83,7 @@ def verify_now(
     if len(nonce) < NONCE_SIZE_BYTES_MIN:
         raise UsageError(f"a nonce of {len(nonce)} bytes can be guessed or repeat; make at least {NONCE_SIZE_BYTES_MIN} random ones")
     attestation = snp.verify(report, endorsements, at_ms=now_ms, arks=policy.arks)
-    _check_guest(attestation, uvm_endorsement, policy)
+    _check_all(attestation, uvm_endorsement, policy)
     check_public_key(attestation, public_key)
     check_nonce(attestation, public_key, nonce, user_data)
     return attestation
@@ -107,7 +107,7 @@ def verify_recorded(
     Raises: AttestationError: Any of `errors.RULES` but Nitro's and `nonce`.
     """
     attestation = snp.verify(report, endorsements, at_ms=at_ms, arks=policy.arks)
-    _check_guest(attestation, uvm_endorsement, policy)
+    _check_all(attestation, uvm_endorsement, policy)
     if public_key is not None:
         check_public_key(attestation, public_key)
     return attestation
@@ -118,8 +118,13 @@ def report_data(public_key: bytes, nonce: bytes, user_data: bytes) -> bytes:
     return sha256(public_key).digest() + sha256(cbor.encode([nonce, user_data])).digest()
 
 
-def _check_guest(attestation: SnpAttestation, uvm_endorsement: bytes | None, policy: SnpPolicy) -> None:
+def _check_all(attestation: SnpAttestation, uvm_endorsement: bytes | None, policy: SnpPolicy) -> None:
     check_tcb(attestation, policy.least_tcb)
+    check_guest(attestation, uvm_endorsement, policy)
+
+
+def check_guest(attestation: SnpAttestation, uvm_endorsement: bytes | None, policy: SnpPolicy) -> None:
+    """Refuse a guest that is not wanted, whatever firmware is below it (rules `debug` to `host_data`)."""
     check_debug(attestation)
     check_migration(attestation)
     check_vmpl(attestation, policy.vmpl_max)

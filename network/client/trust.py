@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ledgerd.ledger import cbor, receipt
+from ledgerd.ledger.attestation.binding import service_digest
 from ledgerd.ledger.attestation.measurement import Measurement, configuration_digest, parse_measurement, read_triples, shown_triples
 from ledgerd.ledger.attestation.nitro import Attestation
 from ledgerd.ledger.attestation.policy import Policy, verify_now
@@ -44,6 +45,7 @@ class Statement(NamedTuple):
         genesis: Hex SHA-256 of the service's first entry.
         configuration: What all nodes of the service run with, as docs/formats/join.md lists it; PCR16 measures it.
         accepts: PCR0, PCR1, PCR2 in hex of each image that the node, and whoever admitted it, was told to accept.
+        settings: The service's settings, as the node's ledger has them.
     """
 
     document: bytes
@@ -51,14 +53,21 @@ class Statement(NamedTuple):
     genesis: str
     configuration: dict[str, Any]
     accepts: list[list[str]]
+    settings: dict[str, Any]
 
 
 class Trusted(NamedTuple):
-    """A service identity, the attestation that made it believable, and the configuration that was attested with it."""
+    """A service identity, and the attestation that made it believable.
+
+    Attributes:
+        configuration: What was attested with it: what all nodes run with.
+        settings: Likewise: how nodes are admitted (`admission`), and what the genesis says besides, as docs/formats/join.md lists it.
+    """
 
     identity: ServiceIdentity
     attestation: Attestation
     configuration: dict[str, Any]
+    settings: dict[str, Any]
 
 
 class Presented(NamedTuple):
@@ -131,13 +140,16 @@ def parse_statement(answer: Any) -> Statement:
         certificate, genesis, configuration = answer["service_certificate"], answer["genesis_digest"], answer["configuration"]
         configuration_digest(configuration)
         accepts = shown_triples(read_triples(answer["accepts"]))
-        if type(certificate) is str and type(genesis) is str and len(bytes.fromhex(genesis)) == 32 and type(configuration) is dict:
-            return Statement(document, certificate, genesis.lower(), configuration, accepts)
+        settings = answer["settings"]
+        cbor.encode(settings)
+        is_object = type(configuration) is dict and type(settings) is dict
+        if type(certificate) is str and type(genesis) is str and len(bytes.fromhex(genesis)) == 32 and is_object:
+            return Statement(document, certificate, genesis.lower(), configuration, accepts, settings)
     except (KeyError, TypeError, ValueError, UsageError, FormatError):
         pass
     raise FormatError(
-        "the node's attestation lacks raw (the document), service_certificate, genesis_digest, configuration or accepts, or has one in "
-        "another form; is it a ledgerd node, of this version?"
+        "the node's attestation lacks raw (the document), service_certificate, genesis_digest, configuration, accepts or settings, or has "
+        "one in another form; is it a ledgerd node, of this version?"
     )
 
 
@@ -169,14 +181,13 @@ def verify_statement(
     """
     certificate = receipt.load_certificate(statement.service_certificate, "the service certificate")
     service_key = receipt.key_der(receipt.public_key(certificate))
-    bound = cbor.encode({"service_key": service_key, "genesis": bytes.fromhex(statement.genesis), "accepts": statement.accepts})
     attestation = verify_now(
         statement.document,
         policy,
         now_ms=now_ms,
         nonce=nonce,
         public_key=None,
-        user_data=hashlib.sha384(bound).digest(),
+        user_data=service_digest(service_key, bytes.fromhex(statement.genesis), statement.accepts, statement.settings),
         configuration=configuration_digest(statement.configuration),
     )
     expected = {**(configuration or {}), "service": hashlib.sha256(service_key).hexdigest()}
@@ -197,7 +208,8 @@ def verify_statement(
         raise ServiceIdentityMismatch(f"the node's certificate is not endorsed by the attested service: {error}") from None
     if genesis is not None and genesis.lower() != statement.genesis:
         raise ServiceIdentityMismatch(f"the service began with entry {statement.genesis}, not with the expected {genesis.lower()}")
-    return Trusted(ServiceIdentity(statement.service_certificate, statement.genesis), attestation, statement.configuration)
+    identity = ServiceIdentity(statement.service_certificate, statement.genesis)
+    return Trusted(identity, attestation, statement.configuration, statement.settings)
 
 
 def _check_roots(attested: Any, policy: Policy) -> None:

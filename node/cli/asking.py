@@ -54,11 +54,13 @@ def verify_live(
             **({"measurement_checked": True} if output.json else {"accepted_image": "as was demanded"}),
             **(facts if output.json else people),
             "root": attestation.root if output.json else found.nitro_root(attestation),
-            **({**fields, "service_certificate": certificate} if output.json else fields),
+            **({**fields, "service_certificate": certificate} if output.json else {**fields, **_settings(fields["settings"])}),
         },
     )
     if attestation.simulated:
         output.note(found.SIMULATED)
+    if fields["settings"].get("public_name"):
+        output.note("Whoever chose the key of the public name can read its TLS key: see that the members agreed on that key (docs/kms.md)")
     if save is None:
         output.note("--save FILE keeps the service certificate that this proves, to be used as --service-cert")
 
@@ -83,16 +85,32 @@ def _live(
         service.urls, roots=roots or None, measurements=accepted, genesis=None if genesis is None else genesis.hex(), budget=budget
     ) as client:
         assert client.attestation is not None, "trust sets it"
-        attestation, configuration, identity = client.attestation.attestation, client.attestation.configuration, client.identity
-    check_pcrs(attestation, registers)
-    fields: dict[str, Any] = {"genesis": identity.genesis, "configuration": configuration, "service_certificate": identity.certificate}
+        trusted, identity = client.attestation, client.identity
+    check_pcrs(trusted.attestation, registers)
+    fields: dict[str, Any] = {
+        "genesis": identity.genesis,
+        "configuration": trusted.configuration,
+        "settings": trusted.settings,
+        "service_certificate": identity.certificate,
+    }
     if save is not None:
         try:
             save.write_text(identity.certificate, encoding="ascii")
         except OSError as error:
             raise ConfigurationError(f"cannot write {save}: {error.strerror}") from None
         fields["saved"] = str(save)
-    return attestation, fields
+    return trusted.attestation, fields
+
+
+def _settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """What is attested of the service's settings, for people."""
+    admission, name = settings.get("admission"), settings.get("public_name")
+    return {
+        "admission": "automatic: whoever runs an accepted image is admitted" if admission == "automatic" else admission,
+        "public_name": f"{name['name']}, sealed under {name['key']}"
+        if isinstance(name, dict) and {"name", "key"} <= name.keys()
+        else "none",
+    }
 
 
 def _line_of(registers: dict[int, bytes], lines: "list[Measurement]") -> "list[Measurement]":

@@ -14,6 +14,9 @@ import click
 
 from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityError
 from ledgerd.ledger.ids import Seqno, parse_transaction_id
+from ledgerd.node.cli import node_findings
+from ledgerd.node.cli.allow_list import read_measurements
+from ledgerd.node.cli.evidence import nitro_roots
 from ledgerd.node.cli.output import EXIT_FAILED, Ended, Output, command
 from ledgerd.node.cli.parameters import FILE, FOLDER
 from ledgerd.node.cli.service import SERVICE_CERT_VARIABLE, ServiceOptions, service_options
@@ -167,15 +170,23 @@ def ledger_export(output: Output, service: ServiceOptions, node_dir: Path, out_d
     envvar=SERVICE_CERT_VARIABLE,
     help=f"The service's certificate, PEM: without it nobody can say whose ledger this is. [env {SERVICE_CERT_VARIABLE}]",
 )
-def ledger_verify(output: Output, path: Path, service_cert: Path | None) -> None:
+@click.option("--root", "roots", type=FILE, multiple=True, help="Root of nodes' evidence, PEM; may be repeated.  [default: the ledger's]")
+@click.option("--measurements", type=FILE, help="Images that nodes may have run, JSON.  [default: those that the ledger allowed]")
+def ledger_verify(output: Output, path: Path, service_cert: Path | None, roots: tuple[Path, ...], measurements: Path | None) -> None:
     """Recompute a ledger from its stored bytes.
 
     PATH is a node's directory or a folder of CCF chunk files. Every leaf is hashed from the bytes, every root compared with its
     signatures, every certificate followed to the one given. The first bad entry is named, and the last signature before it. Without a
     certificate the verdict is UNANCHORED, exit status 1.
+
+    The evidence of every node that the ledger records is judged too, as of when it was recorded: by the roots and images that the
+    ledger allowed then, or by those given here. It says what of it was checked, and what not. Evidence that is refused is exit status 1;
+    what nobody here can judge, such as SGX quotes in a ledger of CCF's, only where roots or images are given.
     """
+    from ledgerd.governance.attested_nodes import NodeAudit  # noqa: PLC0415
     from ledgerd.ledger.audit import Auditor  # noqa: PLC0415
 
+    nodes = NodeAudit(nitro_roots(roots) if roots else None, None if measurements is None else frozenset(read_measurements(measurements)))
     source = open_source(path)
     try:
         auditor = Auditor(None if service_cert is None else service_cert.read_bytes())
@@ -184,7 +195,7 @@ def ledger_verify(output: Output, path: Path, service_cert: Path | None) -> None
     try:
         with _progress(output, "verifying", source.total) as advance:
             for stored in source.entries():
-                auditor.feed(stored.data)
+                nodes.feed(auditor.feed(stored.data))
                 advance(stored)
         result = auditor.result()
     except (IntegrityError, FormatError) as error:
@@ -194,7 +205,17 @@ def ledger_verify(output: Output, path: Path, service_cert: Path | None) -> None
         raise Ended(EXIT_FAILED) from None
     if result.transactions == 0:
         raise IntegrityError(f"{path} holds no entries; nothing is verified by that")
-    output.record("ledger_verify", _verdict(path, source.kind, result))
+    findings = nodes.findings()
+    fields = _verdict(path, source.kind, result)
+    refused = node_findings.refusal(findings, strict=bool(roots) or measurements is not None)
+    if refused is not None:
+        fields = {**fields, "verdict": "REFUSED", "good_up_to": fields["last_signed"], "reason": refused}
+    shown = node_findings.records(findings) if output.json else node_findings.summary(findings)
+    output.record("ledger_verify", {**fields, "nodes": shown})
+    for note in node_findings.notes(findings):
+        output.note(note)
+    if refused is not None:
+        raise Ended(EXIT_FAILED)
     if not result.anchored:
         output.note("UNANCHORED: the ledger is consistent with itself; whose it is remains open. Give --service-cert FILE.")
         raise Ended(EXIT_FAILED)

@@ -25,7 +25,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
         base64 binascii collections dataclasses functools hashlib hmac io itertools json re struct typing
         cbor2 cryptography
     """),
-    "governance": names("datetime hashlib json re typing cryptography"),
+    "governance": names("base64 collections datetime hashlib json re typing cryptography"),
     "enclave": names("""
         base64 binascii bisect collections contextlib dataclasses datetime enum functools hashlib hmac http inspect ipaddress itertools
         json operator re struct types typing urllib

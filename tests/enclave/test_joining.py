@@ -2,6 +2,7 @@
 
 import base64
 import json
+from typing import Any
 
 import cbor2
 import pytest
@@ -10,11 +11,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ledgerd.apps.logging import app
 from ledgerd.enclave import boundary
 from ledgerd.enclave.admission import NONCE_LIFETIME_SECONDS
-from ledgerd.enclave.configuration import service_digest
 from ledgerd.enclave.core import Enclave
 from ledgerd.enclave.keys import NodeKeys
 from ledgerd.enclave.nsm import attestation, extend_pcr, lock_pcr, measure_configuration
 from ledgerd.governance import tables
+from ledgerd.ledger.attestation.binding import service_digest
 from ledgerd.ledger.attestation.measurement import configuration_digest, configuration_pcr
 from ledgerd.ledger.attestation.nitro import decode
 from ledgerd.ledger.entry import read_public
@@ -184,7 +185,7 @@ def accepts(cluster: Cluster, host: Host) -> object:
     """What a node says that it was told to accept, held to what it attests."""
     shown = json.loads(cluster.client(host).ask("GET", f"/node/attestations/self?nonce={'07' * 32}").body)
     status = host.enclave._serving.status  # type: ignore[union-attr]
-    bound = service_digest(status.service.public, bytes.fromhex(shown["genesis_digest"]), shown["accepts"])
+    bound = service_digest(status.service.public, bytes.fromhex(shown["genesis_digest"]), shown["accepts"], shown["settings"])
     assert decode(base64.b64decode(shown["raw"])).user_data == bound
     return shown["accepts"]
 
@@ -225,10 +226,26 @@ def test_a_joiner_does_not_believe_a_node_that_shows_other_accepted_images_than_
     assert serving is not None
     answer = serving._answer_attestation
 
-    def lying(reply_to: object, document: bytes) -> None:
+    def lying(reply_to: object, document: bytes, settings: dict[str, Any]) -> None:
         serving.status.attested.accepts = [OTHER]
-        answer(reply_to, document)
+        answer(reply_to, document, settings)
         serving.status.attested.accepts = [OURS]
+
+    serving._answer_attestation = lying  # type: ignore[method-assign]
+    assert "rule 'user_data'" in refusal(cluster, cluster.join("n1"))
+
+
+def test_how_nodes_are_admitted_is_attested_and_a_joiner_believes_nothing_else() -> None:
+    cluster = Cluster(app)
+    (first,) = cluster.start(1)
+    shown = json.loads(cluster.client(first).ask("GET", f"/node/attestations/self?nonce={'07' * 32}").body)
+    assert shown["settings"] == {"admission": "automatic", "open_at_nodes": 1, "application_policy": "open"}
+    serving = first.enclave._serving
+    assert serving is not None
+    answer = serving._answer_attestation
+
+    def lying(reply_to: object, document: bytes, settings: dict[str, Any]) -> None:
+        answer(reply_to, document, {**settings, "admission": "vote"})
 
     serving._answer_attestation = lying  # type: ignore[method-assign]
     assert "rule 'user_data'" in refusal(cluster, cluster.join("n1"))

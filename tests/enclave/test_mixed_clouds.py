@@ -13,13 +13,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from nacl.public import PrivateKey, SealedBox
 
 from ledgerd.apps.logging import app
-from ledgerd.enclave.configuration import binding_digest
 from ledgerd.enclave.genesis import genesis_writes
 from ledgerd.enclave.keys import CURVES
 from ledgerd.enclave.outbound import Answer
 from ledgerd.governance import tables
 from ledgerd.ledger import cbor
 from ledgerd.ledger.attestation import snp_policy
+from ledgerd.ledger.attestation.binding import binding_digest
 from ledgerd.ledger.attestation.snp_policy import report_data
 from ledgerd.ledger.entry import WriteSet
 from support.cluster import Cluster

@@ -3,7 +3,7 @@
 The server's TLS and HTTP are pyOpenSSL and a few lines here, so that the client is not judged by its own code.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -48,12 +48,30 @@ AUTHORITY: Final = ec.generate_private_key(ec.SECP256R1())
 _AUTHORITY_NAME: Final = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a public authority")])
 
 
-def certify(key: ec.EllipticCurvePublicKey, names: tuple[str, ...] = (NAME,), days: int = 90, begins: datetime = BEGIN) -> str:
-    """What a public authority would send for a key: its certificate, and the authority's own."""
+def certify(
+    key: ec.EllipticCurvePublicKey,
+    names: tuple[str, ...] = (NAME,),
+    days: int = 90,
+    begins: datetime = BEGIN,
+    *,
+    authority: ec.EllipticCurvePrivateKey = AUTHORITY,
+    is_authority: bool = True,
+    more: Sequence[x509.ExtensionType] = (),
+) -> str:
+    """What a public authority would send for a key: its certificate, and the authority's own.
+
+    Args:
+        authority: Whose key the second certificate is of; the first is signed by `AUTHORITY`'s.
+        is_authority: The second says that it may issue certificates.
+        more: Extensions of the first.
+    """
     alternative = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
     begins, ends = begins - timedelta(days=1), begins + timedelta(days=days)
     leaf = x509.CertificateBuilder(_AUTHORITY_NAME, x509.Name([]), key, 1, begins, ends).add_extension(alternative, critical=True)
-    root = x509.CertificateBuilder(_AUTHORITY_NAME, _AUTHORITY_NAME, AUTHORITY.public_key(), 2, begins, ends)
+    for extension in more:
+        leaf = leaf.add_extension(extension, critical=False)
+    root = x509.CertificateBuilder(_AUTHORITY_NAME, _AUTHORITY_NAME, authority.public_key(), 2, begins, ends)
+    root = root.add_extension(x509.BasicConstraints(is_authority, None), critical=True)
     return "".join(item.sign(AUTHORITY, hashes.SHA256()).public_bytes(Encoding.PEM).decode() for item in (leaf, root))
 
 

@@ -89,6 +89,21 @@ def test_what_goes_wrong_is_a_warning(which: str, said: str) -> None:
     assert node.served == [] and node.notices == {}
 
 
+def test_tls_that_does_not_take_the_chain_is_a_warning_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    arn = rig.key()
+    first = Node(rig, arn)
+
+    def serve_name(*_: object) -> None:
+        raise RuntimeError("not this one")
+
+    monkeypatch.setattr(Node, "serve_name", serve_name)
+    node = Node(Rig(kms=rig.kms), arn, blob=first.blob, chain=certify(first.requested))
+    ((level, text),) = node.logs
+    assert level == "warning"
+    assert "TLS does not take it (RuntimeError)" in text
+
+
 def test_a_key_that_cannot_be_sealed_is_not_certified() -> None:
     rig = Rig()
     arn = rig.key()

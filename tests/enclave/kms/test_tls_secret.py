@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ from support.kms import AUTHORITY, BEGIN, NAME, Rig, certify
 from support.tls import MemoryClient
 
 NOW = BEGIN
-
+END = "-----END CERTIFICATE-----\n"
 
 CERTIFICATE = x509.load_pem_x509_certificates(certify(AUTHORITY.public_key()).encode())[1].public_bytes(Encoding.DER)
 VERSION_13 = CERTIFICATE.replace(bytes.fromhex("a003020102"), bytes.fromhex("a00302010d"), 1)
@@ -100,6 +101,39 @@ def test_a_missing_chain_is_told() -> None:
             secret.with_chain(chain, NAME, NOW)
     with pytest.raises(ConfigurationError, match="10 certificates"):
         secret.with_chain(certify(secret.key.public_key()) * 5, NAME, NOW)
+
+
+def test_certificates_that_are_no_chain_are_refused() -> None:
+    secret = tls_secret.create()
+    public = secret.key.public_key()
+    leaf, root = x509.load_pem_x509_certificates(certify(public).encode())
+    text = [certificate.public_bytes(Encoding.PEM).decode() for certificate in (leaf, root)]
+    assert len(secret.with_chain(text[0], NAME, NOW).chain) == 1
+    for wrong in (
+        certify(public, authority=ec.generate_private_key(ec.SECP256R1())),  # of that name, with another key
+        certify(public, is_authority=False),
+        text[0] + text[0],
+        text[0] + certify(AUTHORITY.public_key()),
+    ):
+        with pytest.raises(ConfigurationError, match=r"certificate 1 for .* is not issued by the one after it"):
+            secret.with_chain(wrong, NAME, NOW)
+    with pytest.raises(ConfigurationError, match=r"certificate 2 for .* is valid from"):
+        secret.with_chain(text[0] + certify(public, days=0, begins=NOW).partition(END)[2], NAME, NOW)
+
+
+@pytest.mark.parametrize(
+    ("extension", "said"),
+    [
+        (x509.BasicConstraints(True, None), "is an authority's"),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), "is not for servers"),
+    ],
+)
+def test_a_certificate_that_is_not_for_a_server_is_refused(extension: x509.ExtensionType, said: str) -> None:
+    secret = tls_secret.create()
+    with pytest.raises(ConfigurationError, match=said):
+        secret.with_chain(certify(secret.key.public_key(), more=[extension]), NAME, NOW)
+    right = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
+    secret.with_chain(certify(secret.key.public_key(), more=[right]), NAME, NOW)
 
 
 def test_a_key_without_chain_can_be_sealed_until_the_authority_answers() -> None:

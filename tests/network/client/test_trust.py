@@ -56,6 +56,8 @@ class Attesting:
         }
         self.accepts: list[list[str]] = [list(MEASUREMENT.values())]
         self.shown_accepts: object = ...  # as attested
+        self.settings: dict[str, object] = {"admission": "automatic", "open_at_nodes": 3}
+        self.shown_settings: object = ...  # as attested
         self.measure(self.configuration)
         for node in service.nodes:
             node.behaviour = self.answer
@@ -71,7 +73,9 @@ class Attesting:
         if parts.path != "/node/attestations/self":
             return None
         nonce = bytes.fromhex(parts.query.partition("nonce=")[2])
-        bound = cbor.encode({"service_key": self.attested_service_key, "genesis": self.genesis, "accepts": self.accepts})
+        bound = cbor.encode(
+            {"service_key": self.attested_service_key, "genesis": self.genesis, "accepts": self.accepts, "settings": self.settings}
+        )
         document = attestation(self.nsm, user_data=hashlib.sha384(bound).digest(), nonce=self.nonce or nonce, public_key=self.node_key)
         body = {
             "raw": base64.b64encode(document).decode(),
@@ -79,6 +83,7 @@ class Attesting:
             "genesis_digest": self.shown_genesis,
             "configuration": self.configuration,
             "accepts": self.accepts if self.shown_accepts is ... else self.shown_accepts,
+            "settings": self.settings if self.shown_settings is ... else self.shown_settings,
         }
         return FakeAnswer(200, {"content-type": "application/json"}, json.dumps(body).encode())
 
@@ -286,6 +291,23 @@ def test_a_statement_without_accepted_images_is_refused(
 ) -> None:
     attesting.shown_accepts = shown
     with pytest.raises(FormatError, match="accepts"):
+        Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
+
+
+def test_what_the_service_is_set_to_is_attested_and_told(service: FakeService, attesting: Attesting, root: SimulatedRoot) -> None:
+    with Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT]) as client:
+        assert client.attestation is not None
+        assert client.attestation.settings == {"admission": "automatic", "open_at_nodes": 3}
+    attesting.shown_settings = {"admission": "vote", "open_at_nodes": 3}
+    with pytest.raises(AttestationError) as refusal:
+        Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
+    assert refusal.value.rule == "user_data"
+
+
+@pytest.mark.parametrize("shown", [None, [], "automatic", {"admission": 0.5}])
+def test_a_statement_without_settings_is_refused(service: FakeService, attesting: Attesting, root: SimulatedRoot, shown: object) -> None:
+    attesting.shown_settings = shown
+    with pytest.raises(FormatError, match="settings"):
         Client.trust(service.urls, roots=[root.certificate_pem], measurements=[MEASUREMENT])
 
 

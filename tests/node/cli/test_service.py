@@ -168,6 +168,7 @@ class Attesting:
         self.configuration = {"roots": sorted(roots), "service": hashlib.sha256(key).hexdigest(), "heartbeat_ms": 100}
         self.accepts = [[value.hex() for value in pcrs.values()]]
         measure_configuration(self.nsm, configuration_digest(self.configuration))
+        self.settings: dict[str, object] = {"admission": "vote", "open_at_nodes": None}
         self.nonce: bytes | None = None  # in place of the one that is asked for
         service.nodes[0].behaviour = self.answer
 
@@ -179,7 +180,8 @@ class Attesting:
             key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
             for key in (self.ledger.key, self.ledger.node.key)
         ]
-        bound = hashlib.sha384(cbor.encode({"service_key": keys[0], "genesis": bytes(32), "accepts": self.accepts})).digest()
+        said = {"service_key": keys[0], "genesis": bytes(32), "accepts": self.accepts, "settings": self.settings}
+        bound = hashlib.sha384(cbor.encode(said)).digest()
         document = attestation(self.nsm, user_data=bound, nonce=self.nonce or bytes.fromhex(nonce), public_key=keys[1])
         body = {
             "raw": base64.b64encode(document).decode(),
@@ -187,6 +189,7 @@ class Attesting:
             "genesis_digest": "00" * 32,
             "configuration": self.configuration,
             "accepts": self.accepts,
+            "settings": self.settings,
         }
         return FakeAnswer(200, {}, json.dumps(body).encode())
 
@@ -229,6 +232,26 @@ def test_a_node_is_named_by_its_address_alone_with_an_image_or_without(ledgerd: 
     assert "No image was compared" in ran.err
     attesting.nonce = bytes(32)
     assert (ledgerd(*verify).status, ledgerd(*verify).json["error"]["code"]) == (1, "nonce")
+
+
+def test_a_person_is_told_how_nodes_are_admitted_and_whose_key_seals_the_public_name(
+    ledgerd: Ledgerd, service: FakeService, tmp_path: Path
+) -> None:
+    root = make_root()
+    attesting = Attesting(service, root, PCRS)
+    (tmp_path / "root.pem").write_text(root.certificate_pem)
+    image = [part for i, value in PCRS.items() for part in ("--pcr", f"{i}={value.hex()}")]
+    verify = ["attestation", "verify", service.urls[0], "--root", tmp_path / "root.pem", *image]
+    ran = ledgerd(*verify)
+    assert ran.fields["admission"] == "vote"
+    assert ran.fields["public_name"] == "none"
+    key = "arn:aws:kms:eu-central-1:111122223333:key/11111111-2222-3333-4444-555555555555"
+    attesting.settings |= {"admission": "automatic", "public_name": {"name": "ledger.example.org", "key": key}}
+    ran = ledgerd(*verify)
+    assert ran.fields["admission"].startswith("automatic: whoever runs an accepted image")
+    assert ran.fields["public_name"] == f"ledger.example.org, sealed under {key}"
+    assert "the members agreed on that key" in ran.err
+    assert ledgerd(*verify, "-o", "json").json["settings"]["public_name"]["key"] == key
 
 
 def test_a_node_that_was_told_to_believe_more_than_we_do_is_refused(ledgerd: Ledgerd, service: FakeService, tmp_path: Path) -> None:
