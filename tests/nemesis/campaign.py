@@ -214,7 +214,7 @@ class Campaign:
 
     def _retire(self, node: Node) -> None:
         """A member has the lost node removed from the service; its place counts no more once that is recorded."""
-        proposal = actions.write([Action(REMOVE_NODE, node.id)])
+        proposal = actions.write((Action(REMOVE_NODE, node.id),))
         key, certificate = self.service.member()
 
         def removed() -> bool:
