@@ -246,6 +246,7 @@ def nested(levels: int) -> Any:
         pytest.param(lambda d: d["node"].update(data=float("nan")), id="data that is no JSON"),
         pytest.param(lambda d: d["node"].update(data="\ud800"), id="data with half a character"),
         pytest.param(lambda d: d["start"].update(constitution="\ud800"), id="a constitution with half a character"),
+        pytest.param(lambda d: d["start"].update(curve="secp521r1"), id="a curve that joiners refuse"),
         pytest.param(lambda d: d["start"]["members"][0].update(encryption_key=7), id="an encryption key that is a number"),
         pytest.param(lambda d: d["start"]["members"][0].update(certificate="-----BEGIN"), id="a certificate that is none"),
     ],
