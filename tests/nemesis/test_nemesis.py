@@ -31,7 +31,7 @@ runpy.run_module("ledgerd.enclave.runtime", run_name="__main__")
 @pytest.mark.parametrize(("seed", "nodes"), [(1, 3), (2, 3), (3, 5)])
 def test_no_client_is_ever_told_what_is_not_so(seed: int, nodes: int, tmp_path: Path) -> None:
     report = Campaign(tmp_path, seed, nodes=nodes, clients=4).run(SECONDS)
-    assert report.faults.total() >= 5
+    assert report.faults.total() >= 3
     assert report.outcomes["COMMITTED"] > 100
     assert report.receipts > 0
 
