@@ -25,7 +25,7 @@ from ledgerd.enclave.requests import Request
 from ledgerd.enclave.sessions import Sessions
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.governance import tables
-from ledgerd.ledger.attestation.measurement import Measurement
+from ledgerd.ledger.attestation.measurement import Measurement, configuration_digest
 from ledgerd.ledger.attestation.policy import Policy
 from ledgerd.ledger.attestation.roots import parse_roots
 from ledgerd.ledger.attestation.snp_policy import policy_of
@@ -415,7 +415,7 @@ def _configuration() -> Target:
             return False
         if found.accepted((b"a", b"b", b"c")) == () or not 0 < found.sessions_max <= 1_000_000:
             raise BrokenLaw("a bound that is none")
-        configurations.binding_digest(relevant, bytes(32))
+        configuration_digest(relevant)
         return True
 
     tokens = [*_JSON_TOKENS, b'"mode": "join"', b'"data": [[[[]]]]', b'"port": 0', b"Infinity"]
