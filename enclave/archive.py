@@ -29,7 +29,7 @@ class Archive:
         wanted: Questions to hand over with the next `Ready`.
     """
 
-    def __init__(self, consensus: Consensus, replica: Replica, reject: Callable[[str, HostError], None]) -> None:
+    def __init__(self, consensus: Consensus, replica: Replica, reject: Callable[[HostError], None]) -> None:
         """Args: reject: told when the host gave what it should not."""
         self.wanted: list[Fetch] = []
         self._consensus = consensus
@@ -78,7 +78,7 @@ class Archive:
             try:
                 answer(from_range(self._replica.sealer, transaction, self._check(transaction.seqno, entries), kind))
             except HostError as error:
-                self._reject("fetched", error)
+                self._reject(error)
                 answer(
                     refusal(
                         503, "LedgerRangeRefused", "This node's host gave back entries that are not the committed ones; ask another node."
@@ -99,11 +99,11 @@ class Archive:
                         for item in self._check(first, entries)
                     ]
             except HostError as error:
-                self._reject("fetched", error)
+                self._reject(error)
             try:
                 self._consensus.fetched(first, found)
             except HostError as error:
-                self._reject("fetched", error)
+                self._reject(error)
 
         self._ask(first, min(first + CATCH_UP_ENTRIES, self._consensus.commit_seqno - 1), now, done)
 

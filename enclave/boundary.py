@@ -19,12 +19,16 @@ LINK_PORT_DEFAULT: Final = 7000  # vsock; where an image connects to its host, a
 FRAME_SIZE_BYTES_MAX: Final = 32 << 20  # one fetched range (8 MiB) and a full credit window of client bytes fit well inside
 WINDOW_BYTES: Final = 8 << 20  # credit each way: a thousand busy clients' bytes, and all that a receiver ever has to hold besides one frame
 READY_BYTES_MAX: Final = 8 << 20  # a larger Ready leaves in several frames
+_ITEM_BYTES: Final = 512  # what an item of a Ready counts for beside its bytes
 # A frame of nothing but empty lists would take 70 bytes of memory for each of its own. Small frames may: a mebibyte becomes 75 MB for
 # a moment. In larger ones, of large data and few items, items are counted: that costs a call for each list, too much for every frame.
 UNCOUNTED_BYTES_MAX: Final = 1 << 20
 ITEMS_MAX: Final = 1 << 20  # a million connections' worth, and 100 MB at most
-EVENTS_MAX: Final = 1 << 16  # events in one frame; a wake-up of 10,000 busy connections needs fewer
+# Events in one frame, items in one list: a wake-up that has more uses several frames. Room for a list is reserved when it is announced (by
+# our version of msgpack for at most 10,000 items), and lists may be nested a thousand deep by who means harm: 80 MB that nobody touches.
+LIST_MAX: Final = 1 << 14
 STREAM_MAX: Final = 1 << 53
+HOST_LENGTH_MAX: Final = 255  # of a name that an enclave wants to be connected to
 
 # Kinds of byte streams. The host numbers those it accepts, upward from 1; the enclave numbers those it asks for, downward from -1.
 CLIENT: Final = 0
@@ -94,15 +98,21 @@ def encode_events(events: list[Event]) -> bytes:
     return packed
 
 
-def encode_streams(opened: list[tuple[int, int, str]], received: list[tuple[int, bytes]], closed: list[int], others: list[Event]) -> bytes:
-    """As `encode_events`, from plain tuples: what streams did, in this order, and then the others (host side, every wake-up)."""
+def encode_streams(
+    opened: list[tuple[int, int, str]], received: list[tuple[int, bytes]], closed: list[int], others: list[Event]
+) -> list[bytes]:
+    """As `encode_events`, from plain tuples: what streams did, in this order, and then the others (host side, every wake-up).
+
+    Returns: One frame; several where there are more than LIST_MAX events.
+    """
     items: list[Any] = [(_RECEIVED, stream, data) for stream, data in received]
     if opened:
         items = [(_OPENED, *item) for item in opened] + items
     items.extend((_CLOSED, stream) for stream in closed)
     items.extend((_TAG_OF[type(event)], *event) for event in others)
-    packed: bytes = _pack(items)
-    return packed
+    if len(items) <= LIST_MAX:
+        return [_pack(items)]
+    return [_pack(items[start : start + LIST_MAX]) for start in range(0, len(items), LIST_MAX)]
 
 
 def decode_events(frame: bytes | memoryview) -> list[Event]:
@@ -114,7 +124,7 @@ def decode_events(frame: bytes | memoryview) -> list[Event]:
         items = msgpack.unpackb(
             # A list cannot have more items than bytes; without this bound nested list headers alone would reserve half a gigabyte.
             frame,
-            max_array_len=min(EVENTS_MAX, len(frame)),
+            max_array_len=min(LIST_MAX, len(frame)),
             max_map_len=0,
             max_ext_len=0,
             max_str_len=4096,
@@ -278,62 +288,131 @@ def encode_ready(ready: Ready) -> bytes:
 
 
 def encode_ready_frames(ready: Ready) -> list[bytes]:
-    """Pack a Ready for the link: one frame nearly always, several when it is larger than READY_BYTES_MAX.
+    """Pack a Ready for the link: one frame nearly always, several when it is larger than READY_BYTES_MAX, or has lists above LIST_MAX.
 
     Carried out one after the other, the frames do what the whole would do. Entries in all frames but the last that has any carry view 0:
     the host stores them and reports only the last.
     """
     size = sum(map(len, ready.entries)) + sum(len(data) for _, data in ready.peer_bytes) + sum(len(data) for _, data in ready.client_bytes)
-    if size <= READY_BYTES_MAX:
+    items = len(ready.entries) + len(ready.peer_bytes) + len(ready.client_bytes) + len(ready.closes) + len(ready.logs) + len(ready.fetches)
+    if size <= READY_BYTES_MAX and items <= LIST_MAX:
         return [encode_ready(ready)]
     return [encode_ready(part) for part in _split(ready)]
 
 
 def _split(ready: Ready) -> Iterator[Ready]:
-    """Cut into parts of about READY_BYTES_MAX each (an item larger than that stays whole), in the order of Ready's docstring."""
+    """Cut into parts of about READY_BYTES_MAX each (an item larger than that stays whole), in the order of Ready's docstring.
+
+    Each item counts for so many bytes more that no list becomes longer than LIST_MAX.
+    """
     part = Ready()
     part.truncate_after, part.generation, part.first_seqno = ready.truncate_after, ready.generation, ready.first_seqno
     room = READY_BYTES_MAX
     for data in ready.entries:
-        if room < len(data) and part.entries:
+        if room < len(data) + _ITEM_BYTES and part.entries:
             yield part
             following = Ready()
             following.generation, following.first_seqno = ready.generation, part.first_seqno + len(part.entries)
             part, room = following, READY_BYTES_MAX
         part.entries.append(data)
-        room -= len(data)
+        room -= len(data) + _ITEM_BYTES
     part.view, part.committed = ready.view, ready.committed
     for name in ("peer_bytes", "client_bytes"):
         for stream, whole in getattr(ready, name):
             # Bytes of a stream may be cut anywhere.
-            for start in range(0, len(whole), READY_BYTES_MAX):
-                piece = whole[start : start + READY_BYTES_MAX]
-                if room < len(piece):
+            for start in range(0, len(whole), READY_BYTES_MAX - _ITEM_BYTES):
+                piece = whole[start : start + READY_BYTES_MAX - _ITEM_BYTES]
+                if room < len(piece) + _ITEM_BYTES:
                     yield part
                     part, room = Ready(), READY_BYTES_MAX
                 getattr(part, name).append((stream, piece))
-                room -= len(piece)
-    for name in ("connects", "closes", "fetches", "logs", "notices", "stop"):
-        setattr(part, name, getattr(ready, name))
+                room -= len(piece) + _ITEM_BYTES
+    part.connects = ready.connects
+    for name in ("closes", "fetches", "logs"):
+        items = getattr(ready, name)
+        for start in range(0, len(items), LIST_MAX):
+            if start:
+                yield part
+                part = Ready()
+            setattr(part, name, items[start : start + LIST_MAX])
+    part.notices, part.stop = ready.notices, ready.stop
     yield part
 
 
 def decode_ready(frame: bytes | memoryview) -> Ready:
-    """Unpack a Ready (host side). The host believes its own enclave about form, but says so if it cannot read it.
+    """Unpack a Ready and check its form completely (host side): whose enclave this is, and of which version, is its builder's choice.
 
-    Raises: FormatError: The frame is not a Ready; enclave and host are not of one version.
+    Raises: FormatError: The frame is not a Ready that could be carried out.
     """
+    count = _counting(frame)
     try:
-        count = _counting(frame)
-        values = msgpack.unpackb(frame, max_array_len=min(ITEMS_MAX, len(frame)), list_hook=count, object_hook=count)
-        ready = Ready()
-        for name, value in zip(Ready.__slots__, values, strict=True):
-            setattr(ready, name, value)
-        ready.connects = [Connect(*item) for item in ready.connects]
-        ready.fetches = [Fetch(*item) for item in ready.fetches]
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise FormatError(f"the enclave sent a frame the host cannot read ({type(error).__name__}); are both of one version?") from None
+        values = msgpack.unpackb(frame, max_array_len=min(LIST_MAX, len(frame)), max_ext_len=0, list_hook=count, object_hook=count)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise FormatError(
+            f"the enclave sent a frame of {len(frame)} bytes that is not msgpack ({type(error).__name__}); are both of one version?"
+        ) from None
+    if type(values) is not list or len(values) != len(Ready.__slots__):
+        raise FormatError("the enclave sent a frame that is no Ready; are enclave and host of one version?")
+    ready = Ready()
+    for name, value in zip(Ready.__slots__, values, strict=True):
+        if not _READY_SHAPES[name](value):
+            raise FormatError(f"the enclave sent a Ready with malformed {name}; are enclave and host of one version?")
+        setattr(ready, name, value)
+    ready.connects = [Connect(*item) for item in ready.connects]
+    ready.fetches = [Fetch(*item) for item in ready.fetches]
     return ready
+
+
+def _is_optional_count(value: Any) -> bool:
+    return value is None or _is_count(value)
+
+
+def _is_stream_bytes(value: Any) -> bool:
+    if type(value) is not list:
+        return False
+    for item in value:  # noqa: SIM110 - every frame with answers comes by here, and a generator costs twice as much
+        if type(item) is not list or len(item) != 2 or type(item[0]) is not int or type(item[1]) is not bytes:
+            return False
+    return True
+
+
+def _is_texts(value: Any) -> bool:
+    return type(value) is list and all(type(item) is list and len(item) == 2 and type(item[0]) is type(item[1]) is str for item in value)
+
+
+def _is_connects(value: Any) -> bool:
+    return type(value) is list and all(
+        type(item) is list
+        and len(item) == 3
+        and _is_stream(item[0])
+        and type(item[1]) is str
+        and 0 < len(item[1]) <= HOST_LENGTH_MAX
+        and item[1].isascii()
+        and item[1].isprintable()
+        and type(item[2]) is int
+        and 0 < item[2] < 1 << 16
+        for item in value
+    )
+
+
+_READY_SHAPES: Final[dict[str, Callable[[Any], bool]]] = {
+    "client_bytes": _is_stream_bytes,
+    "closes": lambda value: type(value) is list and all(map(_is_stream, value)),
+    "committed": _is_optional_count,
+    "connects": _is_connects,
+    "entries": lambda value: type(value) is list and set(map(type, value)) <= {bytes},
+    "fetches": lambda value: (
+        type(value) is list and all(type(item) is list and len(item) == len(Fetch._fields) and all(map(_is_count, item)) for item in value)
+    ),
+    "first_seqno": _is_count,
+    "generation": _is_count,
+    "logs": _is_texts,
+    "notices": _is_texts,
+    "peer_bytes": _is_stream_bytes,
+    "stop": lambda value: value is None or (type(value) is int and 0 <= value < 256),
+    "truncate_after": _is_optional_count,
+    "view": _is_count,
+}
 
 
 _HEADER: Final = struct.Struct("!II")  # length of the body, credit granted; both in bytes

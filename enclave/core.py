@@ -35,6 +35,7 @@ from ledgerd.enclave.boundary import (
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.configuration import Configuration
 from ledgerd.enclave.genesis import genesis_writes, node_record
+from ledgerd.enclave.host_rejects import CONFIGURED, OPENED, SEALED, HostRejects
 from ledgerd.enclave.http import Limits
 from ledgerd.enclave.join_policy import record_of
 from ledgerd.enclave.joining import Admitted, Joining, spki_of
@@ -64,7 +65,7 @@ from ledgerd.ledger.attestation.measurement import configuration_digest, shown_t
 from ledgerd.ledger.attestation.nitro import verify
 from ledgerd.ledger.attestation.policy import check_configuration, check_debug, check_public_key
 from ledgerd.ledger.attestation.roots import parse_roots
-from ledgerd.ledger.errors import FormatError, HostError, LedgerdError
+from ledgerd.ledger.errors import FormatError, LedgerdError
 
 SWEEP_SECONDS: Final = 0.5  # between looks at clients' deadlines
 HAND_OVER_SECONDS_MAX: Final = 0.3  # some round trips and a sync; half of what the host allows for the end, and less than an election
@@ -112,14 +113,12 @@ class Enclave:
         self._next_sweep = now
         self._stops_at: float | None = None
         self.traffic = Traffic()
+        self._rejects = HostRejects(self.log)
 
     # What the runtime calls.
 
     def receive(self, events: list[Event]) -> None:
-        """Take a batch of the host's events. Their effects appear in the next `ready`.
-
-        Raises: HostError: An event that cannot come now; the host is not one of ours.
-        """
+        """Take a batch of the host's events. Their effects appear in the next `ready`; what no honest host says is refused and counted."""
         sessions, serving, kinds = self._sessions, self._serving, self._kinds
         for event in events:
             kind = type(event)
@@ -155,6 +154,8 @@ class Enclave:
 
     def next_wakeup(self) -> float:
         """When `tick` is due if nothing happens before, monotonic seconds."""
+        if self._sessions is not None and self._sessions.has_backlog:
+            return self._now
         wakeup = self._next_sweep
         if self._stops_at is not None:
             wakeup = min(wakeup, self._stops_at)
@@ -246,7 +247,8 @@ class Enclave:
         stream, kind, _ = event
         if kind == OUTBOUND:
             if self._kinds.get(stream) != OUTBOUND:
-                raise HostError(f"the host opened stream {stream}, which nobody asked for")
+                self._rejects.count(OPENED, f"stream {stream} is open, which nobody asked for")
+                return
             if self._joining is not None and self._joining.owns(stream):
                 self._joining.opened()
             elif self._kms is not None and self._kms.owns(stream):
@@ -255,10 +257,11 @@ class Enclave:
                 self._closing.append(stream)
             return
         if stream <= 0 or stream in self._kinds:
-            raise HostError(f"the host opened stream {stream} twice, or under a number of the enclave's own")
+            self._rejects.count(OPENED, f"stream {stream} is open twice, or under a number of the enclave's own")
+            return
         if kind == CLIENT and self._sessions is not None:
             self._kinds[stream] = CLIENT
-            self._sessions.opened(stream)
+            self._sessions.opened(stream, event.remote)
         elif kind == PEER and self._serving is not None:
             self._kinds[stream] = PEER
             self._serving.peer_opened(stream)
@@ -290,7 +293,8 @@ class Enclave:
 
     def _configure(self, document: bytes) -> None:
         if self._configuration is not None:
-            raise HostError("the host configured the enclave twice")
+            self._rejects.count(CONFIGURED, "the enclave is configured, and keeps what it was told first")
+            return
         try:
             configuration = configurations.parse(document)
             parse_roots(configuration.roots)
@@ -425,6 +429,7 @@ class Enclave:
             certificate=certificate,
             sessions=sessions,
             services=self,
+            rejects=self._rejects,
         )
         self._chain = [certificate, service.certificate]
         sessions.use(TlsContext.for_clients(self._chain, self._keys.identity))
@@ -454,6 +459,10 @@ class Enclave:
     def notice(self, name: str, text: str) -> None:
         """Tell the host."""
         self._ready.notices.append((name, text))
+
+    def sealed_refused(self, error: LedgerdError) -> None:
+        """The host gave another sealed secret than it was given."""
+        self._rejects.count(SEALED, error)
 
     def _answer_early(self, sessions: Sessions) -> None:
         """Before this node is part of a network it answers one question only: how far it is."""

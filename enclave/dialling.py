@@ -15,6 +15,7 @@ from ledgerd.ledger.ids import NodeId
 
 PATIENCE_SECONDS: Final = 0.05  # after a first failure; doubled with each further one, up to the limit
 PATIENCE_SECONDS_MAX: Final = 2.0
+CONNECT_SECONDS_MAX: Final = 10.0  # for the host to say what came of it; an honest one gives up after five
 
 
 class Dialling:
@@ -39,7 +40,7 @@ class Dialling:
         self._own = keys.id
         self._next_stream = next_stream
         self._addresses: dict[NodeId, str] = {}
-        self._asked: dict[int, NodeId] = {}
+        self._asked: dict[int, tuple[NodeId, float]] = {}  # whom, and until when the host may take
         self._open: dict[int, NodeId] = {}
         self._retry_at: dict[NodeId, tuple[float, float]] = {}
 
@@ -54,8 +55,13 @@ class Dialling:
     def dial(self, peers: Collection[NodeId], now: float, ready: Ready) -> None:
         """Ask the host for a stream to every peer that has none."""
         channels = self.channels
+        asked = self._asked
+        for stream in [stream for stream, (_, until) in asked.items() if until <= now]:
+            del asked[stream]
+            ready.closes.append(stream)
+        waited_for = {node_id for node_id, _ in asked.values()}
         for node_id in peers:
-            if channels.dialling(node_id) or node_id == self._own or node_id in self._asked.values():
+            if channels.dialling(node_id) or node_id == self._own or node_id in waited_for:
                 continue
             address = self._addresses.get(node_id)
             retry_at, patience = self._retry_at.get(node_id, (0.0, PATIENCE_SECONDS))
@@ -64,14 +70,15 @@ class Dialling:
             self._retry_at[node_id] = (now + patience, min(2 * patience, PATIENCE_SECONDS_MAX))
             host, _, port = address.rpartition(":")
             stream = self._next_stream()
-            self._asked[stream] = node_id
+            asked[stream] = (node_id, now + CONNECT_SECONDS_MAX)
             ready.connects.append(Connect(stream, host, int(port)))
 
     def opened(self, stream: int) -> bool:
         """A stream that was asked for is there; False if it is none of ours."""
-        node_id = self._asked.pop(stream, None)
-        if node_id is None:
+        asked = self._asked.pop(stream, None)
+        if asked is None:
             return False
+        node_id = asked[0]
         self._open[stream] = node_id
         self.channels.connect(node_id, stream)
         return True

@@ -16,7 +16,7 @@ from ledgerd.enclave.auth import NOBODY, authenticate
 from ledgerd.enclave.endpoints import ApplicationMaps, Context, Deferred, Endpoint, Maps, Registry, Result
 from ledgerd.enclave.idempotency import HEADER, WINDOW_ENTRIES, Idempotency
 from ledgerd.enclave.kv import Store
-from ledgerd.enclave.requests import BINARY, JSON, TEXT, Request, Response
+from ledgerd.enclave.requests import BINARY, HEADERS_MAX, JSON, TEXT, Request, Response
 from ledgerd.ledger.entry import ZERO_DIGEST, WriteSet
 from ledgerd.ledger.errors import RequestError, UsageError
 from ledgerd.ledger.ids import Seqno, TransactionId, View
@@ -238,6 +238,8 @@ def _check_response(response: Response) -> None:
         raise UsageError("the status of a response is an integer from 200 to 599")
     if type(body) is not bytes or bool(body) is not bool(content_type) or (body and status in (204, 304)):
         raise UsageError("a response has bytes and their content type, or neither; 204 and 304 have neither")
+    if len(headers) > HEADERS_MAX:
+        raise UsageError(f"a response has at most {HEADERS_MAX} headers")
     for name, value in headers:
         if _is_header_name(name) is None or name in _OWN_HEADERS or _is_header_value(value) is None:
             raise UsageError("a response header is a lower-case token with a value of one printable latin-1 line, and not one of ours")

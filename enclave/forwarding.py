@@ -9,11 +9,12 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from ledgerd.enclave.requests import Request, Response
+from ledgerd.enclave.requests import HEADERS_MAX, Request, Response
 from ledgerd.ledger.errors import PeerError
 from ledgerd.ledger.ids import NodeId
 
 OUTSTANDING_MAX: Final = 10_000  # CCF's bound on uncommitted transactions; beyond it a primary would refuse them anyway
+_ITEMS_MAX: Final = HEADERS_MAX + 16  # those of the service itself come on top
 
 
 class RemoteReply(NamedTuple):
@@ -51,6 +52,7 @@ def decode_request(node: NodeId, data: bytes) -> Request:
         type(number) is not int
         or not all(type(text) is str for text in (method, path, query, caller_id))
         or type(headers) is not dict
+        or not all(type(name) is type(value) is str for name, value in headers.items())
         or type(body) is not bytes
         or not (certificate is None or type(certificate) is bytes)
     ):
@@ -73,17 +75,19 @@ def decode_answer(node: NodeId, data: bytes) -> tuple[int, Response]:
     if (
         type(number) is not int
         or type(status) is not int
+        or not 100 <= status <= 599
         or type(headers) is not list
+        or not all(type(item) is list and len(item) == 2 and type(item[0]) is type(item[1]) is str for item in headers)
         or type(body) is not bytes
         or type(content_type) is not str
     ):
         raise PeerError(f"node {node[:16]}... sent a malformed answer")
-    return number, Response(status, tuple((str(name), str(value)) for name, value in headers), body, content_type)
+    return number, Response(status, tuple((name, value) for name, value in headers), body, content_type)
 
 
 def _unpack(node: NodeId, data: bytes, count: int) -> list[Any]:
     try:
-        values = msgpack.unpackb(data)
+        values = msgpack.unpackb(data, max_array_len=_ITEMS_MAX, max_map_len=_ITEMS_MAX, max_ext_len=0)
     except (ValueError, msgpack.UnpackException):
         raise PeerError(f"node {node[:16]}... sent a forwarded message that is not msgpack") from None
     if type(values) is not list or len(values) != count:

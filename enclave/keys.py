@@ -174,10 +174,12 @@ def create_ledger_secret() -> bytes:
 def parse_certificate(pem: str) -> x509.Certificate:
     """Read one PEM certificate.
 
-    Raises: FormatError: It is not one.
+    Raises: FormatError: It is not one, or its key cannot be read.
     """
     try:
-        return x509.load_pem_x509_certificate(pem.encode())
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+        certificate.public_key()  # parsed when asked for only
+        return certificate
     except Exception:  # the library's list of what it raises for strange bytes is long
         raise FormatError("not a PEM certificate") from None
 

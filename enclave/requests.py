@@ -6,6 +6,8 @@ Not here: parsing and printing (`enclave.sessions`), who asks (`enclave.auth`), 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+HEADERS_MAX: Final = 256  # of a response, as of a request; every reader of answers has such a bound
+
 
 class Request:
     """One request, complete, already bounded by the limits of `enclave.sessions`.

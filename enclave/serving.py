@@ -28,6 +28,7 @@ from ledgerd.enclave.entropy import jitter
 from ledgerd.enclave.execution import Executor
 from ledgerd.enclave.frontend import ATTESTATION, RECEIPT, Frontend, attestation_object
 from ledgerd.enclave.group_commit import GroupCommit
+from ledgerd.enclave.host_rejects import DOCUMENT, FETCHED, STORED, HostRejects
 from ledgerd.enclave.idempotency import MAP as IDEMPOTENCY_MAP
 from ledgerd.enclave.idempotency import WINDOW_ENTRIES
 from ledgerd.enclave.keys import NodeKeys, ServiceKeys
@@ -85,12 +86,12 @@ class Serving:
         clock: Attested time.
         sessions: Clients' sessions, already open.
         services: Threads and stream numbers.
+        rejects: Counts what the host should not have said.
         now: Monotonic seconds.
 
     Attributes:
         status: What the node tells of itself.
         failed: Why the node must stop, or None.
-        host_rejects: How often the host said what it should not, by reason.
     """
 
     def __init__(
@@ -106,16 +107,17 @@ class Serving:
         clock: AttestedClock,
         sessions: Sessions,
         services: Services,
+        rejects: HostRejects,
         now: float,
     ) -> None:
         self.failed: str | None = None
-        self.host_rejects: dict[str, int] = {}
         self._now = now
         self._app = app
         self._app_open = False
         self._keys = keys
         self._sessions = sessions
         self._services = services
+        self._rejects = rejects
         self._logs: list[tuple[str, str]] = []
         self._notices: list[tuple[str, str]] = []
         self._joined_peers: frozenset[NodeId] = frozenset()  # whom to answer before our own ledger names anybody
@@ -135,7 +137,7 @@ class Serving:
         self._consensus = Consensus(keys.id, self._replica, settings, jitter, now)
         self._group_commit = GroupCommit(keys.id, keys.identity, certificate.public_bytes(Encoding.PEM).decode(), service.identity)
         self._dialling = Dialling(keys, certificate, service.certificate, self._is_former, services.next_stream, now)
-        self._archive = Archive(self._consensus, self._replica, self._reject)
+        self._archive = Archive(self._consensus, self._replica, lambda error: rejects.count(FETCHED, error))
         self.status = Status(
             configuration,
             keys,
@@ -148,10 +150,11 @@ class Serving:
             self._dialling,
             sessions,
             services.traffic,
-            self.host_rejects,
+            rejects.counts,
             self._log,
             now,
         )
+        sessions.knows = lambda caller: _is_known(store, caller)
         self._registries = {name: Registry(name) for name in ("app", "node", "gov")}
         frontend = Frontend(self.status)
         frontend.add_to(self._registries["app"], app.name)
@@ -223,7 +226,7 @@ class Serving:
         try:
             self._consensus.stored(generation, View(view), Seqno(seqno))
         except HostError as error:
-            self._reject("stored", error)
+            self._rejects.count(STORED, error)
 
     def fetched(self, request: int, entries: list[bytes]) -> None:
         """The host gave entries back."""
@@ -472,7 +475,7 @@ class Serving:
         def done(result: Any) -> None:
             self._documents -= 1
             if isinstance(result, Exception):
-                self._log("error", f"the security module gave no document: {result}")
+                self._rejects.count(DOCUMENT, f"the security module gave no document: {result}")
                 self._answering.answer(reply_to, refusals.NO_DOCUMENT)
             else:
                 self._answer_attestation(reply_to, result, settings)
@@ -516,10 +519,11 @@ class Serving:
             self._app.register(self._registries["app"], tables.decode(settings)["application_policy"])
             self._notices.append(("state", "PartOfNetwork"))
 
-    def _reject(self, reason: str, error: HostError) -> None:
-        count = self.host_rejects[reason] = self.host_rejects.get(reason, 0) + 1
-        if count.bit_count() == 1:  # the first, second, fourth, ... of a kind: a host that lies all the time must not fill its own log
-            self._log("error", f"host refused ({reason}, {count} so far): {error}")
-
     def _log(self, level: str, text: str) -> None:
         self._logs.append((level, text))
+
+
+def _is_known(store: Store, caller: str) -> bool:
+    """Whether a caller is a user or a member."""
+    key = caller.encode()
+    return store.get(tables.USER_CERTS, key) is not None or store.get(tables.MEMBER_CERTS, key) is not None

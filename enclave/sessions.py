@@ -3,33 +3,41 @@
 The host says that a stream opened, carried bytes, closed; `requests` fills with complete requests; `answer` takes their responses;
 `take_output` gives what all sessions have to send, one TLS write for each session and wake-up. Nothing here raises for
 what a client or the host says. Time comes with `sweep`; between two sweeps it stands still, which is exact enough for deadlines.
-Not here: HTTP itself (`enclave.http`), `ledgerd/1` (`enclave.pipeline`), who the caller is (`enclave.auth`), execution.
+A handshake costs a millisecond and anybody may ask for one, so a few are done in each wake-up and the others wait for the next: those who
+have a session are served meanwhile.
+Not here: HTTP itself (`enclave.http`), `ledgerd/1` (`enclave.pipeline`), who the caller is (`enclave.auth`), who leaves when all places
+are taken (`enclave.places`), execution.
 """
 
 import hashlib
+from collections import deque
 from typing import Final, NamedTuple, TypeAlias
 
 from ledgerd.enclave.http import Counters, Exchange, HttpConnection, Limits
 from ledgerd.enclave.pipeline import Call, PipelineConnection
+from ledgerd.enclave.places import Knows, Places
 from ledgerd.enclave.requests import Request, Response
-from ledgerd.enclave.tls import PIPELINE_PROTOCOL, TlsConnection, TlsContext
+from ledgerd.enclave.session import ANSWERING, HANDSHAKE, IDLE, LINGERING, READING, Protocol, Session
+from ledgerd.enclave.tls import PIPELINE_PROTOCOL, TlsContext
 
 ReplyTo: TypeAlias = Exchange | Call
 """The `reply_to` of every request that came from a client's session; test with `isinstance`."""
 
-Protocol: TypeAlias = HttpConnection | PipelineConnection
-
+HANDSHAKES_MAX: Final = 4  # steps of handshakes in one wake-up: four milliseconds; what waits has another wake-up at once
+HANDSHAKE_SIZE_BYTES_MAX: Final = 64 << 10  # that wait; a flight with a large certificate has some 10 KiB
 _LINGER_SIZE_BYTES_MAX: Final = 8 << 20  # swallowed after a refusal, so that the client gets to read why instead of a reset
 
 
 class SessionLimits(NamedTuple):
     """What one client, and all clients together, may take."""
 
-    sessions: int = 1000  # CCF's soft cap; beyond it a request is answered 503 and the session ends
+    sessions: int = 1000  # CCF's soft cap; beyond it somebody leaves, or else a request is answered 503 and the session ends
     sessions_over: int = 10  # so many more get that answer, as in CCF; beyond those the stream is closed at once
     handshake_seconds: float = 10.0
+    header_seconds: float = 10.0  # from a request's first byte to its body's first
     request_seconds: float = 30.0  # from a request's first byte to its last
     idle_seconds: float = 600.0  # without a request in either direction; keeps the cap from filling with the forgotten
+    known_seconds: float = 30.0  # of silence for which a caller whom the tables know keeps its place when all are taken
     linger_seconds: float = 2.0
     buffered_bytes: int = 64 << 20  # incomplete requests of all sessions together; beyond it, those that still grow are refused
     request: Limits = Limits()
@@ -38,37 +46,15 @@ class SessionLimits(NamedTuple):
 DEFAULT_LIMITS: Final = SessionLimits()
 
 
-class Session:
-    """One client's stream."""
-
-    __slots__ = ("dirty", "lingered", "over_cap", "phase", "protocol", "since", "stream", "tls")
-
-    def __init__(self, stream: int, tls: TlsConnection, since: float, over_cap: bool) -> None:
-        self.stream = stream
-        self.tls = tls
-        self.protocol: Protocol | None = None  # chosen by ALPN once the handshake is done
-        self.phase = _HANDSHAKE
-        self.since = since  # when the phase began
-        self.over_cap = over_cap
-        self.dirty = False
-        self.lingered = 0
-
-
-# What a session is doing, as far as deadlines care.
-_HANDSHAKE: Final = 0
-_IDLE: Final = 1
-_READING: Final = 2  # a request has begun and is not all there
-_ANSWERING: Final = 3  # the next move is ours
-_LINGERING: Final = 4  # refused and told so; swallowing what is still on its way
-
-
 class Sessions:
     """All client sessions of this node.
 
     Attributes:
         counters: Refusals, for `/node/metrics`.
+        knows: Says of a caller's id whether the tables know it.
         peak: Most sessions there ever were at one time.
-        refused_at_cap: Streams and requests turned away because there were too many sessions.
+        refused_at_cap: Streams and requests turned away because there were too many sessions, and nobody who could leave.
+        evicted: Sessions that had to leave for others.
         tls_failed: Handshakes and records that failed.
         timed_out: Sessions ended by a deadline.
     """
@@ -77,12 +63,18 @@ class Sessions:
         "_buffered",
         "_closing",
         "_context",
+        "_delayed",
         "_dirty",
+        "_farewells",
         "_limits",
         "_now",
+        "_places",
         "_requests",
         "_sessions",
+        "_shaken",
         "counters",
+        "evicted",
+        "knows",
         "peak",
         "refused_at_cap",
         "timed_out",
@@ -98,8 +90,14 @@ class Sessions:
         self._dirty: list[Session] = []
         self._closing: list[int] = []
         self._buffered = 0
+        self._places = Places()
+        self._farewells: list[tuple[int, bytes]] = []  # of those who had to leave
+        self._delayed: deque[Session] = deque()  # whose handshake waits for its turn
+        self._shaken = 0  # steps of handshakes in this wake-up
+        self.knows: Knows = lambda caller: False
         self.counters = Counters()
         self.peak = 0
+        self.evicted = 0
         self.refused_at_cap = 0
         self.tls_failed = 0
         self.timed_out = 0
@@ -113,18 +111,32 @@ class Sessions:
         """Show another certificate to sessions that open from now on; needed when the service endorses a new one."""
         self._context = context
 
-    def opened(self, stream: int) -> None:
-        """The host accepted a client's stream."""
+    @property
+    def has_backlog(self) -> bool:
+        """True if something waits for the next wake-up, which should come at once."""
+        return bool(self._delayed or self._requests)
+
+    def opened(self, stream: int, remote: str = "") -> None:
+        """The host accepted a client's stream, which comes from `remote` (`address:port`), as it says."""
         sessions = self._sessions
         if stream in sessions:
             return  # an honest host never reuses a number; the old session goes on and the new bytes will not fit it
         limits = self._limits
         count = len(sessions)
-        if count >= limits.sessions + limits.sessions_over:
-            self.refused_at_cap += 1
-            self._closing.append(stream)
-            return
-        sessions[stream] = Session(stream, self._context.connection(), self._now, count >= limits.sessions)
+        over_cap = False
+        if count >= limits.sessions:
+            leaver = self._places.leaver(sessions.values(), self._now, limits.known_seconds, self.knows)
+            if leaver is not None:
+                self.evicted += 1
+                self._dismiss(leaver)
+                count -= 1
+            elif count >= limits.sessions + limits.sessions_over:
+                self.refused_at_cap += 1
+                self._closing.append(stream)
+                return
+            else:
+                over_cap = True
+        sessions[stream] = Session(stream, self._context.connection(), self._now, remote.rpartition(":")[0], over_cap)
         if count >= self.peak:
             self.peak = count + 1
 
@@ -133,14 +145,42 @@ class Sessions:
         session = self._sessions.get(stream)
         if session is None:
             return  # ended by us while these were on their way
-        if session.phase == _LINGERING:
+        if session.phase == LINGERING:
             session.lingered += len(data)
             if session.lingered > _LINGER_SIZE_BYTES_MAX:
                 self._end(session)
             return
+        if session.protocol is None and (self._shaken >= HANDSHAKES_MAX or session.unread is not None):
+            self._put_off(session, data)
+        else:
+            self._read(session, data)
+
+    def _put_off(self, session: Session, data: bytes) -> None:
+        if session.unread is None:
+            session.unread = []
+            self._delayed.append(session)
+        session.unread.append(data)
+        session.unread_bytes += len(data)
+        if session.unread_bytes > HANDSHAKE_SIZE_BYTES_MAX:
+            self.tls_failed += 1
+            self._end(session)
+
+    def _go_on(self) -> None:
+        """Take the next handshakes that wait, as many as one wake-up bears."""
+        self._shaken = 0
+        delayed = self._delayed
+        while delayed and self._shaken < HANDSHAKES_MAX:
+            session = delayed.popleft()
+            if session.unread is not None and not session.gone:
+                data = b"".join(session.unread)
+                session.unread, session.unread_bytes = None, 0
+                self._read(session, data)
+
+    def _read(self, session: Session, data: bytes) -> None:
         tls = session.tls
-        chunks = tls.feed(data)
         protocol = session.protocol
+        self._shaken += protocol is None
+        chunks = tls.feed(data)
         if protocol is None:
             if not session.dirty:
                 session.dirty = True
@@ -156,9 +196,9 @@ class Sessions:
             for chunk in chunks:
                 protocol.received(chunk)
             if not protocol.incomplete:
-                session.phase = _ANSWERING
-            elif session.phase != _READING or len(self._requests) != count:
-                session.phase = _READING
+                session.phase = ANSWERING
+            elif session.phase != READING or len(self._requests) != count:
+                session.phase = READING
                 session.since = self._now
             if protocol.buffered != before:
                 self._account(protocol, before)
@@ -203,7 +243,8 @@ class Sessions:
 
     def take_output(self) -> tuple[list[tuple[int, bytes]], list[int]]:
         """What to send, and which streams to close once that is sent; each is handed over once."""
-        output: list[tuple[int, bytes]] = []
+        output, self._farewells = self._farewells, []
+        self._go_on()
         dirty = self._dirty
         if dirty:
             self._dirty = []
@@ -226,24 +267,30 @@ class Sessions:
         late: list[Session] = []
         for session in self._sessions.values():
             phase = session.phase
-            if phase == _ANSWERING:
+            if phase == ANSWERING:
                 protocol = session.protocol
                 assert protocol is not None
                 if not protocol.waiting:
-                    session.phase = _IDLE
+                    session.phase = IDLE
                     session.since = now
             elif now - session.since > (
                 limits.idle_seconds
-                if phase == _IDLE
-                else limits.request_seconds
-                if phase == _READING
+                if phase == IDLE
+                else self._patience(session)
+                if phase == READING
                 else limits.handshake_seconds
-                if phase == _HANDSHAKE
+                if phase == HANDSHAKE
                 else limits.linger_seconds
             ):
                 late.append(session)
         for session in late:
             self._expire(session)
+
+    def _patience(self, session: Session) -> float:
+        """How long the request that a session has begun may take."""
+        protocol = session.protocol
+        limits = self._limits
+        return limits.request_seconds if protocol is not None and protocol.buffered else limits.header_seconds
 
     def _choose(self, session: Session) -> Protocol:
         tls = session.tls
@@ -252,7 +299,7 @@ class Sessions:
         kind = PipelineConnection if tls.alpn == PIPELINE_PROTOCOL else HttpConnection
         protocol = kind(session, self._requests, self._limits.request, self.counters, certificate, caller_id)
         session.protocol = protocol
-        session.phase = _IDLE
+        session.phase = IDLE
         session.since = self._now
         if session.over_cap:
             self.refused_at_cap += 1
@@ -288,7 +335,7 @@ class Sessions:
             return
         if protocol is not None and protocol.refused and not tls.closed:
             # Closing now, with the client's bytes unread, would reset the stream and could lose the answer.
-            session.phase = _LINGERING
+            session.phase = LINGERING
             session.since = self._now
             return
         self._end(session)
@@ -296,17 +343,25 @@ class Sessions:
     def _expire(self, session: Session) -> None:
         phase = session.phase
         protocol = session.protocol
-        if phase != _LINGERING:
+        if phase != LINGERING:
             self.timed_out += 1
-        if phase == _READING and protocol is not None and not protocol.ended:
+        if phase == READING and protocol is not None and not protocol.ended:
             before = protocol.buffered
-            protocol.refuse(408, "InvalidInput", f"The request took longer than {self._limits.request_seconds:g} seconds to arrive.")
+            protocol.refuse(408, "InvalidInput", f"The request took longer than {self._patience(session):g} seconds to arrive.")
             self._buffered -= before - protocol.buffered
-            session.phase = _ANSWERING
+            session.phase = ANSWERING
             if not session.dirty:
                 session.dirty = True
                 self._dirty.append(session)
             return
+        self._end(session)
+
+    def _dismiss(self, session: Session) -> None:
+        """End a session in order, for the sake of another."""
+        session.tls.close()
+        data = session.tls.take_output()
+        if data:
+            self._farewells.append((session.stream, data))
         self._end(session)
 
     def _end(self, session: Session) -> None:
@@ -315,6 +370,7 @@ class Sessions:
 
     def _forget(self, session: Session) -> None:
         del self._sessions[session.stream]
+        session.gone = True
         protocol = session.protocol
         if protocol is not None:
             self._buffered -= protocol.buffered

@@ -222,6 +222,7 @@ class Status:
             "active": sessions.active,
             "peak": sessions.peak,
             "refused_at_cap": sessions.refused_at_cap,
+            "evicted": sessions.evicted,
             "tls_failed": sessions.tls_failed,
             "timed_out": sessions.timed_out,
             "interfaces": {"primary_rpc_interface": interface},

@@ -183,9 +183,9 @@ def verify_cose(
 
 def load_certificate(pem: str | bytes, what: str = "the certificate") -> x509.Certificate:
     """Read exactly one PEM certificate, with all that is asked of it later. Raises: FormatError."""
-    data = pem.encode() if isinstance(pem, str) else pem
     reason = "expected one block BEGIN CERTIFICATE"
     try:
+        data = pem.encode() if isinstance(pem, str) else pem  # a text from JSON may hold half a character
         if data.count(b"-----BEGIN") == 1:
             certificate = x509.load_pem_x509_certificate(data)
             certificate.public_key()

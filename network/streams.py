@@ -41,11 +41,11 @@ class Kind:
     Args:
         tag: Handed back with each new stream.
         unsent_bytes_max: A stream is dropped when this much is unsent and more comes.
-        streams_max: Further ones are closed as soon as they are accepted.
+        streams_max: Further ones take the place of one that is closing already, or are closed as soon as they are accepted.
         pauses: Whether a stream with much unsent is not read from.
     """
 
-    __slots__ = ("count", "pauses", "streams_max", "tag", "unsent_bytes_max")
+    __slots__ = ("closing", "count", "pauses", "streams_max", "tag", "unsent_bytes_max")
 
     def __init__(self, tag: int, unsent_bytes_max: int, streams_max: int, pauses: bool) -> None:
         self.tag = tag
@@ -53,6 +53,7 @@ class Kind:
         self.streams_max = streams_max
         self.pauses = pauses
         self.count = 0
+        self.closing: dict[_Stream, None] = {}  # in the order in which they were closed
 
 
 class _Stream:
@@ -197,8 +198,10 @@ class Streams:
                     return
                 continue
             if kind.count >= kind.streams_max:
-                sock.close()
-                continue
+                if not kind.closing:
+                    sock.close()
+                    continue
+                self._drop(next(iter(kind.closing)))
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             stream = _Stream(self._next_number, kind, sock, f"{remote[0]}:{remote[1]}")
@@ -320,6 +323,7 @@ class Streams:
         if stream is None or stream.closing:
             return
         stream.closing = True
+        stream.kind.closing[stream] = None
         self.closed.append(number)
         stream.deadline = time.monotonic() + (STALL_SECONDS_MAX if stream.unsent else LINGER_SECONDS_MAX)
         self._slow.add(stream)
@@ -380,6 +384,7 @@ class Streams:
         del self._streams[stream.number]
         self._slow.discard(stream)
         stream.kind.count -= 1
+        stream.kind.closing.pop(stream, None)
         if stream.unsent:
             self._unsent_total -= len(stream.unsent)
         if not stream.closing:

@@ -191,8 +191,10 @@ def load(path: Path, *, launcher: str | None = None, image: Path | None = None) 
         document = tomllib.loads(text)
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:  # of TOML, of its encoding, or of a number that Python does not read
         raise ConfigurationError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path} is not TOML of sane depth") from None
     _replace(document, "node", "launcher", launcher)
     if image is not None:
         chosen = document["node"].get("launcher") if isinstance(document.get("node"), dict) else None
@@ -468,7 +470,7 @@ class _Section:
     def _read(self, key: str, path: Path) -> str:
         try:
             return path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # a path may hold what no path can
             self.problem(key, f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a text'}")
             return ""
 

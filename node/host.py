@@ -43,6 +43,7 @@ FETCHES_MAX: Final = 4096
 CLIENT_UNSENT_BYTES_MAX: Final = 1 << 20
 PEER_UNSENT_BYTES_MAX: Final = 64 << 20  # a peer that catches up
 PEERS_MAX: Final = 256
+CLIENTS_OVER: Final = 256  # beyond the cap, which is the enclave's to keep: it lets others leave for newcomers, or tells them why not
 OUTPUT_LOGGED_BYTES_MAX: Final = 1 << 20  # of what the enclave prints; it prints only when it fails
 _SLEEP_SECONDS: Final = 1.0
 _STOPPING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -57,7 +58,7 @@ log = logging.getLogger("ledgerd.node")
 def kinds(clients_max: int) -> dict[int, Kind]:
     """The kinds of streams of a node, by the boundary's tag."""
     return {
-        CLIENT: Kind(CLIENT, CLIENT_UNSENT_BYTES_MAX, clients_max, pauses=True),
+        CLIENT: Kind(CLIENT, CLIENT_UNSENT_BYTES_MAX, clients_max + CLIENTS_OVER, pauses=True),
         PEER: Kind(PEER, PEER_UNSENT_BYTES_MAX, PEERS_MAX, pauses=False),
         OUTBOUND: Kind(OUTBOUND, PEER_UNSENT_BYTES_MAX, PEERS_MAX, pauses=False),
     }
@@ -153,7 +154,7 @@ class Host:
                             self.stop()
                 self._busy = len(streams.received) >= GATHER_STREAMS_MIN
                 if streams.received or streams.opened or streams.closed or self._others:
-                    self._frames.append(encode_streams(streams.opened, streams.received, streams.closed, self._others))
+                    self._frames.extend(encode_streams(streams.opened, streams.received, streams.closed, self._others))
                     streams.opened.clear()
                     streams.received.clear()
                     streams.closed.clear()

@@ -24,7 +24,7 @@ from ledgerd.network.streams import Streams
 from ledgerd.node import public_name
 from ledgerd.node.checks import failures
 from ledgerd.node.config import Address, Measurement, NodeConfig, enclave_document
-from ledgerd.node.host import EXIT_FAILED, PEERS_MAX, EnclaveLostError, Host, kinds
+from ledgerd.node.host import CLIENTS_OVER, EXIT_FAILED, PEERS_MAX, EnclaveLostError, Host, kinds
 from ledgerd.node.image import preflight as images
 from ledgerd.node.image.lock import default_folder
 from ledgerd.node.launch import Launcher, ProcessLauncher
@@ -297,7 +297,7 @@ def _logging(path: Path, notice: Callable[[str, str], None]) -> Iterator[None]:
 
 def files_needed(clients_max: int) -> int:
     """How many open files a host with so many clients needs."""
-    return clients_max + 2 * PEERS_MAX + _FILES_BESIDE_STREAMS
+    return clients_max + CLIENTS_OVER + 2 * PEERS_MAX + _FILES_BESIDE_STREAMS
 
 
 def _allow_files(count: int) -> None:

@@ -12,7 +12,7 @@ from ledgerd.ledger.errors import PeerError
 from ledgerd.ledger.ids import NUMBER_MAX, Seqno, View
 
 MESSAGE_SIZE_BYTES_MAX: Final = 16 << 20  # what a channel carries; a batch is 1 MiB, one entry may exceed it
-ENTRIES_MAX: Final = 1 << 16  # a sender stops at its `Settings.batch_entries`, 5,000 by default
+ENTRIES_MAX: Final = 1 << 14  # a sender stops at its `Settings.batch_entries`, 5,000 by default; the room for them is reserved unread
 DIGEST_SIZE: Final = 32
 NO_DIGEST: Final = bytes(DIGEST_SIZE)
 """The digest of the empty log."""
@@ -116,7 +116,13 @@ def decode(data: bytes) -> Message:
         raise PeerError(f"consensus message of {len(data)} bytes; the limit is {MESSAGE_SIZE_BYTES_MAX}")
     try:
         fields = msgpack.unpackb(
-            data, raw=True, max_array_len=ENTRIES_MAX, max_map_len=0, max_ext_len=0, max_str_len=0, max_bin_len=MESSAGE_SIZE_BYTES_MAX
+            data,
+            raw=True,
+            max_array_len=min(ENTRIES_MAX, len(data)),
+            max_map_len=0,
+            max_ext_len=0,
+            max_str_len=0,
+            max_bin_len=MESSAGE_SIZE_BYTES_MAX,
         )
     except (ValueError, msgpack.UnpackException) as error:
         raise PeerError(f"consensus message of {len(data)} bytes is not msgpack: {type(error).__name__}") from None

@@ -20,7 +20,7 @@ from ledgerd.enclave.kms import sealed, tls_secret
 from ledgerd.enclave.kms.calls import KeyArn
 from ledgerd.enclave.kms.sealed import Ask, Opened
 from ledgerd.enclave.kms.tls_secret import PURPOSE_PREFIX, TlsSecret
-from ledgerd.ledger.errors import LedgerdError
+from ledgerd.ledger.errors import FormatError, IntegrityError, LedgerdError
 
 SEALED_NOTICE: Final = "public_name_sealed"  # base64 of the blob; the host keeps it
 REQUEST_NOTICE: Final = "public_name_request"  # PEM of the request for the authority
@@ -48,6 +48,7 @@ class Listener(Protocol):
     def serve_name(self, name: str, chain: tuple[x509.Certificate, ...], key: EllipticCurvePrivateKey) -> None: ...
     def notice(self, name: str, text: str) -> None: ...
     def log(self, level: str, text: str) -> None: ...
+    def sealed_refused(self, error: LedgerdError) -> None: ...
 
 
 class PublicName:
@@ -86,6 +87,8 @@ class PublicName:
         name, chain = self._configuration.name, self._configuration.chain
         try:
             if isinstance(result, LedgerdError):
+                if isinstance(result, FormatError | IntegrityError):  # not KMS's refusal: what the host gave is not what it was given
+                    self._listener.sealed_refused(result)
                 raise result
             secret = tls_secret.decode(result.secret)
             if not chain:

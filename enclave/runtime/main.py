@@ -73,6 +73,8 @@ def main(arguments: list[str], make_core: Callable[[Any, float], Any] | None = N
         return run(core, link, workers)
     except LinkClosedError:
         return 0  # the host ended, or was killed; nothing is left to serve
+    except HostError as error:  # what it sent is no frame, or no event: nothing that follows could be believed either
+        return _refuse(link, error)
 
 
 def _open_link(name: str) -> socket.socket:

@@ -58,7 +58,7 @@ def parse_roots(pems: Iterable[str]) -> tuple[Root, ...]:
             if pem.count("-----BEGIN ") != 1:
                 raise ValueError
             certificate = x509.load_pem_x509_certificate(pem.encode())
-        except ValueError:
+        except Exception:  # of bytes that may have come through a host; the library's list of what it raises is long and grows
             raise ConfigurationError(
                 "an attestation root is not exactly one PEM certificate; give each root's certificate by itself, not its key"
             ) from None

@@ -321,7 +321,7 @@ def _least_tcb(key: bytes, value: bytes) -> LeastTcb:
     wanted = _TCB_NAMES if cpu.product == snp.TURIN else _TCB_NAMES - {"fmc"}
     if not components and type(record.get("hexstring")) is str:
         # As CCF shows it: the eight bytes as one number, most significant first.
-        return LeastTcb(cpu, snp.tcb_of(_bytes_of(record["hexstring"].encode(), 8, "TCB version")[::-1], cpu.product))
+        return LeastTcb(cpu, snp.tcb_of(_bytes_of(record["hexstring"].encode(errors="replace"), 8, "TCB version")[::-1], cpu.product))
     if components.keys() != wanted or any(type(part) is not int or not 0 <= part <= 255 for part in components.values()):
         raise ConfigurationError(f"TCB version of {cpu.product} needs {', '.join(sorted(wanted))}, 0 to 255 each, and nothing else")
     return LeastTcb(cpu, Tcb(**components))

@@ -123,7 +123,7 @@ def error_of(received: Received) -> tuple[str, str, tuple[dict[str, object], ...
         code, message, details = error["code"], error["message"], error.get("details") or []
         if type(code) is str and type(message) is str and type(details) is list:
             return code, message, tuple(item for item in details if type(item) is dict)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     return "", received.body[:200].decode("utf-8", "replace"), ()
 

@@ -15,6 +15,8 @@ from ledgerd.ledger.errors import FormatError
 
 FRAME_SIZE_BYTES_MAX: Final = 16 << 20  # far above any answer's limit; bounds what a hostile host can make us hold
 
+HEADERS_MAX: Final = 1_024  # of an answer; nodes send a handful
+
 Frame: TypeAlias = tuple[int, int, dict[str, str], bytes]
 """One answer: number of the request that it belongs to, status, headers with lower-case names, body.
 
@@ -83,7 +85,8 @@ def _checked(size: int) -> int:
 
 def _parse(packed: bytes) -> Frame:
     try:
-        number, status, headers, body = frame = _unpack(packed, use_list=False, max_ext_len=0)
+        # Four fields and no further list: room for one is reserved when it is announced.
+        number, status, headers, body = frame = _unpack(packed, use_list=False, max_array_len=4, max_map_len=HEADERS_MAX, max_ext_len=0)
     except (ValueError, TypeError, msgpack.UnpackException):
         raise FormatError(f"a frame of {len(packed)} bytes is not [id, status, headers, body]") from None
     if type(number) is not int or type(status) is not int or type(headers) is not dict or type(body) is not bytes:

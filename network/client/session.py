@@ -15,7 +15,7 @@ import httpx
 from ledgerd.network.client.attempts import Lost, Received, Send, Trouble
 from ledgerd.network.client.identity import ALPN_HTTP, unverified_context
 from ledgerd.network.client.losses import CONNECT_SECONDS_MAX, lost
-from ledgerd.network.client.trust import Presented, Steps, Trusted
+from ledgerd.network.client.trust import STATEMENT_SIZE_BYTES_MAX, Presented, Steps, Trusted
 from ledgerd.network.client.values import Budget
 
 CONNECTIONS_MAX: Final = 1000
@@ -39,7 +39,7 @@ class SyncHttp:
             response = self._client.request(
                 step.method, step.origin + step.path, headers=step.headers, content=step.body or None, timeout=_timeout(step)
             )
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return lost(error, sent=not isinstance(error, _NOT_SENT))
         return _received(response)
 
@@ -64,7 +64,7 @@ class AsyncHttp:
                 response = await self._client.request(
                     step.method, step.origin + step.path, headers=step.headers, content=step.body or None, timeout=_timeout(step)
                 )
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return lost(error, sent=not isinstance(error, _NOT_SENT))
         except TimeoutError:
             return Lost(Trouble.CUT, f"no answer within {step.timeout:.1f} s")
@@ -88,8 +88,11 @@ def fetch(steps: Steps, budget: Budget) -> Trusted:
             try:
                 with http.stream("GET", url) as response:
                     certificate = _certificate(response)  # before the body: with its end the connection may be gone
-                    found = Presented(response.status_code, response.read(), certificate)
-            except httpx.TransportError as error:
+                    body = _Statement()
+                    for part in response.iter_raw():  # as it came: a node has no reason to compress it
+                        body.add(part)
+                    found = Presented(response.status_code, bytes(body.data), certificate)
+            except httpx.RequestError as error:
                 found = lost(error, sent=True)
 
 
@@ -106,9 +109,25 @@ async def fetch_async(steps: Steps, budget: Budget) -> Trusted:
             try:
                 async with http.stream("GET", url) as response:
                     certificate = _certificate(response)  # before the body: with its end the connection may be gone
-                    found = Presented(response.status_code, await response.aread(), certificate)
-            except httpx.TransportError as error:
+                    body = _Statement()
+                    async for part in response.aiter_raw():
+                        body.add(part)
+                    found = Presented(response.status_code, bytes(body.data), certificate)
+            except httpx.RequestError as error:
                 found = lost(error, sent=True)
+
+
+class _Statement:
+    """A body from somebody who is not believed yet, and may never come to its end."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def add(self, part: bytes) -> None:
+        """Take more. Raises: httpx.ReadError: It is too much."""
+        if len(self.data) + len(part) > STATEMENT_SIZE_BYTES_MAX:
+            raise httpx.ReadError(f"it answers with more than {STATEMENT_SIZE_BYTES_MAX} bytes")
+        self.data += part
 
 
 def _certificate(response: httpx.Response) -> bytes | None:

@@ -27,6 +27,7 @@ from ledgerd.network.client.identity import ServiceIdentity
 from ledgerd.network.client.values import Budget, parse_json
 
 NONCE_SIZE_BYTES: Final = 32
+STATEMENT_SIZE_BYTES_MAX: Final = 1 << 20  # documents have some 5,000 bytes, certificates and configuration as many
 STATEMENT_PATH: Final = "/node/attestations/self?nonce="
 
 Root: TypeAlias = str | PathLike[str]

@@ -4,7 +4,6 @@ Not here: how a call becomes attempts (`client.attempts`), or bytes (`client.ses
 """
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -88,7 +87,7 @@ class Answer(NamedTuple):
             return None
         try:
             return base64.b64decode(text, validate=True)
-        except binascii.Error:
+        except ValueError:  # binascii.Error, or a character that is no ASCII
             raise FormatError(f"the service sent a header {RECEIPT_HEADER} that is not base64") from None
 
     @property
@@ -117,5 +116,5 @@ def parse_json(data: bytes) -> Any:
     """
     try:
         return json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise FormatError(f"the service sent {len(data)} bytes that should be JSON and are not: {data[:80]!r}") from None

@@ -170,6 +170,10 @@ class Monitor:
                 pass
             case Request.GET_CONFIG:
                 offset, size, _ = _CONFIG.unpack_from(payload)
+                if size != len(payload) - _CONFIG.size:
+                    raise GuestError(
+                        f"QEMU asks for {size} bytes of the device's configuration, with room for {len(payload) - _CONFIG.size}"
+                    )
                 config = self._cid.to_bytes(8, "little")[offset : offset + size]
                 self._answer(request, payload[: _CONFIG.size] + config.ljust(size, b"\0"))
             case Request.SET_MEMORY:

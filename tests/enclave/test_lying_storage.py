@@ -48,8 +48,7 @@ def test_every_flipped_bit_of_the_entry_and_of_its_signature_is_refused(service:
             else:
                 assert (status, code) == (503, "LedgerRangeRefused")
     assert own == host.entries[seqno - 1]
-    assert host.enclave._serving is not None
-    assert host.enclave._serving.host_rejects["fetched"] > 20
+    assert host.enclave._rejects.counts["fetched"] > 20
     assert any("host refused" in text for level, text in host.logs if level == "error")
 
 
@@ -152,5 +151,4 @@ def test_a_host_that_claims_to_have_stored_what_it_was_never_given_is_counted_an
     host.inbox.append(boundary.Stored(0, 3, len(host.entries)))
     cluster.run(0.1)
     assert client.answers == []
-    assert host.enclave._serving is not None
-    assert host.enclave._serving.host_rejects["stored"] == 2
+    assert host.enclave._rejects.counts["stored"] == 2

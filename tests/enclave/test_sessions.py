@@ -16,7 +16,7 @@ from OpenSSL import SSL
 
 from ledgerd.enclave.http import Limits
 from ledgerd.enclave.requests import TEXT, Request, Response
-from ledgerd.enclave.sessions import ReplyTo, SessionLimits, Sessions
+from ledgerd.enclave.sessions import HANDSHAKE_SIZE_BYTES_MAX, HANDSHAKES_MAX, ReplyTo, SessionLimits, Sessions
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.ledger.errors import UsageError
 from support.tls import Identity, MemoryClient, identity
@@ -302,18 +302,22 @@ def test_a_silent_stream_is_closed() -> None:
     assert host.sessions.take_output() == ([], [1])
 
 
-@pytest.mark.parametrize("part", [b"G", GET[:-1], b"PUT / HTTP/1.1\r\nhost: n\r\ncontent-length: 9\r\n\r\n1234"])
-def test_a_request_that_takes_too_long_is_answered_408_and_closed(part: bytes) -> None:
+PUT = b"PUT / HTTP/1.1\r\nhost: n\r\ncontent-length: 9\r\n\r\n"
+
+
+@pytest.mark.parametrize(("part", "seconds"), [(b"G", 10), (GET[:-1], 10), (PUT, 10), (PUT + b"1234", 30)])
+def test_a_request_that_takes_too_long_is_answered_408_and_closed(part: bytes, seconds: int) -> None:
+    """Its header may take ten seconds, all of it thirty."""
     host = Host()
     stream = host.open()
     host.sessions.sweep(100.0)
     for index in range(len(part)):  # a drip does not extend the deadline
-        host.sessions.sweep(100.0 + 25 * index / len(part))
+        host.sessions.sweep(100.0 + 9 * index / len(part))
         host.send(stream, part[index : index + 1])
-    host.sessions.sweep(129.0)
+    host.sessions.sweep(99.0 + seconds)
     host.carry()
     assert host.clients[stream].plaintext == b""
-    host.sessions.sweep(130.5)
+    host.sessions.sweep(100.5 + seconds)
     host.carry()
     assert host.status(stream) == 408
     assert host.sessions.timed_out == 1
@@ -368,11 +372,13 @@ def test_a_session_that_waits_for_us_is_never_late_and_an_idle_one_is() -> None:
 
 
 def test_sessions_beyond_the_cap_are_told_and_beyond_that_closed() -> None:
+    """Where all others wait for an answer; else one of them would have to leave."""
     host = Host(SessionLimits(sessions=2, sessions_over=1))
-    first, second, third = host.open(), host.open(), host.open()
+    first, second = host.open(), host.open()
     for stream in (first, second):
         host.send(stream, GET)
         assert len(host.sessions.take_requests()) == 1
+    third = host.open()
     host.send(third, GET)
     assert host.sessions.take_requests() == []
     assert host.status(third) == 503
@@ -385,6 +391,111 @@ def test_sessions_beyond_the_cap_are_told_and_beyond_that_closed() -> None:
     fourth = host.open()
     host.send(fourth, GET)
     assert len(host.sessions.take_requests()) == 1
+
+
+def test_a_newcomer_takes_the_place_of_whoever_was_silent_longest() -> None:
+    host = Host(SessionLimits(sessions=3))
+    streams = [host.open() for _ in range(3)]
+    host.sessions.sweep(1.0)
+    host.send(streams[0], GET)  # who has asked last is not the one
+    host.answer(host.sessions.take_requests()[0], Response(204))
+    host.sessions.sweep(2.0)
+    newcomer = host.open()
+    assert host.closes == [streams[1]]
+    assert host.clients[streams[1]].ended, "it was told, by TLS's own goodbye"
+    host.send(newcomer, GET)
+    assert len(host.sessions.take_requests()) == 1
+    assert (host.sessions.evicted, host.sessions.refused_at_cap, host.sessions.active) == (1, 0, 3)
+    host.open()
+    assert host.closes == streams[1:]
+    assert host.sessions.active == 3
+
+
+def test_who_has_not_finished_a_handshake_or_a_request_leaves_too_and_who_waits_for_us_does_not() -> None:
+    host = Host(SessionLimits(sessions=3, sessions_over=0))
+    host.sessions.opened(50)  # says nothing
+    asking, reading = host.open(), host.open()
+    host.send(asking, GET)
+    host.send(reading, GET[:9])
+    host.sessions.sweep(1.0)
+    (request,) = host.sessions.take_requests()
+    first, second = host.open(), host.open()
+    assert host.closes == [50, reading]
+    for stream in (first, second):
+        host.send(stream, GET)
+    host.sessions.sweep(2.0)
+    host.sessions.opened(60)  # all of them wait for an answer
+    host.carry()
+    assert host.closes == [50, reading, 60]
+    assert (host.sessions.evicted, host.sessions.refused_at_cap) == (2, 1)
+    host.answer(request, Response(204))
+    assert host.status(asking) == 204
+
+
+def test_a_caller_whom_the_tables_know_keeps_its_place_for_a_while() -> None:
+    host = Host(SessionLimits(sessions=2))
+    host.sessions.knows = {hashlib.sha256(ALICE.der).hexdigest()}.__contains__
+    known, stranger = host.open(ALICE), host.open()
+    host.sessions.sweep(20.0)
+    host.open()
+    assert host.closes == [stranger]
+    host.sessions.sweep(31.0)
+    host.open()
+    assert host.closes == [stranger, known], "not for ever: nobody may fill all places with silence"
+
+
+def test_a_flood_of_handshakes_waits_for_its_turn_and_nobody_else_does() -> None:
+    host = Host()
+    stream = host.open()
+    flood = [MemoryClient() for _ in range(3 * HANDSHAKES_MAX)]
+    for number, client in enumerate(flood, 100):
+        host.sessions.opened(number)
+        host.sessions.received(number, client.take_output())
+    host.clients[stream].send(GET)
+    host.sessions.received(stream, host.clients[stream].take_output())
+    assert len(host.sessions.take_requests()) == 1, "a session is read at once"
+    answered: list[int] = []
+    rounds: list[int] = []
+    while len(answered) < len(flood):
+        assert host.sessions.has_backlog or not rounds
+        output, _ = host.sessions.take_output()
+        rounds.append(len(output))
+        answered += [number for number, _ in output]
+    assert answered == list(range(100, 100 + len(flood))), "one after the other, as they came"
+    assert max(rounds) <= 2 * HANDSHAKES_MAX
+    assert not host.sessions.has_backlog
+
+
+def test_a_handshake_that_comes_in_pieces_while_it_waits_is_done_in_its_turn() -> None:
+    host = Host()
+    for number in range(100, 100 + HANDSHAKES_MAX):
+        host.sessions.opened(number)
+        host.sessions.received(number, MemoryClient().take_output())
+    client = MemoryClient()
+    host.sessions.opened(7)
+    hello = client.take_output()
+    for at in range(0, len(hello), 50):
+        host.sessions.received(7, hello[at : at + 50])
+    while host.sessions.has_backlog:
+        for number, data in host.sessions.take_output()[0]:
+            if number == 7:
+                client.receive(data)
+    host.clients = {7: client}
+    host.carry()
+    host.send(7, GET)
+    assert len(host.sessions.take_requests()) == 1
+
+
+def test_what_waits_of_a_handshake_is_bounded() -> None:
+    host = Host()
+    for number in range(100, 100 + HANDSHAKES_MAX):
+        host.sessions.opened(number)
+        host.sessions.received(number, MemoryClient().take_output())
+    host.sessions.opened(7)
+    for _ in range(HANDSHAKE_SIZE_BYTES_MAX // 1_000 + 1):
+        host.sessions.received(7, bytes(1_000))
+    assert host.sessions.tls_failed == 1
+    assert 7 in host.sessions.take_output()[1]
 
 
 def test_unfinished_requests_of_all_sessions_together_are_bounded() -> None:

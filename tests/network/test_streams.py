@@ -1,3 +1,4 @@
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -201,6 +202,27 @@ def test_streams_above_the_limit_are_closed_at_once_and_room_is_used_again(strea
     clients.append(socket.create_connection(address, SECONDS_MAX))
     poll_until(streams, lambda: len(streams.opened) == 3)
     close_all(clients)
+
+
+def test_at_the_limit_a_newcomer_takes_the_place_of_one_that_is_closing_already(streams: Streams) -> None:
+    kind = client_kind(streams_max=2)
+    clients = connected(streams, kind, 2)
+    address = clients[0].getpeername()
+    streams.close(1)
+    newcomer = socket.create_connection(address, SECONDS_MAX)
+    poll_until(streams, lambda: len(streams.opened) == 3)
+    assert streams.closed == [1] and kind.count == 2
+    late = socket.create_connection(address, SECONDS_MAX)
+    late.settimeout(SECONDS_MAX)
+    poll_until(streams, lambda: late.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"" if _readable(late) else False)
+    assert len(streams.opened) == 3
+    streams.send(3, b"hello")
+    assert newcomer.recv(10) == b"hello"
+    close_all([*clients, newcomer, late])
+
+
+def _readable(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0])
 
 
 def test_connecting_opens_a_stream_under_the_callers_number(streams: Streams) -> None:

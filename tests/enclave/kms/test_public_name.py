@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from ledgerd.enclave.kms.calls import parse_key_arn
 from ledgerd.enclave.kms.public_name import REQUEST_NOTICE, SEALED_NOTICE, PublicName, PublicNameConfiguration
+from ledgerd.ledger.errors import LedgerdError
 from support.kms import BEGIN_S, NAME, PCRS, Rig, certify
 
 SERVICE = b"the service's public key"
@@ -20,6 +21,7 @@ class Node:
         self.served: list[tuple[str, tuple[x509.Certificate, ...], EllipticCurvePrivateKey]] = []
         self.notices: dict[str, str] = {}
         self.logs: list[tuple[str, str]] = []
+        self.refused: list[LedgerdError] = []
         configuration = PublicNameConfiguration(NAME, parse_key_arn(arn), blob, chain)
         PublicName(configuration, rig.client.ask, service, lambda: int(BEGIN_S * 1000), self)
         for _ in range(200):
@@ -36,6 +38,9 @@ class Node:
 
     def log(self, level: str, text: str) -> None:
         self.logs.append((level, text))
+
+    def sealed_refused(self, error: LedgerdError) -> None:
+        self.refused.append(error)
 
     @property
     def blob(self) -> bytes:
@@ -87,6 +92,7 @@ def test_what_goes_wrong_is_a_warning(which: str, said: str) -> None:
     assert level == "warning"
     assert said in text and NAME in text
     assert node.served == [] and node.notices == {}
+    assert len(node.refused) == (which in ("service", "blob")), "what the host gave is counted, and nobody else's refusal"
 
 
 def test_tls_that_does_not_take_the_chain_is_a_warning_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledgerd.enclave.boundary import (
-    EVENTS_MAX,
     FRAME_SIZE_BYTES_MAX,
     ITEMS_MAX,
+    LIST_MAX,
     READY_BYTES_MAX,
     UNCOUNTED_BYTES_MAX,
     WINDOW_BYTES,
@@ -114,7 +114,7 @@ EVENTS: list[Event] = [Opened(3, 0, "1.2.3.4:5"), Received(3, b"abc"), Received(
 
 
 def test_streams_are_packed_as_the_events_that_they_are() -> None:
-    packed = encode_streams([(3, 0, "1.2.3.4:5")], [(3, b"abc"), (-1, b"x")], [3], [Stored(1, 2, 3)])
+    (packed,) = encode_streams([(3, 0, "1.2.3.4:5")], [(3, b"abc"), (-1, b"x")], [3], [Stored(1, 2, 3)])
     assert packed == encode_events(EVENTS)
     assert decode_events(memoryview(packed)) == EVENTS
 
@@ -200,26 +200,88 @@ def packed_array(items: bytes, count: int) -> bytes:
 
 def test_a_large_frame_of_many_small_lists_is_refused_before_they_fill_the_memory() -> None:
     """Each of a frame's bytes would become 70: before items were counted, 32 MiB of them took 2.3 GB and 22 s."""
-    lists = packed_array(b"\x90" * 31, 31)
-    frame = packed_array(lists * (EVENTS_MAX - 1), EVENTS_MAX - 1)
+    lists = packed_array(b"\x90" * 100, 100)
+    frame = packed_array(lists * (LIST_MAX - 1), LIST_MAX - 1)
     assert UNCOUNTED_BYTES_MAX < len(frame) < WINDOW_BYTES
+    assert ITEMS_MAX < 101 * (LIST_MAX - 1)
     with pytest.raises(HostError, match="not msgpack: ValueError"):
         decode_events(frame)
 
 
 def test_as_many_events_as_one_frame_may_have_are_not_too_many() -> None:
-    events: list[Event] = [Received(1, bytes(32))] * EVENTS_MAX
+    events: list[Event] = [Received(1, bytes(100))] * LIST_MAX
     frame = encode_events(events)
     assert len(frame) > UNCOUNTED_BYTES_MAX
-    assert len(decode_events(frame)) == EVENTS_MAX
+    assert len(decode_events(frame)) == LIST_MAX
+    with pytest.raises(HostError):
+        decode_events(encode_events([*events, Closed(1)]))
 
 
-def test_a_ready_of_too_many_items_is_refused_and_a_large_one_is_not() -> None:
+def test_a_wake_up_with_more_events_than_a_frame_may_have_gives_several_frames() -> None:
+    """A network that breaks ends a hundred thousand streams at once."""
+    closed = list(range(1, 2 * LIST_MAX + 10))
+    frames = encode_streams([(7, 0, "a")], [(7, b"x")], closed, [Stored(1, 2, 3)])
+    assert len(frames) == 3
+    assert [event for frame in frames for event in decode_events(frame)] == [
+        *(Opened(7, 0, "a"), Received(7, b"x")),
+        *map(Closed, closed),
+        Stored(1, 2, 3),
+    ]
+
+
+def test_a_ready_of_too_many_items_is_refused_and_never_made() -> None:
     ready = Ready()
-    ready.client_bytes = [(1, b"answer")] * (ITEMS_MAX // 4)
-    with pytest.raises(FormatError, match="cannot read"):
-        decode_ready(encode_ready(ready))
-    ready.client_bytes = [(1, b"answer")] * (ITEMS_MAX // 5)
+    ready.client_bytes = [(1, b"a" * 100)] * LIST_MAX
     frame = encode_ready(ready)
     assert len(frame) > UNCOUNTED_BYTES_MAX
-    assert len(decode_ready(frame).client_bytes) == ITEMS_MAX // 5
+    assert len(decode_ready(frame).client_bytes) == LIST_MAX
+    ready.client_bytes.append((1, b"one more"))
+    with pytest.raises(FormatError):
+        decode_ready(encode_ready(ready))
+    ready.closes = list(range(1, 2 * LIST_MAX + 2))
+    ready.logs = [("info", "text")] * 3
+    ready.entries = [b"e"] * (LIST_MAX + 5)
+    ready.first_seqno, ready.view, ready.generation, ready.committed, ready.stop = 9, 4, 2, 8, 1
+    parts = [decode_ready(frame) for frame in encode_ready_frames(ready)]
+    assert [entry for part in parts for entry in part.entries] == ready.entries
+    assert [tuple(item) for part in parts for item in part.client_bytes] == ready.client_bytes
+    assert [stream for part in parts for stream in part.closes] == ready.closes
+    assert [tuple(item) for part in parts for item in part.logs] == ready.logs
+    assert [part.stop for part in parts if part.stop is not None] == [parts[-1].stop] == [1]
+    assert [part.view for part in parts if part.entries][-1] == 4
+    following = 9
+    for part in parts:
+        if part.entries:
+            assert part.first_seqno == following
+            following += len(part.entries)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"entries": ["text"]},
+        {"client_bytes": [(1, "text")]},
+        {"client_bytes": [(1, b"a", 2)]},
+        {"peer_bytes": [7]},
+        {"closes": [0]},
+        {"connects": [(1, "host", 0)]},
+        {"connects": [(1, "", 80)]},
+        {"connects": [(1, "a\0b", 80)]},
+        {"connects": [(1, "h" * 256, 80)]},
+        {"fetches": [(1, 2, 3)]},
+        {"fetches": [(1, -2, 3, 4)]},
+        {"logs": [("info",)]},
+        {"notices": [("state", b"bytes")]},
+        {"committed": -1},
+        {"view": None},
+        {"stop": 256},
+        {"stop": True},
+    ],
+    ids=str,
+)
+def test_a_ready_that_could_not_be_carried_out_is_refused(change: dict[str, object]) -> None:
+    ready = Ready()
+    for name, value in change.items():
+        setattr(ready, name, value)
+    with pytest.raises(FormatError, match=next(iter(change))):
+        decode_ready(encode_ready(ready))

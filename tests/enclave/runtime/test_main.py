@@ -1,12 +1,16 @@
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from ledgerd.enclave.boundary import Framing, Ready, decode_ready
+from ledgerd.enclave.boundary import FRAME_SIZE_BYTES_MAX, Framing, Ready, decode_ready
 from ledgerd.enclave.runtime.main import describe
 from ledgerd.ledger.errors import IntegrityError
+from ledgerd.node.simulator.nsm import SimulatedNsm
+from ledgerd.node.simulator.pki import make_root
+from ledgerd.node.simulator.server import serve
 
 
 def test_an_unforeseen_exception_is_told_without_what_it_holds() -> None:
@@ -22,16 +26,17 @@ def test_our_own_errors_speak_for_themselves() -> None:
     assert "root differs" in describe(IntegrityError("root differs"))
 
 
-def run_enclave(nsm: str, descriptors: tuple[int, ...] = ()) -> tuple[int, list[Ready]]:
-    """Run the enclave's process to its end; exit status, and all that it said over the link."""
+def run_enclave(nsm: str, descriptors: tuple[int, ...] = (), app: str = "none", says: bytes = b"") -> tuple[int, list[Ready]]:
+    """Run the enclave's process to its end, with a host that says only so much; exit status, and all that was said over the link."""
     host, enclave = socket.socketpair()
     host.settimeout(20)
     with host:
         with enclave:
             child = subprocess.Popen(
-                [sys.executable, "-m", "ledgerd.enclave.runtime", "--link", str(enclave.fileno()), "--nsm", nsm, "--app", "none"],
+                [sys.executable, "-m", "ledgerd.enclave.runtime", "--link", str(enclave.fileno()), "--nsm", nsm, "--app", app],
                 pass_fds=(enclave.fileno(), *descriptors),
             )
+        host.sendall(says)
         framing = Framing()
         said: list[Ready] = []
         while count := host.recv_into(framing.space()):
@@ -56,3 +61,22 @@ def test_a_security_module_that_is_none_ends_the_enclave_before_its_application_
             status, (last,) = run_enclave(str(theirs.fileno()), (theirs.fileno(),))
     assert status == last.stop == 1
     assert "the security module cannot be used: " in dict(last.notices)["refused"]
+
+
+@pytest.mark.parametrize(
+    ("says", "why"),
+    [
+        ((FRAME_SIZE_BYTES_MAX + 1).to_bytes(4, "big") + bytes(4), "the limit is"),
+        (bytes(4) + (1).to_bytes(4, "big"), "more than was used"),
+        ((3).to_bytes(4, "big") + bytes(4) + b"\x91\x91\x63", "without a known tag"),
+        ((1).to_bytes(4, "big") + bytes(4) + b"\xc1", "not msgpack"),
+    ],
+    ids=["a frame without end", "credit that was never used", "an event that is none", "no msgpack"],
+)
+def test_a_host_that_speaks_nonsense_is_told_why_the_enclave_ends(says: bytes, why: str) -> None:
+    module, theirs = socket.socketpair()
+    threading.Thread(target=serve, args=(SimulatedNsm(make_root(), dict.fromkeys(range(3), b"\x10" * 48)), module), daemon=True).start()
+    with theirs:
+        status, said = run_enclave(str(theirs.fileno()), (theirs.fileno(),), "ledgerd.apps.logging", says)
+    assert status == said[-1].stop == 1
+    assert why in dict(said[-1].notices)["refused"]

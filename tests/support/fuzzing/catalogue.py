@@ -1,0 +1,16 @@
+"""All targets, by name."""
+
+from typing import Final
+
+from support.fuzzing import admission, attestation, frames, machines, members, records, web
+from support.fuzzing.laws import Maker
+
+MAKERS: Final[dict[str, Maker]] = {
+    **frames.MAKERS,
+    **web.MAKERS,
+    **records.MAKERS,
+    **admission.MAKERS,
+    **machines.MAKERS,
+    **members.MAKERS,
+    **attestation.MAKERS,
+}
