@@ -36,6 +36,7 @@ class Backend:
         self._monitor = Monitor(monitor, GUEST_CID, self._epoll)
         self._device = Device(GUEST_CID, connect, self._epoll)
         self._ended = ended
+        self._busy = False  # the device has more to do, without being woken
         self._stop: int | None = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="vsock", daemon=True)
         self._thread.start()
@@ -67,7 +68,7 @@ class Backend:
             self._ended()
 
     def _turn(self) -> bool:
-        for descriptor, events in self._epoll.poll():
+        for descriptor, events in self._epoll.poll(0 if self._busy else None):
             if descriptor == self._stop:
                 return False
             if descriptor == self._monitor.fileno():
@@ -76,6 +77,6 @@ class Backend:
                 self._device.receive, self._device.transmit = self._monitor.queues
             elif not self._monitor.kicked(descriptor):
                 self._device.woken(descriptor, events)
-        self._device.work()
+        self._busy = self._device.work()
         self._monitor.ring_back()
         return True

@@ -2,7 +2,8 @@
 
 Law: a guest's mistake costs its stream (a RESET) or, where the queues themselves are wrong, its device (`GuestError`); never this process.
 Everything is bounded: streams, what waits for each (`streams`), and resets that the guest has not taken; while those are at their bound,
-nothing more is taken from the guest.
+nothing more is taken from the guest. So is one turn: a guest that always has more must not keep this thread from its other work, nor the
+host's own thread from the processor.
 """
 
 import select
@@ -19,6 +20,7 @@ from ledgerd.node.vm.streams import BOTH, BUFFER_BYTES, Stream
 HOST_CIDS: Final = (2, 3)  # the host of virtual machines by convention, the parent of Nitro Enclaves
 STREAMS_MAX: Final = 64  # an enclave has a handful
 RESETS_MAX: Final = 64
+PACKETS_MAX: Final = 256  # taken from the guest, and rounds of packets to it, in one turn
 
 
 class Device:
@@ -42,6 +44,7 @@ class Device:
         self._by_descriptor: dict[int, Stream] = {}
         self._resets: deque[Header] = deque()
         self._starved = False  # the guest has no buffer for us
+        self._more = False
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -67,12 +70,13 @@ class Device:
             self._reset(stream)
         return True
 
-    def work(self) -> None:
-        """Take all that the guest sent, send it all that it has room for, and wait for the right things.
+    def work(self) -> bool:
+        """Take what the guest sent, send it what it has room for, and wait for the right things; True if there may be more at once.
 
         Raises: GuestError: Its queues are not well-formed.
         """
         self._starved = False
+        self._more = False
         self._take()
         self._send()
         self._take()  # what resets had held up
@@ -81,17 +85,21 @@ class Device:
                 self._reset(stream)
             else:
                 self._watch(stream)
+        return self._more
 
     # From the guest.
 
     def _take(self) -> None:
         queue = self.transmit
-        while queue is not None and len(self._resets) < RESETS_MAX and (chain := queue.take()) is not None:
+        for _ in range(PACKETS_MAX):
+            if queue is None or len(self._resets) >= RESETS_MAX or (chain := queue.take()) is None:
+                return
             if chain.writable:
                 raise GuestError("a packet to the host with a writable buffer")
             header, data = decode(chain.readable)
             queue.give_back(chain.head, 0)
             self._packet(header, data)
+        self._more = True
 
     def _packet(self, header: Header, data: bytes) -> None:
         if header.source_cid != self.cid or header.target_cid not in HOST_CIDS:
@@ -160,10 +168,11 @@ class Device:
     def _send(self) -> None:
         while self._resets and (chain := self._buffer()) is not None:
             self._give(chain, self._resets.popleft())
-        progress = True
-        while progress and not self._starved:
+        for _ in range(PACKETS_MAX):
             # One packet for each in turn: no stream can keep another from the guest's buffers.
-            progress = sum(map(self._send_one, list(self._streams.values()))) > 0
+            if self._starved or not sum(map(self._send_one, list(self._streams.values()))):
+                return
+        self._more = True
 
     def _send_one(self, stream: Stream) -> bool:
         """Send one packet of a stream, if there is one and the guest has a buffer; whether it did."""

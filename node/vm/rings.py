@@ -1,7 +1,7 @@
 """The guest's memory, and the split virtqueues in it.
 
 Law: nothing that stands in the guest's memory is believed. Every address is checked against what the guest has, every index against its
-ring, every chain against the ring's size; the first wrong one is a `GuestError`. A field is read once and used as it was read, since the
+ring, every chain against a length; the first wrong one is a `GuestError`. A field is read once and used as it was read, since the
 guest may change it at any time.
 Memory order: the processor keeps stores in order (x86), and between a store and a look at the other side there is always a system call.
 So the guest is always told, whatever its flags ask for, and no barrier is needed that Python does not have.
@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from ledgerd.node.vm.errors import GuestError
 
 QUEUE_SIZE_MAX: Final = 1 << 15
+CHAIN_LENGTH_MAX: Final = 64  # a packet of 64 KiB in single pages, and its header, take 17; bounds the work that one chain can cause
 _DESCRIPTOR: Final = struct.Struct("<QIHH")  # address, length, flags, next
 _USED: Final = struct.Struct("<II")  # head of the chain, bytes written
 _NEXT: Final = 1
@@ -119,7 +120,7 @@ class Queue:
         readable: list[memoryview] = []
         writable: list[memoryview] = []
         number = head
-        for _ in range(self._size):
+        for _ in range(min(self._size, CHAIN_LENGTH_MAX)):
             if number >= self._size:
                 raise GuestError(f"descriptor {number} in a queue of {self._size}")
             address, length, flags, following = _DESCRIPTOR.unpack_from(self._descriptors, number * _DESCRIPTOR.size)
@@ -134,7 +135,7 @@ class Queue:
             if not flags & _NEXT:
                 return Chain(head, tuple(readable), tuple(writable))
             number = following
-        raise GuestError(f"a chain of more than {self._size} descriptors: it goes in a circle")
+        raise GuestError(f"a chain of more than {min(self._size, CHAIN_LENGTH_MAX)} descriptors: it goes in a circle, or holds no packet")
 
     def give_back(self, head: int, written: int) -> None:
         """Return a chain, with so many bytes written; the guest has yet to be told."""

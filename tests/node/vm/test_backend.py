@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from ledgerd.node.vm.backend import GUEST_CID, Backend
+from ledgerd.node.vm.rings import Chain
 from support.processes import wait_for
 from support.virtio import DATA, GUEST_BASE, MEMORY_BYTES, REQUEST, RESET, RESPONSE, USER_BASE, Guest, Monitor, Packet
 
@@ -116,6 +117,21 @@ def test_a_guest_that_breaks_its_queue_loses_its_link_and_nothing_else(machine: 
     assert machine.host.recv(1) == b""
     assert machine.ended.wait(SECONDS_MAX)
     assert "cut off: a queue of 16 claims 1000 chains" in caplog.text
+
+
+def test_a_guest_that_always_has_more_keeps_nobody_from_anything(machine: Machine) -> None:
+    """Its own stream goes on, and the host can still end it."""
+    machine.monitor.set_up()
+    machine.open()
+    queue = machine.backend._device.transmit
+    assert queue is not None
+    nonsense = Chain(0, (memoryview(Packet(RESET, 9, 9).encode()),), ())
+    queue.take = lambda: nonsense  # type: ignore[method-assign]
+    machine.monitor.kick(1)
+    machine.host.sendall(b"still heard")
+    assert machine.next().data == b"still heard"
+    machine.backend.close()
+    assert machine.ended.is_set()
 
 
 def test_closing_ends_the_thread_and_may_be_done_twice(machine: Machine) -> None:

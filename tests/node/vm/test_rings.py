@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ledgerd.node.vm.errors import GuestError
-from ledgerd.node.vm.rings import Memory, Queue, Region
+from ledgerd.node.vm.rings import CHAIN_LENGTH_MAX, Memory, Queue, Region
 from support.virtio import GUEST_BASE, INDIRECT, MEMORY_BYTES, NEXT, USER_BASE, WRITE, Guest, queue_places
 
 
@@ -91,6 +91,22 @@ def test_the_longest_chain_is_taken(guest: Guest) -> None:
     guest.transmit.add([(GUEST_BASE, 1)] * guest.size)
     chain = queue_of(guest).take()
     assert chain is not None and len(chain.readable) == guest.size
+
+
+def test_a_chain_longer_than_any_packet_needs_is_refused() -> None:
+    large = Guest(size=4 * CHAIN_LENGTH_MAX)
+    try:
+        for count, taken in ((CHAIN_LENGTH_MAX, True), (CHAIN_LENGTH_MAX + 1, False)):
+            large.transmit.add([(GUEST_BASE, 1)] * count)
+            queue = queue_of(large)
+            if taken:
+                assert queue.take() is not None
+            else:
+                queue.position = 1
+                with pytest.raises(GuestError, match="holds no packet"):
+                    queue.take()
+    finally:
+        large.close()
 
 
 @pytest.mark.parametrize("by", ["ring", "chain"])
