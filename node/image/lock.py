@@ -99,6 +99,8 @@ class Store:
         for path, digest in digests.items():
             if waiting.pop(digest, None) is not None:
                 kept = self.folder / path.name
+                if kept.exists():  # of that name, and something else: what is there may be what another lock means
+                    kept = self.folder / f"{digest[:16]}-{path.name}"
                 path.replace(kept)
                 self._found[digest] = kept
         if waiting:

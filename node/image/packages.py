@@ -5,7 +5,6 @@ installed, no package's script is run, and no root is needed.
 """
 
 import io
-import lzma
 import tarfile
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from typing import Final
 from ledgerd.node.image.commands import run
 from ledgerd.node.image.errors import ImageError
 from ledgerd.node.image.lock import Locked, Store
-from ledgerd.node.image.tree import File, Folder, Link, Tree
+from ledgerd.node.image.tree import UNPACKED_BYTES_MAX, File, Folder, Link, Tree
 
 FETCH_SECONDS_MAX: Final = 300.0
 _ADVICE: Final = (
@@ -76,17 +75,21 @@ def unpack(data: bytes, title: str) -> Tree:
     packed = next((content for name, content in _members(data, title) if name.startswith("data.tar")), None)
     if packed is None:
         raise ImageError(f"{title} is no Debian package: it has no data.tar")
+    room = UNPACKED_BYTES_MAX
     try:
         with tarfile.open(fileobj=io.BytesIO(packed), mode="r:*") as archive:
             for member in archive:
                 if (path := _merged(member.name)) and path not in _MERGED:
-                    _add(tree, path, member, archive, title)
-    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
-        raise ImageError(f"{title} cannot be unpacked: {str(error)[:100]}; packages of Debian 12 are packed with xz") from None
+                    room -= _add(tree, path, member, archive, title, room)
+    except ImageError:
+        raise
+    except Exception as error:  # of bytes that anybody may have written: decompressors and `tarfile` raise what they like
+        raise ImageError(f"{title} cannot be unpacked: {str(error)[:100]!r}; packages of Debian 12 are packed with xz") from None
     return tree
 
 
-def _add(tree: Tree, path: str, member: tarfile.TarInfo, archive: tarfile.TarFile, title: str) -> None:
+def _add(tree: Tree, path: str, member: tarfile.TarInfo, archive: tarfile.TarFile, title: str, room: int) -> int:
+    """Put one thing into the tree; how many bytes it has, which must be at most `room`."""
     if member.isdir():
         if path not in tree:
             tree.add(path, Folder())
@@ -94,10 +97,16 @@ def _add(tree: Tree, path: str, member: tarfile.TarInfo, archive: tarfile.TarFil
         tree.add(path, Link(member.linkname))
     elif member.isfile() or member.islnk():
         content = archive.extractfile(member)  # follows a second name of a file within the archive
-        assert content is not None, "these kinds have content"
-        tree.add(path, File(content.read(), bool(member.mode & 0o111)))
+        if content is None:
+            raise ImageError(f"{title} holds {path!r} as a second name of something that is no file")
+        data = content.read(room + 1)
+        if len(data) > room:
+            raise ImageError(f"{title} holds more than {UNPACKED_BYTES_MAX} bytes; no package of an image does")
+        tree.add(path, File(data, bool(member.mode & 0o111)))
+        return len(data)
     else:
         raise ImageError(f"{title} holds {path!r}, which is no file, folder or link")
+    return 0
 
 
 def _merged(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, TypeAlias
 from ledgerd.node.image.errors import ImageError
 
 PATH_BYTES_MAX: Final = 4095  # PATH_MAX of Linux, without its NUL
+UNPACKED_BYTES_MAX: Final = 1 << 30  # of one package; the largest has 20 MB
 
 
 class File(NamedTuple):
@@ -30,6 +31,14 @@ class Folder(NamedTuple):
 
 
 Node: TypeAlias = File | Link | Folder
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file system takes a name, everywhere as the same bytes."""
+    try:
+        return len(name.encode()) <= PATH_BYTES_MAX and "\0" not in name
+    except UnicodeEncodeError:  # of bytes that are no UTF-8, as archives may have them
+        return False
 
 
 class Tree:
@@ -68,8 +77,12 @@ class Tree:
         Raises: ImageError: The path is not a clean relative one, or something else stands there or in its way.
         """
         parts = path.split("/")
-        if len(path.encode()) > PATH_BYTES_MAX or "\0" in path or not set(parts).isdisjoint({"", ".", ".."}):
-            raise ImageError(f"{path[:200]!r} cannot be a path in an image: it must be relative and without empty, `.` or `..` parts")
+        if not _is_text(path) or not set(parts).isdisjoint({"", ".", ".."}):
+            raise ImageError(
+                f"{path[:200]!r} cannot be a path in an image: it must be relative, in UTF-8, and without empty, `.` or `..` parts"
+            )
+        if isinstance(node, Link) and (not node.target or not _is_text(node.target)):
+            raise ImageError(f"{path[:200]!r} cannot be put into the image: it is a link to {node.target[:200]!r}")
         for end in range(1, len(parts)):
             above = "/".join(parts[:end])
             if not isinstance(self._nodes.setdefault(above, Folder()), Folder):

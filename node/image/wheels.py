@@ -11,7 +11,7 @@ from typing import Final
 from ledgerd.node.image.commands import run
 from ledgerd.node.image.errors import ImageError
 from ledgerd.node.image.lock import Locked, Store
-from ledgerd.node.image.tree import File, Tree
+from ledgerd.node.image.tree import UNPACKED_BYTES_MAX, File, Tree
 
 FETCH_SECONDS_MAX: Final = 300.0
 # What the image's Python can load: CPython 3.11 of Debian 12, with glibc 2.36.
@@ -52,13 +52,19 @@ def unpack(data: bytes, title: str) -> Tree:
     Raises: ImageError: It is not a wheel, or puts files elsewhere than beside its modules.
     """
     tree = Tree()
+    room = UNPACKED_BYTES_MAX
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for entry in archive.infolist():
+                room -= entry.file_size  # more than that is never read of it
+                if room < 0:
+                    raise ImageError(f"{title} holds more than {UNPACKED_BYTES_MAX} bytes; no wheel of an image does")
                 if ".data/" in entry.filename and not entry.filename.partition(".data/")[2].startswith(("scripts/", "headers/")):
                     raise ImageError(f"{title} puts {entry.filename!r} elsewhere than beside its modules; that is not done here")
                 if entry.filename.endswith((".py", ".so")) and ".data/" not in entry.filename:
                     tree.add(entry.filename, File(archive.read(entry)))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise ImageError(f"{title} is no wheel: {str(error)[:100]}") from None
+    except ImageError:
+        raise
+    except Exception as error:  # of bytes that anybody may have written: decompressors and `zipfile` raise what they like
+        raise ImageError(f"{title} is no wheel: {str(error)[:100]!r}") from None
     return tree

@@ -1,23 +1,33 @@
 """Drives `nitro-cli`: one call for each of its commands that is needed, its JSON as values, its errors with one cause.
 
-Law: a command that ends in time with status 0 and the JSON that was asked for has worked; everything else is a NitroError. Nothing is
-tried again here (`node.nitro.launcher` does that).
+Law: a command that ends in time with status 0 and the JSON that was asked for has worked; everything else is a NitroError. What it
+prints is bounded while it prints, and goes to files: an enclave's process that it leaves behind may hold its descriptors for ever.
+Nothing is tried again here (`node.nitro.launcher` does that).
 """
 
 import contextlib
 import json
+import os
 import re
 import subprocess
+import tempfile
+import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import IO, Any, ClassVar, Final, NamedTuple
 
 from ledgerd.ledger.errors import LedgerdError
 from ledgerd.node.nitro.causes import Cause, cause_of
 
 CALL_SECONDS_MAX: Final = 30.0
 RUN_SECONDS_MAX: Final = 180.0  # loading a large image into huge pages takes tens of seconds
-OUTPUT_SIZE_MAX: Final = 4 << 20
+OUTPUT_SIZE_MAX: Final = 1 << 20  # a description of four enclaves has 2 KB
+ANSWERS_MAX: Final = 64  # places in the output where an answer may begin
+POLL_SECONDS: Final = 0.1
+_NUMBERS: Final = {"ProcessID": 1 << 31, "EnclaveCID": 1 << 32, "NumberOfCPUs": 1 << 16, "MemoryMiB": 1 << 32}
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")  # given back to the program: never taken for an option
+_NAME_LENGTH_MAX: Final = 256
 _JSON: Final = re.compile(r"^[\[{]", re.MULTILINE)
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
@@ -99,7 +109,7 @@ class NitroCli:
 
     def _json(self, command: str, *options: str, seconds: float = CALL_SECONDS_MAX) -> Any:
         text = self._call(command, *options, seconds=seconds)
-        for start in _JSON.finditer(text):  # words for people may stand in lines before it
+        for start in islice(_JSON.finditer(text), ANSWERS_MAX):  # words for people may stand in lines before it
             with contextlib.suppress(ValueError, RecursionError):
                 return json.JSONDecoder().raw_decode(text, start.start())[0]
         raise _strange(command)
@@ -107,23 +117,46 @@ class NitroCli:
     def _call(self, *arguments: str, seconds: float = CALL_SECONDS_MAX) -> str:
         """Run to the end; return standard output."""
         what = f"{self.program} {arguments[0]}"
-        try:
-            done = subprocess.run(  # noqa: S603 (a fixed command, without a shell)
-                [self.program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
-            )
-        except subprocess.TimeoutExpired:
-            waiting = Cause("", f"it did not end within {seconds:.0f} s", "see /var/log/nitro_enclaves/nitro_enclaves.log", True)
-            raise NitroError(what, waiting) from None
-        except OSError as error:
-            raise self._missing(error) from None
-        errors = done.stderr[:OUTPUT_SIZE_MAX].decode(errors="replace")
-        if done.returncode != 0:
-            raise NitroError(what, cause_of(errors))
-        return done.stdout[:OUTPUT_SIZE_MAX].decode(errors="replace")
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            try:
+                process = subprocess.Popen(  # noqa: S603 (a fixed command, without a shell)
+                    [self.program, *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=errors
+                )
+            except OSError as error:
+                raise self._missing(error) from None
+            with process:
+                try:
+                    cause = _wait(process, (output, errors), seconds)
+                finally:
+                    process.kill()  # does nothing to one that has ended
+            if cause is not None:
+                raise NitroError(what, cause)
+            if process.returncode != 0:
+                raise NitroError(what, cause_of(_text(errors)))
+            return _text(output)
 
     def _missing(self, error: OSError) -> NitroError:
         cause = Cause("", f"it cannot be run: {error.strerror}", "install aws-nitro-enclaves-cli, or set nitro.cli to its path")
         return NitroError(self.program, cause)
+
+
+def _wait(process: "subprocess.Popen[bytes]", files: Sequence[IO[bytes]], seconds: float) -> Cause | None:
+    """Wait for its end; why it is not waited for any more, or None if it has ended."""
+    deadline = time.monotonic() + seconds
+    while True:
+        left = deadline - time.monotonic()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, min(left, POLL_SECONDS)))
+            return None
+        if any(os.fstat(file.fileno()).st_size > OUTPUT_SIZE_MAX for file in files):
+            return Cause("", f"it printed more than {OUTPUT_SIZE_MAX >> 20} MiB", "is it AWS's nitro-cli? Run the command by hand")
+        if left <= 0:
+            return Cause("", f"it did not end within {seconds:.0f} s", "see /var/log/nitro_enclaves/nitro_enclaves.log", True)
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read(OUTPUT_SIZE_MAX).decode(errors="replace")
 
 
 def own(enclaves: Sequence[RunningInfo], name: str) -> list[RunningInfo]:
@@ -132,18 +165,21 @@ def own(enclaves: Sequence[RunningInfo], name: str) -> list[RunningInfo]:
 
 
 def _info(found: Any, command: str, debug: bool | None) -> RunningInfo:
-    try:
-        return RunningInfo(
-            name=str(found.get("EnclaveName") or ""),
-            id=str(found["EnclaveID"]),
-            process_id=int(found["ProcessID"]),
-            cid=int(found["EnclaveCID"]),
-            cpus=int(found["NumberOfCPUs"]),
-            memory_mb=int(found["MemoryMiB"]),
-            debug="DEBUG" in str(found.get("Flags", "")) if debug is None else debug,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise _strange(command) from None
+    if not isinstance(found, dict):
+        raise _strange(command)
+    name, enclave_id = found.get("EnclaveName") or "", found.get("EnclaveID")
+    numbers = [found.get(key) for key in _NUMBERS]
+    if (
+        type(name) is not str
+        or len(name) > _NAME_LENGTH_MAX
+        or not name.isprintable()
+        or type(enclave_id) is not str
+        or _ID.fullmatch(enclave_id) is None
+        or not all(type(number) is int and 0 < number < most for number, most in zip(numbers, _NUMBERS.values(), strict=True))
+    ):
+        raise _strange(command)
+    is_debug = "DEBUG" in str(found.get("Flags", ""))
+    return RunningInfo(name, enclave_id, *numbers, debug=is_debug if debug is None else debug)  # type: ignore[arg-type]  # checked above
 
 
 def _strange(command: str) -> NitroError:

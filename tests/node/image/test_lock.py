@@ -95,6 +95,17 @@ def test_what_was_fetched_is_kept(tmp_path: Path) -> None:
     assert Store(tmp_path / "store" / "deep").missing([locked(b"a")]) == []
 
 
+def test_a_file_of_a_name_that_is_taken_does_not_take_its_place(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for content in (b"first", b"second"):
+        fetched = tmp_path / content.decode()
+        fetched.mkdir()
+        (fetched / "a.deb").write_bytes(content)
+        store.keep(fetched, [locked(content)])
+    assert [store.read(locked(content)) for content in (b"first", b"second")] == [b"first", b"second"]
+    assert Store(tmp_path / "store").missing([locked(b"first"), locked(b"second")]) == []
+
+
 def test_a_file_of_another_hash_is_not_kept(tmp_path: Path) -> None:
     fetched = tmp_path / "fetched"
     fetched.mkdir()

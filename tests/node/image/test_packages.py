@@ -1,13 +1,18 @@
 """Packages and wheels: opened in Python, and fetched by programs that are played here."""
 
+import contextlib
+import gzip
 import io
 import os
+import tarfile
 import zipfile
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ledgerd.ledger.errors import IntegrityError
 from ledgerd.node.image import packages, wheels
@@ -63,6 +68,97 @@ def test_a_package_is_opened_and_its_folders_are_merged() -> None:
 def test_what_is_no_package_is_refused(data: bytes) -> None:
     with pytest.raises(ImageError):
         packages.unpack(data, "p")
+
+
+def tar(*members: tuple[str, bytes, str, int]) -> bytes:
+    """A package of (name, kind, name that is linked to, size); what a file has is zeros."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name, kind, target, size in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.size = kind, target, size
+            archive.addfile(member, io.BytesIO(bytes(size)) if size else None)
+    return ar({"data.tar": made.getvalue()})
+
+
+FILE, SYMLINK, HARD, FOLDER, DEVICE = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(tar(("a", HARD, "nowhere", 0)), id="a second name of nothing"),
+        pytest.param(tar(("a", HARD, "a", 0)), id="a second name of itself"),
+        pytest.param(tar(("b", FOLDER, "", 0), ("a", HARD, "b", 0)), id="a second name of a folder"),
+        pytest.param(tar(("b", SYMLINK, "c", 0), ("c", SYMLINK, "b", 0), ("a", HARD, "b", 0)), id="links in a circle"),
+        pytest.param(tar(("a", SYMLINK, "", 0)), id="a link to nothing"),
+        pytest.param(tar(("a", SYMLINK, "x" * 5_000, 0)), id="a link to a name without end"),
+        pytest.param(tar(("a", SYMLINK, "x\udcff", 0)), id="a link to a name that is no text"),
+        pytest.param(tar(("a\udcff", FILE, "", 0)), id="a name that is no text"),
+        pytest.param(tar(("a", SYMLINK, "/etc", 0), ("a/passwd", FILE, "", 1)), id="a file below a link that leads out"),
+        pytest.param(tar(("a", FILE, "", 1), ("a", SYMLINK, "/etc", 0)), id="a link in the place of a file"),
+        pytest.param(tar(("a", DEVICE, "", 0)), id="a device"),
+        pytest.param(ar({"data.tar.gz": gzip.compress(bytes(10_240))[:-20]}), id="compressed and cut"),
+        pytest.param(ar({"data.tar.gz": bytes.fromhex("1f8b08000000000000ff") + b"\x07" * 50}), id="compressed and damaged"),
+        pytest.param(ar({"data.tar.bz2": b"BZh9" + b"\x01" * 50}), id="compressed in another way, and damaged"),
+    ],
+)
+def test_a_package_made_to_harm_is_refused(data: bytes) -> None:
+    with pytest.raises(ImageError):
+        packages.unpack(data, "p")
+
+
+def test_a_package_or_wheel_without_end_is_refused_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (packages, wheels):
+        monkeypatch.setattr(module, "UNPACKED_BYTES_MAX", 3_000)
+    assert len(packages.unpack(tar(("a", FILE, "", 3_000)), "p")) == 1
+    for data in (
+        tar(("a", FILE, "", 3_001)),
+        tar(("a", FILE, "", 2_000), ("b", FILE, "", 2_000)),
+        tar(("a", FILE, "", 2_000), ("b", HARD, "a", 0)),
+    ):
+        with pytest.raises(ImageError, match="holds more than"):
+            packages.unpack(data, "p")
+    wheels.unpack(wheel({"a.py": bytes(3_000)}), "w")
+    with pytest.raises(ImageError, match="holds more than"):
+        wheels.unpack(wheel({"a.py": bytes(2_000), "b.py": bytes(2_000)}), "w")
+
+
+def damaged() -> list[bytes]:
+    """Wheels that are encrypted, name a file in no text, are packed in an unknown way, and are damaged within."""
+    right = wheel({"a.py": b"data" * 100})
+    central = right.rindex(b"PK\x01\x02")
+    encrypted = bytearray(right)
+    encrypted[6] |= 1
+    encrypted[central + 8] |= 1
+    no_text = bytearray(wheel({"abc.py": b""}).replace(b"abc.py", b"\xff\xfe\xfd.py"))
+    for at in (no_text.index(b"PK\x03\x04") + 7, no_text.index(b"PK\x01\x02") + 9):
+        no_text[at] |= 8  # says that it is UTF-8
+    unknown = bytearray(right)
+    unknown[8] = unknown[central + 10] = 99
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.py", b"data" * 100)
+    within = bytearray(packed.getvalue())
+    within[36] ^= 0xFF
+    return [bytes(encrypted), bytes(no_text), bytes(unknown), bytes(within)]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_damaged_wheel_is_refused(number: int) -> None:
+    with pytest.raises(ImageError):
+        wheels.unpack(damaged()[number], "w")
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_whatever_is_changed_in_a_package_or_wheel_is_read_or_refused(data: st.DataObject) -> None:
+    for made, unpack in ((PACKAGE, packages.unpack), (wheel({"a/b.py": b"x", "c.so": b"y" * 50}), wheels.unpack)):
+        changed = bytearray(made)
+        at = data.draw(st.integers(0, len(changed)))
+        changed[at : at + data.draw(st.integers(0, 30))] = data.draw(st.binary(max_size=30))
+        with contextlib.suppress(ImageError):
+            unpack(bytes(changed), "x")
 
 
 def wheel(files: dict[str, bytes]) -> bytes:

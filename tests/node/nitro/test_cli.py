@@ -1,6 +1,8 @@
 """`nitro-cli` driven: what it answers becomes values, and each of its errors one cause with what to do."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -81,14 +83,64 @@ def test_an_error_without_a_code_is_repeated(errors: str, text: str) -> None:
     assert cause_of(errors).text == text
 
 
-@pytest.mark.parametrize("answer", ["", "{}", "null", "[1]", "[{}]", '{"a": ', '[{"EnclaveID": 1, "ProcessID": "x"}]', "[" * 100_000])
+def program(folder: Path, script: str) -> NitroCli:
+    """Some other program in the place of `nitro-cli`."""
+    (folder / "nitro-cli").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "nitro-cli").chmod(0o755)
+    return NitroCli(str(folder / "nitro-cli"))
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "{}", "null", "[1]", "[{}]", '{"a": ', '[{"EnclaveID": 1, "ProcessID": "x"}]', "[" * 100_000, "[\n" * 300_000]
+)
 def test_an_answer_of_another_form_is_an_error(tmp_path: Path, answer: str) -> None:
-    program = tmp_path / "nitro-cli"
     (tmp_path / "answer").write_text(answer)
-    program.write_text(f"#!/bin/sh\ncat {tmp_path}/answer\n")
-    program.chmod(0o755)
     with pytest.raises(NitroError, match="unknown form"):
-        NitroCli(str(program)).describe()
+        program(tmp_path, f"cat {tmp_path}/answer").describe()
+
+
+RIGHT = {
+    "EnclaveName": "a",
+    "EnclaveID": "i-0-enc0",
+    "ProcessID": 7,
+    "EnclaveCID": 16,
+    "NumberOfCPUs": 2,
+    "MemoryMiB": 512,
+    "Flags": "NONE",
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"ProcessID": value} for value in (0, -1, 1 << 31, True, 7.0, float("inf"), "7", None)),
+        *({"EnclaveCID": value} for value in (0, 1 << 32, "16", [16])),
+        *({"EnclaveID": value} for value in ("", "--help", "i 0", "i-0\n", "x" * 129, 7, None)),
+        *({"EnclaveName": value} for value in ("a\x1b[2J", "x" * 257, 7, ["a"])),
+    ],
+)
+def test_a_value_that_no_enclave_has_is_an_error(tmp_path: Path, change: dict[str, object]) -> None:
+    (tmp_path / "answer").write_text(json.dumps([RIGHT]))
+    cli = program(tmp_path, f"cat {tmp_path}/answer")
+    assert cli.describe()[0].id == "i-0-enc0"
+    (tmp_path / "answer").write_text(json.dumps([{**RIGHT, **change}]))
+    with pytest.raises(NitroError, match="unknown form"):
+        cli.describe()
+
+
+def test_output_without_end_is_given_up_before_it_fills_anything(tmp_path: Path) -> None:
+    for where in ("", " >&2"):
+        with pytest.raises(NitroError, match="printed more than 1 MiB"):
+            program(tmp_path, f"exec yes{where}").describe()
+
+
+def test_a_process_that_it_leaves_behind_with_its_descriptors_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "answer").write_text(json.dumps([RIGHT]))
+    cli = program(tmp_path, f"sleep 1000 & echo $! > {tmp_path}/left; cat {tmp_path}/answer")
+    try:
+        assert cli.describe()[0].cid == 16
+    finally:
+        os.kill(int((tmp_path / "left").read_text()), signal.SIGKILL)
 
 
 def test_a_program_that_is_not_there_is_an_error_that_says_what_to_install(tmp_path: Path) -> None:
@@ -97,10 +149,7 @@ def test_a_program_that_is_not_there_is_an_error_that_says_what_to_install(tmp_p
 
 
 def test_a_program_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "nitro-cli"
-    program.write_text("#!/bin/sh\nexec sleep 1000\n")
-    program.chmod(0o755)
-    cli = NitroCli(str(program))
+    cli = program(tmp_path, "exec sleep 1000")
     with pytest.raises(NitroError, match="did not end within 0 s") as caught:
         cli._call("describe-enclaves", seconds=0.05)
     assert caught.value.cause.passes
