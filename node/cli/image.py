@@ -15,7 +15,7 @@ from ledgerd.node.cli.parameters import FILE
 
 if TYPE_CHECKING:
     from ledgerd.ledger.attestation.measurement import Measurement
-    from ledgerd.node.image.build import Image
+    from ledgerd.node.image.build import Image, ImageSpec
     from ledgerd.node.image.eif import Eif
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,10 +76,17 @@ def image_build(output: Output, out: Path, **options: Any) -> None:
         written["measurements"].write_text(json.dumps(_registers(image.measurement), indent=1) + "\n", encoding="ascii")
     except OSError as error:
         raise ConfigurationError(f"{error.filename} cannot be written: {error.strerror}") from None
+    warnings = _warn(output, image.spec)
     sizes = {"bytes": len(data), "ramdisk_bytes": len(image.ramdisks[1]), "unpacked_bytes": image.archive_bytes}
     output.record(
         "image_build",
-        {**{name: str(path) for name, path in written.items()}, **sizes, "files": len(image.root), **_registers(image.measurement)},
+        {
+            **{name: str(path) for name, path in written.items()},
+            **sizes,
+            "files": len(image.root),
+            **_registers(image.measurement),
+            **({"warnings": warnings} if output.json else {}),
+        },
     )
 
 
@@ -97,6 +104,7 @@ def image_measure(output: Output, **options: Any) -> None:
 
         pcr8 = certificate_pcr(certificate_der(options["certificate"].read_bytes()))  # before the work: a wrong one is told at once
     image = _make(output, {**options, "key": None, "name": "ledgerd", "memory_mib": 1024, "cpus": 2})
+    _warn(output, image.spec)
     output.record("image_measure", _registers(image.measurement._replace(pcr8=pcr8)))
 
 
@@ -160,6 +168,16 @@ def _make(output: Output, options: dict[str, Any]) -> "Image":
         wheels=lock.parse_wheels(_text(options["wheels"] or lock.WHEELS)),
     )
     return build(spec, lock.Store(options["cache"] or lock.default_folder()), _progress(output))
+
+
+def _warn(output: Output, spec: "ImageSpec") -> list[str]:
+    """Say what looks wrong with what an image was made of."""
+    from ledgerd.node.image import inputs  # noqa: PLC0415
+
+    found = inputs.warnings(spec.kernel, spec.platform_ramdisk)
+    for warning in found:
+        output.note(f"warning: {warning}")
+    return found
 
 
 def _command_line(text: str | None, file: Path | None) -> str:

@@ -3,15 +3,24 @@
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ledgerd.ledger.errors import ConfigurationError, FormatError
+from ledgerd.ledger.errors import ConfigurationError, FormatError, LedgerdError
 from ledgerd.ledger.ids import TransactionId
 from ledgerd.node.cli.output import Output, command
 from ledgerd.node.cli.parameters import DIGEST, FILE, TRANSACTION_ID
 from ledgerd.node.cli.service import SERVICE_CERT_VARIABLE, ServiceOptions, service_options
+
+if TYPE_CHECKING:
+    from ledgerd.network.client import Client
+
+
+class NoReceipt(LedgerdError):
+    """The service gave no receipt; the message says what to do next."""
+
+    code = "NoReceipt"
 
 
 @command("get")
@@ -26,8 +35,13 @@ def receipt_get(output: Output, service: ServiceOptions, transaction_id: Transac
 
     It is verified against the service's certificate before it is written.
     """
+    from ledgerd.network.client.errors import RequestRefused, RetryBudgetExhausted  # noqa: PLC0415
+
     with service.client() as client:
-        receipt = client.receipt(transaction_id, form=form)
+        try:
+            receipt = client.receipt(transaction_id, form=form)
+        except (RetryBudgetExhausted, RequestRefused) as error:
+            raise NoReceipt(f"{error}\n{_next_step(client, transaction_id)}") from None
     path = out or Path(f"{transaction_id}.{form}")
     path.write_bytes(receipt)
     fields = {"transaction_id": str(transaction_id), "form": form, "file": str(path), "bytes": len(receipt), "verified": True}
@@ -82,6 +96,22 @@ def receipt_verify(
         "signed_at": None if verified.signed_at is None else datetime.fromtimestamp(verified.signed_at, UTC).isoformat(),
     }
     output.record("receipt_verify", fields)
+
+
+def _next_step(client: "Client", transaction_id: TransactionId) -> str:
+    """What to do about a receipt that there is not, by what the service says of its transaction."""
+    try:
+        status = client.status(transaction_id)
+    except LedgerdError:
+        return "No node says what became of it: see `ledgerd status`, and ask again."
+    return {
+        "Unknown": (
+            "The service knows no such transaction, or not yet: compare the id with `x-ms-ccf-transaction-id` of its answer, and with "
+            f"what `ledgerd status` shows as committed; `ledgerd tx status {transaction_id} --wait` waits for it."
+        ),
+        "Pending": f"It is not committed yet: `ledgerd tx status {transaction_id} --wait` waits for that; then ask again.",
+        "Invalid": "It was rolled back, or never can be: there will be no receipt. Submit it again, and keep the new id.",
+    }.get(status, "It is committed, so ask again: the node may be fetching it from its disk. --timeout waits longer.")
 
 
 def _digest(digest: bytes | None, claims: Path | None) -> bytes | None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ledgerd.ledger.attestation.measurement import Measurement, certificate_pcr
 from ledgerd.ledger.errors import IntegrityError
-from ledgerd.node.image import signature
+from ledgerd.node.image import inputs, signature
 from ledgerd.node.image.eif import Eif, Kind
 from ledgerd.node.image.errors import EifError
 
@@ -35,6 +35,8 @@ def describe(image: Eif, now: datetime) -> tuple[dict[str, Any], list[str]]:
     else:
         signer, pcr8, problems = _signer(image.signature, measured.pcr0, now)
         warnings += [SIGNED, *problems]
+    if not image.aarch64:
+        warnings += inputs.warnings(image.all(Kind.KERNEL)[0], image.all(Kind.RAMDISK)[0])
     if len(image.all(Kind.RAMDISK)) == 1:
         warnings.append("one ramdisk only: there is nothing but the platform's, and PCR2 measures nothing")
     if any(image.reserved):

@@ -87,6 +87,16 @@ def test_people_are_warned_in_words(ledgerd: Ledgerd, given: Path) -> None:
     assert ran.fields["section_3"] == f"ramdisk, {len(PLATFORM)} bytes"
 
 
+def test_a_kernel_and_a_ramdisk_that_are_none_are_warned_of_and_built(ledgerd: Ledgerd, given: Path) -> None:
+    (given / "bzImage").write_bytes(b"garbage")
+    built = ledgerd("image", "build", *PARTS, "--out", "a.eif", "-o", "json")
+    assert built.status == 0
+    assert "no bzImage" in built.json["warnings"][0]
+    assert "warning: the kernel is no bzImage" in built.err
+    assert "warning: the kernel is no bzImage" in ledgerd("image", "measure", *PARTS).err
+    assert "warning: the kernel is no bzImage" in ledgerd("image", "describe", "a.eif").err
+
+
 def test_the_command_line_comes_from_a_file_too(ledgerd: Ledgerd, given: Path) -> None:
     ledgerd("image", "build", *PARTS[:4], "--cmdline-file", "cmdline", "--out", "a.eif")
     assert eif.read((given / "a.eif").read_bytes()).command_line == "quiet"

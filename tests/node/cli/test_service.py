@@ -130,6 +130,27 @@ def test_an_invalid_transaction_is_a_failure(ledgerd: Ledgerd, service: FakeServ
     assert ledgerd("tx", "status", "2.9", "--wait", *options).status == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [("Unknown", "knows no such transaction"), ("Pending", "--wait` waits"), ("Invalid", "Submit it again"), ("Committed", "ask again")],
+)
+def test_without_a_receipt_the_next_step_is_said(
+    ledgerd: Ledgerd, service: FakeService, options: list[object], tmp_path: Path, status: str, words: str
+) -> None:
+    def answer(request: FakeRequest) -> FakeAnswer:
+        if request.path.startswith("/app/receipt"):
+            return FakeAnswer(404, {}, b'{"error": {"code": "TransactionNotFound", "message": "none"}}')
+        return FakeAnswer(200, {}, json.dumps({"transaction_id": "2.99", "status": status}).encode())
+
+    service.nodes[0].behaviour = answer
+    ran = ledgerd("receipt", "get", "2.99", "--timeout", "0.3", "--out", tmp_path / "none", *options)
+    assert ran.status == 1
+    assert words in ran.err
+    assert not (tmp_path / "none").exists()
+    ran = ledgerd("receipt", "get", "2.99", "--timeout", "0.3", "--out", tmp_path / "none", *options, "-o", "json")
+    assert ran.json["error"]["code"] == "NoReceipt"
+
+
 @pytest.mark.parametrize("form", ["cose", "json"])
 def test_a_receipt_is_fetched_and_verifies_offline_and_each_change_fails(
     ledgerd: Ledgerd, service: FakeService, options: list[object], ledger: Service, tmp_path: Path, form: str
