@@ -5,7 +5,7 @@ Not here: sending (`enclave.core`), what `prefer` says (`enclave.prefer`).
 """
 
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ledgerd.enclave.requests import Response
 from ledgerd.ledger.ids import Seqno, TransactionId
@@ -18,7 +18,7 @@ class Held(NamedTuple):
     """
 
     id: TransactionId
-    reply_to: object
+    reply_to: Any
     response: Response
     wants_receipt: bool
     deadline: float

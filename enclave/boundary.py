@@ -213,6 +213,24 @@ class Connect(NamedTuple):
     port: int
 
 
+_READY_FIELDS: Final = (
+    "client_bytes",
+    "closes",
+    "committed",
+    "connects",
+    "entries",
+    "fetches",
+    "first_seqno",
+    "generation",
+    "logs",
+    "notices",
+    "peer_bytes",
+    "stop",
+    "truncate_after",
+    "view",
+)
+
+
 class Ready:
     """What the host must do now, in this order.
 
@@ -228,22 +246,7 @@ class Ready:
     7. `stop`: exit status with which the node ends, or None.
     """
 
-    __slots__ = (
-        "client_bytes",
-        "closes",
-        "committed",
-        "connects",
-        "entries",
-        "fetches",
-        "first_seqno",
-        "generation",
-        "logs",
-        "notices",
-        "peer_bytes",
-        "stop",
-        "truncate_after",
-        "view",
-    )
+    __slots__ = _READY_FIELDS
 
     def __init__(self) -> None:
         self.truncate_after: int | None = None
@@ -278,7 +281,7 @@ class Ready:
         )
 
 
-_fields_of: Final = attrgetter(*Ready.__slots__)
+_fields_of: Final = attrgetter(*_READY_FIELDS)
 
 
 def encode_ready(ready: Ready) -> bytes:
@@ -339,6 +342,17 @@ def _split(ready: Ready) -> Iterator[Ready]:
     yield part
 
 
+# msgpack knows no tuples: what becomes of the items of these lists.
+_ITEMS: Final[dict[str, Callable[[Any], Any]]] = {
+    "peer_bytes": tuple,
+    "client_bytes": tuple,
+    "connects": Connect._make,
+    "fetches": Fetch._make,
+    "logs": tuple,
+    "notices": tuple,
+}
+
+
 def decode_ready(frame: bytes | memoryview) -> Ready:
     """Unpack a Ready and check its form completely (host side): whose enclave this is, and of which version, is its builder's choice.
 
@@ -351,15 +365,13 @@ def decode_ready(frame: bytes | memoryview) -> Ready:
         raise FormatError(
             f"the enclave sent a frame of {len(frame)} bytes that is not msgpack ({type(error).__name__}); are both of one version?"
         ) from None
-    if type(values) is not list or len(values) != len(Ready.__slots__):
+    if type(values) is not list or len(values) != len(_READY_FIELDS):
         raise FormatError("the enclave sent a frame that is no Ready; are enclave and host of one version?")
     ready = Ready()
-    for name, value in zip(Ready.__slots__, values, strict=True):
+    for name, value in zip(_READY_FIELDS, values, strict=True):
         if not _READY_SHAPES[name](value):
             raise FormatError(f"the enclave sent a Ready with malformed {name}; are enclave and host of one version?")
-        setattr(ready, name, value)
-    ready.connects = [Connect(*item) for item in ready.connects]
-    ready.fetches = [Fetch(*item) for item in ready.fetches]
+        setattr(ready, name, list(map(_ITEMS[name], value)) if name in _ITEMS else value)
     return ready
 
 
@@ -419,6 +431,9 @@ _HEADER: Final = struct.Struct("!II")  # length of the body, credit granted; bot
 _BUFFER_BYTES: Final = 256 << 10  # one read of a UNIX socket gives at most about 200 KiB
 
 
+_COUNTED: Final = ("bytes_received", "bytes_sent", "frames_received", "frames_sent", "waits")
+
+
 class Traffic:
     """What has passed one end of the link since it began.
 
@@ -428,7 +443,7 @@ class Traffic:
         waits: How often a frame used up all credit, so that the next had to wait for the other end.
     """
 
-    __slots__ = ("bytes_received", "bytes_sent", "frames_received", "frames_sent", "waits")
+    __slots__ = _COUNTED
 
     def __init__(self) -> None:
         self.frames_received = 0
@@ -439,7 +454,7 @@ class Traffic:
 
     def numbers(self) -> dict[str, int]:
         """All of them, by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in _COUNTED}
 
 
 class Framing:

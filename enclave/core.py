@@ -83,6 +83,7 @@ class Enclave:
 
     Attributes:
         traffic: What passes the link to the host; the runtime counts.
+        compiled_modules: How many modules run as machine code; the runtime knows.
     """
 
     def __init__(self, app: App, now: float) -> None:
@@ -114,6 +115,7 @@ class Enclave:
         self._stops_at: float | None = None
         self.traffic = Traffic()
         self._rejects = HostRejects(self.log)
+        self.compiled_modules = 0
 
     # What the runtime calls.
 

@@ -30,7 +30,7 @@ class Deferred(NamedTuple):
     """
 
     what: str
-    data: object = None
+    data: Any = None
 
 
 class Maps:

@@ -46,6 +46,8 @@ class Node(Protocol):
     @property
     def retired(self) -> bool: ...
     @property
+    def compiled_modules(self) -> int: ...
+    @property
     def isolation(self) -> tuple[str, ...]: ...
     @property
     def simulated(self) -> bool: ...
@@ -299,7 +301,8 @@ class Frontend:
         raise RequestError(404, "ResourceNotFound", "This service has no previous identity: it was never recovered.")
 
     def _version(self, _: Context) -> Result:
-        return {"ccf_version": VERSION, "quickjs_version": "", "unsafe": self._node.simulated}
+        node = self._node  # `compiled_modules` is ours: 0 where Python interprets everything
+        return {"ccf_version": VERSION, "quickjs_version": "", "unsafe": node.simulated, "compiled_modules": node.compiled_modules}
 
     def _metrics(self, _: Context) -> Result:
         return self._node.metrics()

@@ -71,6 +71,10 @@ class Services(Protocol):
     def traffic(self) -> Traffic:
         """What passes the link to the host."""
 
+    @property
+    def compiled_modules(self) -> int:
+        """How many modules run as machine code."""
+
 
 class Serving:
     """One node of a service, from its first entry to its end.
@@ -155,6 +159,7 @@ class Serving:
             now,
         )
         sessions.knows = lambda caller: _is_known(store, caller)
+        self.status.compiled_modules = services.compiled_modules
         self._registries = {name: Registry(name) for name in ("app", "node", "gov")}
         frontend = Frontend(self.status)
         frontend.add_to(self._registries["app"], app.name)

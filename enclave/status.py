@@ -42,6 +42,7 @@ class Status:
         now: Monotonic seconds of this wake-up.
         in_network: The node has read the service's first entry.
         stop_notice: The operator has asked the host to stop.
+        compiled_modules: How many modules run as machine code.
         log: Tells the operator; never with a secret or a client's data.
     """
 
@@ -69,6 +70,7 @@ class Status:
         self.now = now
         self.in_network = False
         self.stop_notice = False
+        self.compiled_modules = 0
         self._keys = keys
         self._ledger_secret = ledger_secret
         self._clock = clock

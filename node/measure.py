@@ -91,7 +91,7 @@ def _find(module: str, folder: Path | None = None) -> ModuleSpec:
 
 
 def files_of(module: str, folder: Path | None = None) -> list[tuple[str, bytes]]:
-    """Return a module's or package's files as (path with `/`, bytes), sorted; links are followed, compiled files left out.
+    """Return a module's or package's files as (path with `/`, bytes), sorted; links are followed, bytecode left out, extension modules not.
 
     Raises: ConfigurationError: It cannot be found.
     """

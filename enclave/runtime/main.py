@@ -66,6 +66,7 @@ def main(arguments: list[str], make_core: Callable[[Any, float], Any] | None = N
         core.log(level, text)
     workers = Workers(nsm)
     core.traffic = link.traffic
+    core.compiled_modules = compiled_modules()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -75,6 +76,14 @@ def main(arguments: list[str], make_core: Callable[[Any, float], Any] | None = N
         return 0  # the host ended, or was killed; nothing is left to serve
     except HostError as error:  # what it sent is no frame, or no event: nothing that follows could be believed either
         return _refuse(link, error)
+
+
+def compiled_modules() -> int:
+    """How many of this program's modules run as machine code: those that came from extension files (docs/adr/0010), as far as loaded."""
+    return sum(
+        name.startswith("ledgerd.") and not name.endswith("__mypyc") and (getattr(module, "__file__", None) or "").endswith(".so")
+        for name, module in sys.modules.items()
+    )
 
 
 def _open_link(name: str) -> socket.socket:

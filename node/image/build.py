@@ -206,11 +206,14 @@ def _finish(spec: ImageSpec, modules: Mapping[str, bytes], root: Tree, archive_b
 
 
 def modules_of(spec: ImageSpec) -> dict[str, bytes]:
-    """Our own files and the application's, by path below the folder of packages. Raises: ConfigurationError."""
+    """Our own files and the application's, by path below the folder of packages; of ours no machine code (docs/adr/0010).
+
+    Raises: ConfigurationError.
+    """
     check_application(spec.app, spec.app_folder)
     found = {"ledgerd/__init__.py": Path(str(ledgerd.__file__)).read_bytes()}
     for package in TRUSTED_PACKAGES:
-        found |= _below(package, is_package(package), files_of(package))
+        found |= _below(package, is_package(package), [item for item in files_of(package) if not item[0].endswith(".so")])
     found |= _below(spec.app, is_package(spec.app, spec.app_folder), files_of(spec.app, spec.app_folder))
     above = spec.app.split(".")[:-1]
     for end in range(1, len(above) + 1):

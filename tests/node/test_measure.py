@@ -53,6 +53,14 @@ def test_names_count_and_compiled_files_do_not(app: Path) -> None:
     assert measure("measured_app").pcr2 != added.pcr2
 
 
+def test_an_extension_module_is_measured_since_it_is_what_runs(app: Path) -> None:
+    before = measure("measured_app")
+    (app / "hot.cpython-311-x86_64-linux-gnu.so").write_bytes(b"one")
+    compiled = measure("measured_app")
+    (app / "hot.cpython-311-x86_64-linux-gnu.so").write_bytes(b"two")
+    assert len({before.pcr2, compiled.pcr2, measure("measured_app").pcr2}) == 3
+
+
 def test_bytes_cannot_move_between_files_unnoticed(app: Path) -> None:
     (app / "a.py").write_text("1")
     (app / "b.py").write_text("23")

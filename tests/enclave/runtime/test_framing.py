@@ -159,7 +159,17 @@ def test_a_small_ready_is_one_frame() -> None:
     ready = Ready()
     ready.client_bytes = [(1, b"a")]
     (frame,) = encode_ready_frames(ready)
-    assert [tuple(item) for item in decode_ready(frame).client_bytes] == [(1, b"a")]
+    assert decode_ready(frame).client_bytes == [(1, b"a")]
+
+
+def test_a_ready_comes_out_with_the_types_that_it_declares() -> None:
+    """msgpack makes lists of tuples; compiled code believes a declaration, and raises TypeError where it is not true."""
+    ready = Ready()
+    ready.client_bytes, ready.peer_bytes, ready.logs, ready.notices = [(1, b"a")], [(2, b"b")], [("info", "c")], [("state", "d")]
+    ready.connects, ready.fetches = [Connect(-1, "host", 443)], [Fetch(1, 2, 3, 4)]
+    decoded = decode_ready(encode_ready(ready))
+    for name in ("client_bytes", "peer_bytes", "logs", "notices", "connects", "fetches"):
+        assert [(type(item), item) for item in getattr(decoded, name)] == [(type(item), item) for item in getattr(ready, name)]
 
 
 def test_a_large_ready_is_several_frames_that_do_the_same() -> None:

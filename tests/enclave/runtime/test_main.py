@@ -2,11 +2,12 @@ import socket
 import subprocess
 import sys
 import threading
+from types import ModuleType
 
 import pytest
 
 from ledgerd.enclave.boundary import FRAME_SIZE_BYTES_MAX, Framing, Ready, decode_ready
-from ledgerd.enclave.runtime.main import describe
+from ledgerd.enclave.runtime.main import compiled_modules, describe
 from ledgerd.ledger.errors import IntegrityError
 from ledgerd.node.simulator.nsm import SimulatedNsm
 from ledgerd.node.simulator.pki import make_root
@@ -24,6 +25,20 @@ def test_an_unforeseen_exception_is_told_without_what_it_holds() -> None:
 
 def test_our_own_errors_speak_for_themselves() -> None:
     assert "root differs" in describe(IntegrityError("root differs"))
+
+
+def test_modules_that_extension_files_brought_are_counted_and_their_shared_library_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = compiled_modules()
+    for name, path in (
+        ("ledgerd.enclave.hot", "/somewhere/hot.cpython-311-x86_64-linux-gnu.so"),
+        ("ledgerd.enclave.compiled__mypyc", "/somewhere/compiled__mypyc.cpython-311-x86_64-linux-gnu.so"),
+        ("ledgerd.enclave.cold", "/somewhere/cold.py"),
+        ("elsewhere.hot", "/somewhere/hot.so"),
+    ):
+        module = ModuleType(name)
+        module.__file__ = path
+        monkeypatch.setitem(sys.modules, name, module)
+    assert compiled_modules() == before + 1
 
 
 def run_enclave(nsm: str, descriptors: tuple[int, ...] = (), app: str = "none", says: bytes = b"") -> tuple[int, list[Ready]]:

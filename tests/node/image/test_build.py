@@ -12,11 +12,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ledgerd.ledger.errors import ConfigurationError
-from ledgerd.node.image import eif, rootfs
+from ledgerd.node.image import build, eif, rootfs
 from ledgerd.node.image.build import Image, ImageSpec, Signer, assemble, modules_of
 from ledgerd.node.image.errors import ImageError
 from ledgerd.node.image.python import HostTools
 from ledgerd.node.image.tree import File, Link, Tree
+from ledgerd.node.measure import files_of
 from support.images import COMMAND_LINE, KERNEL, PLATFORM, Header, entries, make_signer, packages, parts, pcr, spec
 from support.repository import ROOT
 
@@ -203,6 +204,17 @@ def test_an_application_brings_its_package_and_those_above_it(application: Path)
         "outer/mine/table.json",
     }
     assert not [name for name in found if name.startswith("ledgerd/apps")]
+
+
+def test_machine_code_beside_our_own_modules_stays_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = modules_of(spec())
+
+    def compiled(name: str, folder: Path | None = None) -> list[tuple[str, bytes]]:
+        machine_code = [("kv.cpython-311-x86_64-linux-gnu.so", b"ELF")] if name == "ledgerd.enclave" else []
+        return [*files_of(name, folder), *machine_code]
+
+    monkeypatch.setattr(build, "files_of", compiled)
+    assert modules_of(spec()) == before
 
 
 def test_a_stray_file_in_a_package_is_told_and_not_measured(application: Path) -> None:
