@@ -28,9 +28,6 @@ class Settings(NamedTuple):
         ahead_entries: A primary sends such entries to peers once it has made so many, so that they are worked on over there while more
             are made here; fewer go with their signature.
         pre_vote: Ask before standing.
-        ccf_habits: Do as CCF where both ways are safe: feed peers with heartbeats only and from memory, without asking first where their
-            logs end, and go back at refusals of any age; refuse PreVote for an older log only; stand for an unsigned configuration's sake;
-            keep what is not signed when one wins before anything is committed; tell nobody that it is needed no more. For CCF's scenarios.
     """
 
     heartbeat: float = 0.1
@@ -46,7 +43,6 @@ class Settings(NamedTuple):
     unsigned_entries: int = 0
     ahead_entries: int = 1_000
     pre_vote: bool = True
-    ccf_habits: bool = False
 
 
 class Note(NamedTuple):

@@ -59,12 +59,8 @@ class Elections(Leading):
             self._lead()
 
     def _lead(self) -> None:
-        """Won. Entries after the last signature are discarded: no root covers them, and nobody can have committed them, since commit needs
-        a signature that voters would have held against us. So a log never holds unsigned entries of an earlier view below signed ones of a
-        later.
-        """
-        if self.commit_seqno or not self._settings.ccf_habits:
-            self._rollback(self._log.last_committable)
+        """Won."""
+        self._discard_unsigned()
         self.primary_id = self.node_id
         self._votes.clear()
         self._election_at = NEVER
@@ -80,6 +76,13 @@ class Elections(Leading):
         for peer in self._peers.values():
             self._tell(peer)
 
+    def _discard_unsigned(self) -> None:
+        """A winner gives up the entries after the last signature: no root covers them, and nobody can have committed them, since commit
+        needs a signature that voters would have held against us. So a log never holds unsigned entries of an earlier view below signed ones
+        of a later.
+        """
+        self._rollback(self._log.last_committable)
+
     def _receive_request_vote(self, sender: NodeId, message: RequestVote) -> None:
         if message.view > self.view:
             # Even by a PreVote, and even from a stranger (a joiner cannot know all names): someone was a candidate in that view, and ours
@@ -93,14 +96,17 @@ class Elections(Leading):
 
     def _would_vote(self, sender: NodeId, message: RequestVote) -> bool:
         last = self._log.last_committable
-        # Signed entries only: those after the last signature are nobody's loss (see _lead).
+        # Signed entries only: those after the last signature are nobody's loss (see _discard_unsigned).
         if (message.last_view, message.last_seqno) < (self._log.view_of(last), last):
             return False
         if message.pre_vote:
-            alive = self._primary_heard_at + _PRIMARY_ALIVE * self._settings.election_timeout > self._now
-            loyal = self.role is Role.PRIMARY or (self.primary_id is not None and alive)
-            return not loyal or self._settings.ccf_habits
+            return not self._is_loyal()
         return self.primary_id is None and self._voted_for in (None, sender)
+
+    def _is_loyal(self) -> bool:
+        """Whether there is a primary, as far as this node can tell: itself, or one that it has heard just now."""
+        alive = self._primary_heard_at + _PRIMARY_ALIVE * self._settings.election_timeout > self._now
+        return self.role is Role.PRIMARY or (self.primary_id is not None and alive)
 
     def _receive_vote(self, sender: NodeId, message: Vote) -> None:
         if message.view > self.view:

@@ -60,10 +60,8 @@ class Leading(Sending):
 
     def _tick_primary(self, now: float) -> None:
         settings = self._settings
-        if settings.ccf_habits:
-            self._heartbeat(now)
         if self._peers and now >= self._check_at:  # not in each of a thousand wake-ups a second
-            self._check_at = now + (0.0 if settings.ccf_habits else settings.heartbeat / 4)
+            self._check_at = now + settings.heartbeat / 4
             if not self._hears_quorums(now):
                 self._follow(Cause.QUORUM_LOST, self.view, None)
                 return
@@ -145,21 +143,20 @@ class Leading(Sending):
                 self._release()  # perhaps this was the last one that needed them from memory
 
     def _receive_refused(self, sender: NodeId, message: AppendRefused) -> None:
-        patient = self._settings.ccf_habits
-        if patient and message.view < self.view:
-            message = message._replace(view=self.view, round=0)  # its place in the log may still be right
         peer = self._heard(sender, message.view, message.round)
         # One loss makes a refusal of each message behind it; only the first tells something new.
-        if peer is None or (peer.flow is Flow.PROBE and message.refused_seqno != peer.sent and not patient):
-            return
+        if peer is not None and (peer.flow is not Flow.PROBE or message.refused_seqno == peer.sent):
+            self._retreat(peer, message, Seqno(message.refused_seqno - 1))  # strictly back, so that it ends
+
+    def _retreat(self, peer: Progress, message: AppendRefused, highest: Seqno) -> None:
+        """Go back to where the peer's log may be ours, to `highest` at most; and never below what the peer has acknowledged, whatever a
+        stale refusal says.
+        """
         if message.refused_seqno <= peer.match:
             return  # of long ago: it has that entry on disk by now
         peer.move(Reply.REFUSED)
         if peer.flow is Flow.PROBE:
-            # Strictly back, so that it ends (with CCF's habits, what is refused for its view alone may match); and never below what the
-            # peer has acknowledged, whatever a stale refusal says.
-            best = min(message.seqno, Seqno(message.refused_seqno - (not patient)), peer.sent)
-            peer.go_back(self._log.best_match(message.seqno_view, best))
+            peer.go_back(self._log.best_match(message.seqno_view, min(message.seqno, highest, peer.sent)))
 
     def _advance_commit(self) -> None:
         """Commit the last signature entry *of this view* that a majority of every configuration up to it has on disk.

@@ -30,7 +30,7 @@ class Membership(State):
         signed entries, and those who do not know yet that its removal is final need its vote. If it could not stand, it would refuse theirs
         and nobody would ever lead again.
         """
-        signed = self._log.last_seqno if self._settings.ccf_habits else self._log.last_committable
+        signed = self._log.last_committable
         return any(
             self.node_id in configuration.nodes for configuration in self._configurations if configuration.seqno <= signed
         ) or self.retirement in (Retirement.ORDERED, Retirement.SIGNED, Retirement.COMPLETED)
@@ -112,7 +112,7 @@ class Membership(State):
         self._leaving -= nodes
         for node in sorted(nodes - self.peers - {self.node_id}):
             peer = self._peers.pop(node, None)
-            if peer is not None and not self._settings.ccf_habits:
+            if peer is not None:
                 self._dismissed.append(peer)
         if self.node_id in nodes and self.retirement is Retirement.COMPLETED:
             self._retire(Removal.RECORDED)
@@ -142,7 +142,7 @@ class Membership(State):
         log = self._log
         if limit <= log.base:
             return
-        if self.role is Role.PRIMARY and not self._settings.ccf_habits:
+        if self.role is Role.PRIMARY:
             to = min((peer.match for peer in self._peers.values()), default=limit)
         else:
             to = log.base  # a backup does not know what others have, and may have to feed them one day

@@ -65,16 +65,12 @@ class Sending(Membership):
             self._append_to(peer, [], peer.sent)
 
     def _send_all(self) -> None:
-        if not self._settings.ccf_habits:
-            for peer in self._peers.values():
-                self._send(peer)
-            return
         for peer in self._peers.values():
-            if peer.told_at < 0:
-                self._append_to(peer, [], peer.sent)  # a new one
+            self._send(peer)
 
     def _is_flowing(self, peer: Progress) -> bool:
-        return peer.flow is Flow.REPLICATE or (peer.flow is Flow.PROBE and self._settings.ccf_habits)
+        """Whether entries go to this peer, rather than the question where its log ends."""
+        return peer.flow is Flow.REPLICATE
 
     def _dismiss(self) -> None:
         """Tell peers that are needed no more so: with the commit of the record that removed them. Nothing is sent to them after that, so

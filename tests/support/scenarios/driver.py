@@ -4,7 +4,7 @@ What is CCF's: its times (in milliseconds, the unit of every clock here) and bat
 connections matter when a message leaves it; the entries of an AppendEntries are read from the sender's ledger at that moment; nothing is
 signed but by `emit_signature`; a node has no role before it is spoken to. What is ours: the disk, which here is immediate; one
 acknowledgement for each message, the last.
-Not here: the form of files (`language`), what must hold after each step (`invariants`).
+Not here: the form of files (`language`), what the cores do as CCF's (`habits`), what must hold after each step (`invariants`).
 """
 
 import json
@@ -19,6 +19,7 @@ from ledgerd.enclave.consensus.messages import AppendAccepted, AppendEntries
 from ledgerd.ledger.ids import FIRST_VIEW, NodeId, Seqno
 from support.consensus_cluster import Cluster, Member, Packet, describe, describe_member, unpack
 from support.scenarios import invariants
+from support.scenarios.habits import with_habits
 from support.scenarios.language import Step
 
 UNLIMITED: Final = 1 << 40
@@ -35,7 +36,6 @@ CCF: Final = Settings(
     window_entries=UNLIMITED,
     window_bytes=UNLIMITED,
     unsigned_entries=0,
-    ccf_habits=True,
 )
 ROUNDS_MAX: Final = 5  # of dispatch_all
 SYNC_ROUNDS_MAX: Final = 20
@@ -51,10 +51,14 @@ class Failed(Exception):
 
 
 class Driver(Cluster):
-    """A cluster, as the commands of one file have made it."""
+    """A cluster, as the commands of one file have made it.
+
+    Args:
+        core: The class under test, or one with a planted bug; CCF's habits are added to it.
+    """
 
     def __init__(self, core: type[Consensus] = Consensus) -> None:
-        super().__init__(CCF, core=core)
+        super().__init__(CCF, core=with_habits(core))
         # CCF's timers begin with 0 to 50 of the 100 ms elapsed. Files have to work with every draw; here it is the longest, always.
         self._jitter = lambda: 1.0
         self._random = random.Random(1)  # a shuffle is the same in every run
