@@ -168,7 +168,7 @@ def _info(found: Any, command: str, debug: bool | None) -> RunningInfo:
     if not isinstance(found, dict):
         raise _strange(command)
     name, enclave_id = found.get("EnclaveName") or "", found.get("EnclaveID")
-    numbers = [found.get(key) for key in _NUMBERS]
+    numbers: list[Any] = [found.get(key) for key in _NUMBERS]
     if (
         type(name) is not str
         or len(name) > _NAME_LENGTH_MAX
@@ -179,7 +179,8 @@ def _info(found: Any, command: str, debug: bool | None) -> RunningInfo:
     ):
         raise _strange(command)
     is_debug = "DEBUG" in str(found.get("Flags", ""))
-    return RunningInfo(name, enclave_id, *numbers, debug=is_debug if debug is None else debug)  # type: ignore[arg-type]  # checked above
+    process_id, cid, cpus, memory_mb = numbers
+    return RunningInfo(name, enclave_id, process_id, cid, cpus, memory_mb, is_debug if debug is None else debug)
 
 
 def _strange(command: str) -> NitroError:
