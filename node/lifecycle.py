@@ -216,9 +216,9 @@ def refuse_used(directory: Path) -> None:
     if (directory / "retired").exists():
         raise ConfigurationError(f"{used}, for a new node. That one was retired, and nobody needs it or its files any more")
     raise ConfigurationError(
-        f"{used}, and let a new node join with it, since the old one's keys died with its enclave. If a majority of the nodes has ended, the "
-        "service stands still and nothing goes on by itself; keep their directories for recovery, which is not built yet (`ledgerd ledger "
-        "verify` reads them)"
+        f"{used}, and let a new node join with it, since the old one's keys died with its enclave. If a majority of the nodes has ended, "
+        "the service stands still and nothing goes on by itself; keep their directories for recovery, which is not built yet (`ledgerd "
+        "ledger verify` reads them)"
     )
 
 
