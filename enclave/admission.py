@@ -46,6 +46,7 @@ from ledgerd.ledger.ids import NodeId, Seqno
 
 NONCE_SIZE_BYTES: Final = 32
 NONCE_LIFETIME_SECONDS: Final = 60.0  # a joiner answers within milliseconds; a minute bears a machine that swaps
+CATCHING_UP_ENTRIES: Final = 1_000  # a node that lacks so many, a tenth of a second's work, is let in before the next one
 NONCES_MAX: Final = 1 << 16  # 10 MB; the oldest goes first, and nobody can ask for so many while a joiner has its document made
 
 
@@ -70,6 +71,7 @@ class Admitting(Protocol):
     def settings(self) -> dict[str, Any]: ...
     @property
     def store(self) -> Store: ...
+    def catching_up(self, lag_max: int) -> frozenset[NodeId]: ...
     def secrets(self) -> list[tuple[int, bytes]]: ...
     def log(self, level: str, text: str) -> None: ...
 
@@ -158,7 +160,9 @@ class Admission:
             raise RequestError(400, "NodeAlreadyExists", f"Node {node_id} is retired; start a new enclave, which makes a new identity.")
         if record["status"] == tables.PENDING and version <= self._node.committed_seqno:
             settings = tables.decode(_singleton(context, tables.SETTINGS))
-            if settings["admission"] == "automatic":
+            # One after the other: a node counts in the majority from the moment it is trusted, and while it reads a long ledger it
+            # acknowledges nothing new. Two such nodes at once could be one too many.
+            if settings["admission"] == "automatic" and not self._node.catching_up(CATCHING_UP_ENTRIES):
                 self.trust(context, node_id, record, request.certificate_request, at_milliseconds(self._node.now_ms))
                 self._node.log("info", f"node {node_id[:16]}... at {request.rpc} is trusted, as the genesis says of every attested node")
         if record["status"] != tables.TRUSTED:

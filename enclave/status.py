@@ -126,6 +126,10 @@ class Status:
         """On the primary: the nodes that it hears from, itself included."""
         return self._consensus.live_nodes()
 
+    def catching_up(self, lag_max: int) -> frozenset[NodeId]:
+        """On the primary: nodes that are more than so many entries behind, and answer."""
+        return self._consensus.catching_up(lag_max)
+
     @property
     def retired(self) -> bool:
         """True if this node was removed and is not needed any more."""

@@ -6,6 +6,7 @@ what it writes (`enclave.proposals`), votes and the constitution (later).
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -47,7 +48,7 @@ def read(proposal: bytes) -> tuple[Action, ...]:
     return tuple(_action(position, action) for position, action in enumerate(actions))
 
 
-def write(actions: tuple[Action, ...]) -> bytes:
+def write(actions: Sequence[Action]) -> bytes:
     """The proposal with these actions, as `read` reads it."""
     found = []
     for name, node_id, valid_from, days in actions:

@@ -438,9 +438,13 @@ def _tell_of_the_dead(nodes: list[_Node], tell: Callable[[str], None]) -> None:
         status = node.process.poll()
         if status is not None and not node.told:
             node.told = True
-            living = sum(other.process.poll() is None for other in nodes)
-            goes_on = "the service goes on" if 2 * living > len(nodes) else "without a majority nothing is committed any more"
-            tell(f"{node.name} {_how(status)}; {living} of {len(nodes)} nodes live: {goes_on}")
+            members = [other for other in nodes if other.read("retired") is None]
+            if node not in members:
+                tell(f"{node.name}, which was retired, {_how(status)}")
+                continue
+            living = sum(other.process.poll() is None for other in members)
+            goes_on = "the service goes on" if 2 * living > len(members) else "without a majority nothing is committed any more"
+            tell(f"{node.name} {_how(status)}; {living} of {len(members)} nodes live: {goes_on}")
 
 
 def _end(nodes: list[_Node]) -> None:

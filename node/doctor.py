@@ -151,8 +151,8 @@ def _directory(config: NodeConfig) -> Check:
     name = "directory"
     try:
         refuse_used(config.directory)
-    except ConfigurationError as error:
-        return failure(name, f"{config.directory} was used by a node", f"{str(error).rpartition(': ')[2]}")
+    except ConfigurationError:
+        return failure(name, f"{config.directory} was used by a node", "choose a new directory")
     return success(name, f"{config.directory} is new")
 
 

@@ -210,8 +210,16 @@ def refuse_used(directory: Path) -> None:
 
     Raises: ConfigurationError: A node has run here, or runs.
     """
-    if (directory / HOST_PID).exists() or holds_ledger(directory / LEDGER):
-        raise ConfigurationError(f"{directory} was used by a node before; a node never resumes from its disk: choose a new directory")
+    if not (directory / HOST_PID).exists() and not holds_ledger(directory / LEDGER):
+        return
+    used = f"{directory} was used by a node before; a node never resumes from its disk: choose a new directory"
+    if (directory / "retired").exists():
+        raise ConfigurationError(f"{used}, for a new node. That one was retired, and nobody needs it or its files any more")
+    raise ConfigurationError(
+        f"{used}, and let a new node join with it, since the old one's keys died with its enclave. If a majority of the nodes has ended, "
+        "the service stands still and nothing goes on by itself; keep their directories for recovery, which is not built yet (`ledgerd "
+        "ledger verify` reads them)"
+    )
 
 
 def check_node(config: NodeConfig) -> None:

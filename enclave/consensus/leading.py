@@ -53,6 +53,14 @@ class Leading(Sending):
         since = self._now - self._settings.election_timeout
         return frozenset({self.node_id, *(node for node, peer in self._peers.items() if peer.match and peer.heard_at > since)})
 
+    def catching_up(self, lag_max: int) -> frozenset[NodeId]:
+        """On the primary: the peers of the newest configuration that answer, or have had no time for it, and lack more than `lag_max`
+        entries of what is final.
+        """
+        since, behind = self._now - self._settings.election_timeout, self.commit_seqno - lag_max
+        nodes = self._configurations[-1].nodes if self._configurations else frozenset[NodeId]()
+        return frozenset(node for node, peer in self._peers.items() if node in nodes and peer.heard_at > since and peer.match < behind)
+
     @property
     def is_settled(self) -> bool:
         """Whether this primary has committed an entry of its own view: before that it has not heard who is there."""

@@ -13,6 +13,7 @@ from ledgerd.network.client.errors import (
     TransactionInvalid,
 )
 from ledgerd.network.client.identity import ServiceIdentity
+from ledgerd.network.client.members import Member
 from ledgerd.network.client.values import Answer, Budget, Call
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Call",
     "Client",
     "ClientError",
+    "Member",
     "OutcomeUnknown",
     "RequestRefused",
     "RetryBudgetExhausted",

@@ -43,6 +43,6 @@ def take_nodes(nodes: Nodes, body: bytes) -> None:
             if node["status"] == "Trusted":
                 interface = next(iter(node["rpc_interfaces"].values()))
                 found.append(origin_of(str(interface["published_address"])))
-    except (ValueError, TypeError, KeyError, AttributeError, StopIteration, ConfigurationError):
+    except (ValueError, TypeError, KeyError, AttributeError, StopIteration, RecursionError, ConfigurationError):
         return
     nodes.learn(found)

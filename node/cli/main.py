@@ -57,9 +57,10 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def _noun(name: str, help_text: str, verbs: dict[str, str]) -> Entry:
-    module = f"ledgerd.node.cli.{name}"
-    group = LazyGroup(name, help=help_text, entries={verb: Entry(module, f"{name}_{verb}", text) for verb, text in verbs.items()})
+def _noun(name: str, help_text: str, verbs: dict[str, str], elsewhere: dict[str, str] | None = None) -> Entry:
+    """Args: elsewhere: modules of verbs that are not in the noun's own."""
+    modules = {verb: f"ledgerd.node.cli.{(elsewhere or {}).get(verb, name)}" for verb in verbs}
+    group = LazyGroup(name, help=help_text, entries={verb: Entry(modules[verb], f"{name}_{verb}", text) for verb, text in verbs.items()})
     _GROUPS[name] = group
     return Entry(__name__, f"group_{name}", help_text)
 
@@ -70,8 +71,14 @@ COMMANDS: Final = {
     "dev": Entry("ledgerd.node.cli.dev", "dev", "Run a whole service on this machine, for development."),
     "node": _noun(
         "node",
-        "Run one node.",
-        {"start": "Start a new service with this node as its first.", "join": "Join an existing service."},
+        "Run one node; list and retire those of a service.",
+        {
+            "start": "Start a new service with this node as its first.",
+            "join": "Join an existing service.",
+            "list": "List the nodes of a service, and which of them may be stopped.",
+            "retire": "Retire a node: the others go on without it.",
+        },
+        {"list": "nodes", "retire": "nodes"},
     ),
     "doctor": Entry(
         "ledgerd.node.cli.doctor", "doctor", "Look whether a node can run on this machine, and say what to do where it cannot."

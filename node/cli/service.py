@@ -76,6 +76,30 @@ def service_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
+def member_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that name a member's files; the command gets `member: tuple[Path, Path]`, certificate and key."""
+
+    @functools.wraps(function)
+    def gather(*arguments: Any, **options: Any) -> Any:
+        certificate, key = options.pop("member_cert"), options.pop("member_key")
+        if certificate is None and key is None:
+            folder = os.environ.get("LEDGERD_DIR")
+            common = Path(folder) / "common" if folder else None
+            certificate = _file("LEDGERD_MEMBER_CERT", common, "member0_cert.pem")
+            key = _file("LEDGERD_MEMBER_KEY", common, "member0_privk.pem")
+        if certificate is None or key is None:
+            raise ConfigurationError("who asks? Members sign what they propose: give both --member-cert FILE and --member-key FILE")
+        return function(*arguments, member=(certificate, key), **options)
+
+    decorated: Callable[..., Any] = gather
+    for option in (
+        click.option("--member-key", type=FILE, help="The member's private key, PEM. [env LEDGERD_MEMBER_KEY; member0 in LEDGERD_DIR]"),
+        click.option("--member-cert", type=FILE, help="A member's certificate, PEM. [env LEDGERD_MEMBER_CERT; member0 in LEDGERD_DIR]"),
+    ):
+        decorated = option(decorated)
+    return decorated
+
+
 def resolve(urls: tuple[str, ...], service_cert: Path | None, cert: Path | None, key: Path | None, timeout: float) -> ServiceOptions:
     """Fill in from the environment what was not given: first the variable of the option, then the folder of `ledgerd dev`."""
     if not urls:

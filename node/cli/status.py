@@ -58,10 +58,13 @@ def status(output: Output, service: ServiceOptions) -> None:
 
 def _ask(node: "Client", row: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     state = node.get("/node/state").json()
-    network: dict[str, Any] = node.get("/node/network").json()
     row["node_id"] = str(state["node_id"])
     row["state"] = state["state"]
     row["last_signed"] = state.get("last_signed_seqno")
+    if state.get("retired"):  # it would show us to the others for anything else
+        row["role"] = "retired"
+        return {}, []
+    network: dict[str, Any] = node.get("/node/network").json()
     row["role"] = "primary" if network.get("primary_id") == state["node_id"] else "backup"
     row["view"] = network.get("current_view")
     row["committed"] = node.get("/node/commit").json()["transaction_id"]

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledgerd.apps.logging import app
-from ledgerd.enclave import boundary
+from ledgerd.enclave import admission, boundary
 from ledgerd.enclave.admission import NONCE_LIFETIME_SECONDS
 from ledgerd.enclave.core import Enclave
 from ledgerd.enclave.keys import NodeKeys
@@ -438,3 +438,20 @@ def test_a_malformed_configuration_ends_the_enclave_with_the_key_that_is_wrong()
     ready = enclave.ready()
     assert ready.stop == 1
     assert any("'node'" in text for _, text in ready.notices)
+
+
+def test_nodes_are_let_in_one_after_the_other_while_one_reads_a_long_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "CATCHING_UP_ENTRIES", 5)
+    cluster = Cluster(app)
+    (first, *_) = cluster.start(3)
+    slow = cluster.join("slow")
+    slow.stores = False  # it answers, and acknowledges nothing
+    cluster.until(lambda: any("is trusted and catches up" in text for _, text in slow.logs))
+    cluster.client(first).ask("PUT", "/app/records/k", b"v", prefer="committed")
+    next_one = cluster.join("next")
+    cluster.run(3.0)
+    assert "open" not in next_one.notices, "with both, a majority of five would need one of the two"
+    assert cluster.client(first).ask("PUT", "/app/records/k", b"w", prefer="committed").status == 204
+    cluster.kill(slow)  # one that does not answer is not waited for
+    cluster.until(lambda: next_one.notices.get("open") is not None)
+    assert cluster.client(next_one).ask("PUT", "/app/records/k", b"x", prefer="committed").status == 204

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from ledgerd.apps.logging import app
-from ledgerd.enclave import boundary
+from ledgerd.enclave import answering, boundary
 from ledgerd.ledger import receipt
 from ledgerd.ledger.ids import parse_transaction_id
 from support.cluster import Client, Cluster, Host
@@ -144,6 +144,39 @@ def test_a_forwarded_request_whose_answer_is_lost_answers_504_too(cluster: Clust
         backup.inbox.append(boundary.Closed(stream))
     cluster.until(lambda: len(client.answers) == 1)
     assert json.loads(client.answers[0].body)["error"]["code"] == "OutcomeUnknown"
+
+
+@pytest.mark.parametrize("backup", ["n1", "n2"])
+def test_what_waits_for_its_commit_is_kept_until_there_is_a_primary_again(cluster: Cluster, backup: str) -> None:
+    cluster.kill(primary(cluster))
+    waiting, impatient = (cluster.client(cluster.hosts[backup]) for _ in range(2))
+    begun = cluster.now
+    waiting.start("PUT", "/app/records/k", b"v", prefer="committed")
+    answer = impatient.ask("PUT", "/app/records/other", b"v")
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "PrimaryNotFound")
+    assert cluster.now - begun < 0.05, "as in CCF, at once"
+    cluster.until(lambda: bool(waiting.answers))
+    assert waiting.answers[0].status == 204
+    assert 0.3 < cluster.now - begun < 2.0
+
+
+def test_what_is_kept_for_a_primary_that_does_not_come_is_refused_within_two_seconds(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "PARKED_MAX", 3)
+    n1 = cluster.hosts["n1"]
+    isolate(cluster, n1)
+    cluster.run(1.2)  # until it has given up its primary
+    clients = [cluster.client(n1) for _ in range(4)]
+    begun = cluster.now
+    for client in clients:
+        client.start("PUT", "/app/records/k", b"v", prefer="committed")
+    cluster.run(0.1)
+    assert sum(len(client.answers) for client in clients) == 1, "no more than may wait are kept"
+    cluster.until(lambda: all(client.answers for client in clients))
+    assert 1.9 < cluster.now - begun < 2.1
+    codes = {(client.answers[0].status, json.loads(client.answers[0].body)["error"]["code"]) for client in clients}
+    assert codes == {(503, "PrimaryNotFound")}
 
 
 def test_an_idempotency_key_gives_the_first_answer_again_even_at_another_node_after_a_failover(cluster: Cluster) -> None:

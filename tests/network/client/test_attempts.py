@@ -338,3 +338,25 @@ def test_nothing_is_called_committed_that_touched_nothing_or_was_not_to_wait() -
     world = World(EXECUTED)
     assert not world.attempt(commit=False).committed
     assert len(world.sent) == 1
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        refused(307, "NodeRetired", {"location": f"{C}/app/records/1"}),
+        refused(409, "TransactionInvalid", {"location": f"{C}/"}),
+        refused(504, "OutcomeUnknown", {"location": f"{C}/"}),
+    ],
+)
+def test_a_node_that_has_left_the_service_says_who_goes_on(left: Received) -> None:
+    world = World(left, DONE)
+    world.attempt()
+    assert world.asked == [A, C]
+    assert world.paused == []
+
+
+@pytest.mark.parametrize("location", ["", "/", "http://c:1/", "https://"])
+def test_where_it_names_nobody_the_next_node_is_asked(location: str) -> None:
+    world = World(refused(504, "OutcomeUnknown", {"location": location}), DONE)
+    world.attempt()
+    assert world.asked == [A, B]

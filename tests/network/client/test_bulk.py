@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ledgerd.ledger.ids import parse_transaction_id
 from ledgerd.network.client.attempts import Attempting, Lost, Trouble
-from ledgerd.network.client.bulk import IN_FLIGHT_BYTES_MAX, Bulk
+from ledgerd.network.client.bulk import IN_FLIGHT_BYTES_MAX, NODES_NUMBER, Bulk
 from ledgerd.network.client.errors import OutcomeUnknown, RequestRefused, RetryBudgetExhausted, ServiceIdentityMismatch
 from ledgerd.network.client.frames import Frame
 from ledgerd.network.client.nodes import Nodes
@@ -262,3 +262,32 @@ def test_every_call_has_exactly_one_result_whatever_happens(calls: int, window: 
             flying.clear()
         found.update(index for index, _ in results)
     assert found == Counter(range(calls))
+
+
+def test_the_nodes_are_asked_for_on_a_connection_that_answers_when_it_is_time() -> None:
+    bulk = make([PUT] * 8, window=2)
+    assert not bulk.nodes.should_learn(Clock.now - 100.0)  # winds the clock
+    assert [number for number, _ in requests(bulk.output())] == [0, 1], "nothing before this node has shown that it answers"
+    bulk.received([done(0), done(1)])
+    assert [number for number, _ in requests(bulk.output())] == [NODES_NUMBER, 2, 3]
+    interface = {"primary_rpc_interface": {"published_address": "c:1"}}
+    listing = json.dumps({"nodes": [{"status": "Trusted", "rpc_interfaces": interface}]}).encode()
+    results, stay = bulk.received([(NODES_NUMBER, 200, {}, listing), done(2), done(3)])
+    assert ([index for index, _ in results], stay) == ([2, 3], True)
+    assert bulk.nodes.origins == ("https://a:1", "https://b:1", "https://c:1")
+    assert [number for number, _ in requests(bulk.output())] == [4, 5]
+    results, stay = bulk.received([done(4), done(5), (NODES_NUMBER, 503, {}, b"")])
+    assert ([index for index, _ in results], stay) == ([4, 5], True), "failing does not matter"
+
+
+def test_a_node_that_has_left_the_service_is_left_for_the_one_it_names() -> None:
+    bulk = make([PUT] * 2)
+    bulk.output()
+    left = json.dumps({"error": {"code": "OutcomeUnknown", "message": "text"}}).encode()
+    results, stay = bulk.received([(0, 504, {"location": "https://c:1/"}, left)])
+    assert (results, stay) == ([], False)
+    assert bulk.origin() == "https://c:1"
+    bulk.lost("https://a:1", CUT)
+    assert sorted(number for number, _ in requests(bulk.output())) == [0, 1]
+    results, _ = bulk.received([done(0), done(1)])
+    assert all(isinstance(result, Answer) for _, result in results)

@@ -52,3 +52,38 @@ def test_the_newest_id_only_grows_and_nonsense_is_ignored() -> None:
     for text in ("2.9", "2.5", "nonsense", "3.1", ""):
         nodes.saw({"x-ms-ccf-transaction-id": text})
     assert nodes.newest == parse_transaction_id("3.1")
+
+
+def test_the_services_own_list_replaces_what_it_has_listed_before_and_keeps_what_the_caller_named() -> None:
+    nodes = Nodes(["alias:1", "a:1"])
+    nodes.prefer("https://a:1")
+    nodes.learn(["https://a:1", "https://b:1"])
+    assert nodes.origins == ("https://alias:1", "https://a:1", "https://b:1")
+    assert nodes.pick() == "https://a:1", "who did well is asked first still"
+    nodes.learn(["https://b:1", "https://c:1"])
+    assert nodes.origins == ("https://alias:1", "https://b:1", "https://c:1"), "a was listed, and is no more; alias never was"
+    assert nodes.pick() == "https://b:1", "whoever comes after the one that is gone"
+
+
+def test_an_empty_list_changes_nothing_and_a_long_one_is_bounded() -> None:
+    nodes = Nodes(["a:1"])
+    nodes.learn([])
+    assert nodes.origins == ("https://a:1",)
+    nodes.learn([f"https://n{number}:1" for number in range(2 * NODES_MAX)])
+    assert len(nodes.origins) == NODES_MAX
+    assert nodes.origins[0] == "https://a:1"
+
+
+def test_when_to_ask_for_the_list() -> None:
+    nodes = Nodes(["a:1", "b:1"])
+    assert not nodes.should_learn(100.0), "a client that lives for a moment never asks"
+    assert not nodes.should_learn(100.9)
+    assert nodes.should_learn(101.1)
+    assert not nodes.should_learn(101.2), "whoever was told to ask does it"
+    nodes.leave("https://a:1")
+    assert not nodes.should_learn(101.3), "not at every trouble, where there is one after the other"
+    assert nodes.should_learn(101.7)
+    assert not nodes.should_learn(110.0)
+    assert nodes.should_learn(112.0)
+    nodes.follow("https://c:1/")
+    assert nodes.should_learn(113.0)

@@ -31,6 +31,8 @@ def test_all_commands_that_are_promised_are_there() -> None:
         "dev",
         "node start",
         "node join",
+        "node list",
+        "node retire",
         "doctor",
         "status",
         "tx submit",

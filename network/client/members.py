@@ -1,0 +1,70 @@
+"""What a member says to its service: proposals, signed with the member's own key, which never leaves this machine.
+
+Not here: sending them (`Client.submit`), their form (`governance.requests`), what they ask for (`governance.actions`).
+"""
+
+import time
+from os import PathLike
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from ledgerd.governance import actions, requests
+from ledgerd.governance.actions import Action
+from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.network.client.values import Call
+
+API_VERSION: Final = "2024-07-01"
+PROPOSALS_PATH: Final = f"/gov/members/proposals:create?api-version={API_VERSION}"
+
+
+class Member:
+    """A member's certificate and signing key, read from PEM files."""
+
+    def __init__(self, certificate: str | PathLike[str], key: str | PathLike[str]) -> None:
+        """Raises: ConfigurationError: A file cannot be read, is not what it should be, or the two do not belong together."""
+        self._certificate = _certificate(Path(certificate))
+        self._key = _key(Path(key))
+        if self._certificate.public_key() != self._key.public_key():
+            raise ConfigurationError(f"{key} is not the key of the certificate {certificate}; give the two files of one member")
+
+    @property
+    def id(self) -> str:
+        """The member's name in the service: hex SHA-256 of the certificate."""
+        return requests.member_id_of(self._certificate)
+
+    def proposal(self, *wanted: Action) -> Call:
+        """The request that proposes these actions, signed now.
+
+        Sent twice with one idempotency key, as `Client.submit` does, it counts once; without, the second one is refused as a replay.
+        """
+        body = requests.sign(self._key, self._certificate, requests.PROPOSAL, actions.write(wanted), created_at=int(time.time()))
+        return Call("POST", PROPOSALS_PATH, body, {"content-type": requests.CONTENT_TYPE})
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _certificate(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(_read(path))
+    except ValueError:
+        raise ConfigurationError(f"{path} is not a certificate in PEM") from None
+
+
+def _key(path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(_read(path), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigurationError(f"{path} is not a private key in PEM without a passphrase") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in ("secp256r1", "secp384r1", "secp521r1"):
+        raise ConfigurationError(f"{path} is not a key on P-256, P-384 or P-521, with which members sign")
+    return key
