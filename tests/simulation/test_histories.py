@@ -142,6 +142,14 @@ def test_a_request_that_took_effect_twice_is_found() -> None:
         check(history, [*LEDGER, Entry(3, 6, {"x": "2"})])
 
 
+def test_an_effect_of_what_was_refused_is_found() -> None:
+    history = good()
+    call = history.invoke("c", 11, "n0", writes={"x": "3"}, token="3")
+    call.end(Outcome.REFUSED, 12)
+    with pytest.raises(HistoryError, match="RefusedIsNothing"):
+        check(history, [*LEDGER, Entry(3, 6, {"x": "3"})])
+
+
 def test_ledgers_are_compared_as_far_as_both_reach() -> None:
     check_ledgers({"n0": [b"a", b"b"], "n1": [b"a"], "n2": []})
     check_ledgers({})

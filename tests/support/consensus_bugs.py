@@ -263,14 +263,3 @@ PLANTED: tuple[type[Consensus], ...] = (
     KeepsLostConfigurations,
     RemovedNodesNeverStand,
 )
-
-# Where to begin looking for those that need a rarer coincidence than the first ten seeds have. Of the first 250 seeds, about one in ten
-# finds each of the first three, one in twenty the fourth, and one or two in all the last two.
-FIRST_SEEDS: dict[type[Consensus], int] = {
-    BelievesOldGenerations: 20,
-    VotesTwice: 13,
-    KeepsLostConfigurations: 30,
-    VotesForAnyone: 57,
-    AnswersByLease: 50,
-    RemovedNodesNeverStand: 110,
-}

@@ -59,7 +59,7 @@ class Call:
         reads: What it saw of the state before its own writes: key to value, None where there was none.
         writes: What it changes if it takes effect, whatever it finds; None removes. Only keys that the ledger shows, where one is given.
         key: Its idempotency key, if it has one.
-        token: With a key: one of the values in `writes`, and one that no other request writes. It tells repetitions from a key used twice.
+        token: One of the values that it would write, and one that no other request writes. It tells repetitions from a key used twice.
         outcome: What the client knows.
         transaction: The id in the answer: its own for what writes, of the last entry that it may have seen for what only reads.
         receipt: As the answer brought it.
@@ -387,9 +387,9 @@ def check_freshness(history: History, ledger: Sequence[Entry]) -> None:
 
 
 def check_once(history: History, ledger: Sequence[Entry]) -> None:
-    """No idempotency key took effect twice: a value that only one request writes stands at most once in the ledger."""
+    """What only one request writes stands at most once in the ledger, however often it was repeated, and not at all if it was refused."""
     places: dict[str, list[Entry]] = defaultdict(list)
-    tokens = {call.token for call in history.calls if call.token is not None and call.key is not None}
+    tokens = {call.token for call in history.calls if call.token is not None}
     for entry in ledger:
         for value in set(entry.writes.values()):
             if value is not None and value in tokens:
@@ -399,6 +399,10 @@ def check_once(history: History, ledger: Sequence[Entry]) -> None:
             where = ", ".join(f"{entry.view}.{entry.seqno}" for entry in entries)
             calls = "\n  ".join(str(call) for call in history.calls if call.token == token)
             raise HistoryError("OncePerKey", f"{token} was written by {where}:\n  {calls}")
+    open_ = {call.token for call in history.calls if call.outcome is not Outcome.REFUSED}
+    for token in places.keys() - open_:
+        calls = "\n  ".join(str(call) for call in history.calls if call.token == token)
+        raise HistoryError("RefusedIsNothing", f"{token} was written by {places[token][0].view}.{places[token][0].seqno}:\n  {calls}")
 
 
 def check_receipts(history: History, ledger: Sequence[Entry], verify: Callable[[bytes], Id]) -> None:

@@ -1,0 +1,20 @@
+"""Whether the simulation would notice anything: each planted bug must be found within its number of seeds."""
+
+import pytest
+
+from support.simulation.bugs import BUGS, Bug
+from support.simulation.patches import patched
+from support.simulation.run import run
+
+
+def test_there_are_enough() -> None:
+    assert len(BUGS) >= 15 and len({bug.name for bug in BUGS}) == len(BUGS)
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_a_planted_bug_is_found(bug: Bug) -> None:
+    with patched(bug.changes):
+        for seed in range(bug.seeds):
+            if run(bug.plan(seed)).failure is not None:
+                return
+    pytest.fail(f"{bug.name} was not found in {bug.seeds} seeds")

@@ -1,0 +1,44 @@
+"""Runs as they come: no rule is broken, everything that can happen does, and a seed is all there is to a run."""
+
+from collections import Counter
+
+import pytest
+
+from support.simulation.disk import LIES
+from support.simulation.invariants import RULES
+from support.simulation.plan import FAULTS, draw, from_json
+from support.simulation.recipes import RECIPES
+from support.simulation.run import run
+
+
+@pytest.mark.parametrize("world", ["core", "replica"])
+def test_no_rule_is_broken_and_every_kind_of_fault_is_met(world: str) -> None:
+    faults: Counter[str] = Counter()
+    for seed in range(10_000, 10_016):
+        result = run(draw(seed, world))
+        assert result.failure is None, f"seed {seed} of {world}: {result.failure}"
+        assert result.inputs > 500
+        faults += result.faults
+    expected = {"loss", "repeat", "reorder", "reset", "partition", "one-way partition", "primary isolated", "crash", "pause", "clock jump"}
+    assert not expected - faults.keys()
+    assert sum(1 for lie in LIES if f"disk: {lie}" in faults) > 8
+    assert sum(1 for recipe in RECIPES if f"recipe: {recipe}" in faults) > 6
+
+
+@pytest.mark.parametrize("world", ["core", "replica"])
+def test_a_seed_and_its_list_of_events_both_repeat_a_run_exactly(world: str) -> None:
+    for seed in (3, 4):
+        plan = draw(seed, world)
+        lines: tuple[list[str], list[str]] = ([], [])
+        first = run(plan)
+        again = run(plan, trace=lines[0].append)
+        replayed = run(from_json(plan.to_json()), events=first.events, trace=lines[1].append)
+        assert first.events == again.events == replayed.events
+        assert first.inputs == again.inputs == replayed.inputs
+        assert lines[0] == lines[1]
+
+
+def test_every_rule_has_a_reason_and_every_fault_is_drawn() -> None:
+    assert len(RULES) >= 20 and all(reason.endswith(".") for reason in RULES.values())
+    drawn = {fault for seed in range(40) for fault in draw(seed, "core").faults}
+    assert drawn == FAULTS.keys()

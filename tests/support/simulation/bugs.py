@@ -1,0 +1,73 @@
+"""All planted bugs, where to look for each, and within how many seeds it must be found: a simulation that misses them proves nothing.
+
+Most are found by the runs that `scripts/simulate` makes anyway. Those that need a rare coincidence are looked for in runs with one steered
+sequence (`recipes`) and few other faults; the usual runs have these sequences, too, among everything else.
+"""
+
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+from ledgerd.enclave import serving
+from support import consensus_bugs
+from support.simulation import bugs_service, core_world
+from support.simulation.patches import Change
+from support.simulation.plan import Plan, draw
+
+
+class Bug(NamedTuple):
+    """One planted bug.
+
+    Attributes:
+        name: Of the class or function that says what is wrong.
+        changes: What is patched.
+        world: Where to look for it.
+        seeds: Within how many, from the first on, it must be found.
+        recipe: The steered sequence of these runs; None for runs as they come.
+        nodes: How many these runs start with; None for as they come.
+    """
+
+    name: str
+    changes: tuple[Change, ...]
+    world: str
+    seeds: int = 20
+    recipe: str | None = None
+    nodes: int | None = None
+
+    def plan(self, seed: int) -> Plan:
+        """The plan of one of its seeds."""
+        plan = draw(seed, self.world, nodes=self.nodes)
+        if self.recipe is None:
+            return plan
+        return replace(plan, recipes=(self.recipe,), faults={name: s for name, s in plan.faults.items() if name in ("delay", "drift")})
+
+
+_STEERED: Final = {
+    "BelievesOldGenerations": ("late sync", 3),
+    "AnswersByLease": ("deposed reader", 3),
+    "KeepsItsRemoval": ("lost configuration", 3),
+    "RemovedNodesNeverStand": ("last word of who left", 2),
+    "reads_without_confirmation": ("deposed reader", 3),
+    "says_invalid_too_early": ("undone and kept", 5),
+    "says_invalid_by_guess": ("undone and kept", 5),
+    "idempotency_outlives_a_rollback": ("asked again", 3),
+}
+
+
+def _consensus() -> list[Bug]:
+    found = []
+    for bug in (*consensus_bugs.PLANTED, *consensus_bugs.FOUND_BY_SCENARIOS):
+        recipe, nodes = _STEERED.get(bug.__name__, (None, None))
+        changes: tuple[Change, ...] = ((core_world, "Consensus", bug), (serving, "Consensus", bug))
+        found.append(Bug(bug.__name__, changes, "core", 30, recipe, nodes))
+    return found
+
+
+def _service() -> list[Bug]:
+    found = []
+    for name, changes in bugs_service.PLANTED.items():
+        recipe, nodes = _STEERED.get(name, (None, None))
+        found.append(Bug(name, changes, "replica", 20, recipe, nodes))
+    return found
+
+
+BUGS: Final = (*_consensus(), *_service())

@@ -1,0 +1,349 @@
+"""The core world: consensus alone. Nodes append, sign, ask and change configurations whenever the driver says so.
+
+An entry is its own description: a letter for what it does, its name, and the rest. So schedules are reached that the service never makes:
+several unsigned configurations, signatures at any place, reads at any moment.
+"""
+
+import contextlib
+from collections.abc import Hashable
+from typing import Any, Final
+
+from ledgerd.enclave.consensus.core import Appended, Configuration, Consensus, LogEntry, Note, Role, Settings
+from ledgerd.enclave.consensus.messages import ProposeVote
+from ledgerd.ledger.errors import HostError
+from ledgerd.ledger.ids import FIRST_VIEW, NodeId, Seqno, TransactionId, View
+from support.simulation.disk import Report, Write
+from support.simulation.invariants import Violation
+from support.simulation.observation import PLAIN, Meaning
+from support.simulation.plan import Plan
+from support.simulation.world import Event, Node, World
+
+_PLAIN: Final = ord("p")
+
+
+def make_entry(letter: str, view: int, seqno: int, rest: str = "") -> bytes:
+    """An entry's bytes. Letters: p plain, s signature, c configuration (`rest`: its nodes), r removal on record (`rest`: whose)."""
+    return f"{letter}{view}.{seqno} {rest}".encode()
+
+
+def read_entry(data: bytes, before: frozenset[str]) -> Meaning:
+    """What an entry means."""
+    if data[0] == _PLAIN:
+        return PLAIN
+    letter, rest = data[:1], data.decode().split()[1:]
+    if letter == b"s":
+        return Meaning(signs=True)
+    return Meaning(nodes=frozenset(rest)) if letter == b"c" else Meaning(removed=frozenset(rest))
+
+
+class Machine:
+    """The state machine below consensus: it counts, and says what entries mean."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.committed = 0
+
+    def append(self, view: View, first: Seqno, entries: list[bytes]) -> Appended:
+        if first != self.last + 1:
+            raise Violation("StateFollowsLog", f"entries from {first} on are applied to a state at {self.last}")
+        self.last += len(entries)
+        notes = []
+        for seqno, data in enumerate(entries, first):
+            if data[0] != _PLAIN:
+                notes.append(_note(Seqno(seqno), read_entry(data, frozenset())))
+        return Appended(entries, notes)
+
+    def rollback(self, to: TransactionId) -> None:
+        if not self.committed <= to.seqno < self.last:
+            raise Violation("StateFollowsLog", f"a state at {self.last}, final up to {self.committed}, is taken back to {to.seqno}")
+        self.last = to.seqno
+
+    def commit(self, to: Seqno) -> None:
+        if not self.committed < to <= self.last:
+            raise Violation("StateFollowsLog", f"a state at {self.last}, final up to {self.committed}, becomes final up to {to}")
+        self.committed = to
+
+
+def _note(seqno: Seqno, meaning: Meaning) -> Note:
+    configuration = None if meaning.nodes is None else Configuration(seqno, frozenset(map(NodeId, meaning.nodes)))
+    return Note(seqno, meaning.signs, configuration, frozenset(map(NodeId, meaning.removed)))
+
+
+class CoreNode(Node):
+    """Consensus, a state that counts, a disk."""
+
+    def __init__(self, world: "CoreWorld", name: str) -> None:
+        super().__init__(name, name, world.rate())
+        self.machine = Machine()
+        self.core = Consensus(NodeId(name), self.machine, world.settings, world.jitter, self.clock)
+        self.watch(world.registry, world.judge)
+
+    def append(self, letter: str, rest: str = "") -> None:
+        """As the primary: make the next entry."""
+        core = self.core
+        seqno = Seqno(core.last_seqno + 1)
+        data = make_entry(letter, core.view, seqno, rest)
+        self.machine.last += 1
+        if letter == "p":
+            core.replicate_plain(core.view, seqno, (data,), (data,))
+        else:
+            note = _note(seqno, read_entry(data, frozenset()))
+            core.replicate(LogEntry(core.view, seqno, data, data, note.committable, note.configuration, note.removed))
+
+
+class CoreWorld(World):
+    """Consensus cores.
+
+    Attributes:
+        asked: Reads that wait, by token: the node, and whether its log had everything final when it was asked.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan, read_entry)
+        self.settings = Settings(**plan.settings)
+        self.asked: dict[Hashable, tuple[str, bool]] = {}
+        first = CoreNode(self, "n1")
+        self.add(first)
+        first.core.start_primary(FIRST_VIEW)
+        self.registry.winners[FIRST_VIEW] = "n1"
+        first.append("c", "n1")
+        self.wake(first)
+        names = [f"n{number}" for number in range(2, plan.nodes + 1)]
+        for name in names:
+            self.do_join(name)
+        if names:
+            self.do_configure("n1", "n1", *names)
+        self.do_sign("n1")
+        self.rest()
+        self.do_pass(0.15)
+        self.rest()
+
+    # What a node does.
+
+    def arrive(self, node: CoreNode, sender: CoreNode, packet: Any) -> None:
+        node.core.tick(node.clock)
+        node.is_proposed |= type(packet) is ProposeVote
+        node.core.receive(NodeId(sender.name), packet)
+
+    def stored(self, node: CoreNode, report: Report) -> None:
+        node.core.stored(report.generation, View(report.view), Seqno(report.seqno))
+
+    def broken(self, node: CoreNode, other: CoreNode) -> None:
+        node.core.cut(NodeId(other.name))
+
+    def wake(self, node: CoreNode) -> None:
+        core = node.core
+        core.tick(node.clock)
+        while True:
+            ready = core.ready()
+            if ready.failed is not None:
+                break
+            if ready.truncate_after is not None or ready.entries:
+                views = node.shadow.views[ready.first_seqno : ready.first_seqno + len(ready.entries)]
+                report = node.disk.submit(Write(ready.generation, ready.truncate_after, ready.first_seqno, ready.entries, views))
+                if report is not None:
+                    core.stored(report.generation, View(report.view), Seqno(report.seqno))
+            post = self.network.post
+            for to, message in ready.messages:
+                if to in self.nodes:
+                    post((node.name, to), message)
+            if ready.confirmed or ready.refused:
+                self._answered(node, ready.confirmed, ready.refused)
+            for first in ready.fetch:
+                self._fetch(node, first)
+            if ready.became_primary is not None and core.role is Role.PRIMARY:
+                # Its own log must be complete before it makes anything on top of it.
+                self.judge.look(node)
+                node.append("s")
+            elif not ready.fetch:
+                break
+        self.judge.look(node)
+
+    def _fetch(self, node: CoreNode, first: int) -> None:
+        """Read back for a peer that lags. What a lying host gives back is for the worlds that check it; here it gives nothing."""
+        self.inputs += 1
+        lie = node.disk.lie
+        found = [] if lie is not None and lie[0] != "boastful" else node.disk.read(first, self.plan.options["fetch"])
+        entries = []
+        for seqno, data in enumerate(found or [], first):
+            note = _note(Seqno(seqno), read_entry(data, frozenset()))
+            view = View(node.disk.views[seqno])
+            entries.append(LogEntry(view, Seqno(seqno), data, data, note.committable, note.configuration, note.removed))
+        node.core.fetched(Seqno(first), entries)
+
+    def _answered(self, node: CoreNode, confirmed: list[Hashable], refused: list[Hashable]) -> None:
+        for token in confirmed:
+            asked = self.asked.pop(token, None)
+            if asked is None or asked[0] != node.name:
+                raise Violation("AnswersAreAskedFor", f"{node.name} confirms {token}, which nobody asked it")
+            if not asked[1]:
+                raise Violation("ReadIsFresh", f"{node.name} answers {token}, though it lacked what was final when it was asked")
+        for token in refused:
+            self.asked.pop(token, None)
+
+    # Events.
+
+    def do_write(self, name: str, count: int, size: int) -> None:
+        """A client has a primary make entries."""
+        node = self._node(name)
+        if node is not None and node.core.role is Role.PRIMARY:
+            for _ in range(count):
+                node.append("p", "x" * size)
+            self.inputs += count
+            self.wake(node)
+
+    def do_hurry(self, name: str, count: int) -> None:
+        """As `write`, but the node does not get to send anything yet."""
+        node = self._node(name)
+        if node is not None and node.core.role is Role.PRIMARY:
+            for _ in range(count):
+                node.append("p")
+            self.inputs += count
+
+    def do_sign(self, name: str) -> None:
+        """A primary signs."""
+        node = self._node(name)
+        if node is not None and node.core.role is Role.PRIMARY:
+            node.append("s")
+            self.inputs += 1
+            self.wake(node)
+
+    def do_ask(self, name: str, token: str) -> None:
+        """A linearizable read arrives at a node."""
+        node = self._node(name)
+        if node is not None:
+            final, views = self.registry.final, node.shadow.views
+            last = len(final) - 1
+            self.asked[token] = (name, views[last : last + 1] == final[last:])
+            node.core.confirm(token)
+            self.inputs += 1
+            self.wake(node)
+
+    def do_join(self, name: str) -> None:
+        """A new enclave, with an empty log."""
+        if name not in self.nodes:
+            node = CoreNode(self, name)
+            self.add(node)
+            node.core.start_backup()
+            self.wake(node)
+
+    def do_configure(self, name: str, *members: str) -> None:
+        """A primary appends a configuration."""
+        node = self._node(name)
+        if node is not None and node.core.role is Role.PRIMARY and all(member in self.nodes for member in members):
+            node.append("c", " ".join(members))
+            self.inputs += 1
+            self.wake(node)
+
+    def do_record(self, name: str, *removed: str) -> None:
+        """A primary records removals that are final."""
+        node = self._node(name)
+        if node is not None and node.core.role is Role.PRIMARY:
+            gone = [member for member in removed if member in node.core._leaving]
+            if gone:
+                node.append("r", " ".join(gone))
+                self.inputs += 1
+                self.wake(node)
+
+    def do_boast(self, name: str, generation: int, beyond: int) -> None:
+        """A host says that it stored what it was never given: beyond the last, or of another view; the node must refuse it."""
+        node = self._node(name)
+        if node is None:
+            return
+        self.faults["disk: boastful"] += 1
+        self.inputs += 1
+        core = node.core
+        seqno = Seqno(core._handed + beyond)
+        view = View((core.view_of(seqno) or core.view) + (beyond <= 0))
+        before = core.stored_seqno
+        with contextlib.suppress(HostError):
+            core.stored(core._generation + generation, view, seqno)
+        if core.stored_seqno != before:
+            raise Violation("StoredIsGiven", f"{name} believes that {view}.{seqno} is on its disk")
+        self.wake(node)
+
+    # What the driver may ask for.
+
+    def an_update(self, node: Any, chance: Any) -> Event:
+        """Something for a client to change."""
+        if chance.random() < 0.2:
+            return ("hurry", node.name, chance.randrange(1, 5))
+        return ("write", node.name, chance.randrange(1, 8), chance.randrange(60))
+
+    def a_read(self, node: Any, chance: Any) -> Event:
+        """A linearizable read."""
+        return ("ask", node.name, f"r{self.inputs}")
+
+    def probes(self, chance: Any, node: Any) -> list[Event]:
+        """What clients would ask now about what they have done: there are none."""
+        return []
+
+    def a_signature(self, node: Any) -> Event | None:
+        """Have it sign."""
+        return ("sign", node.name)
+
+    def client_event(self, chance: Any) -> Event | None:
+        """Somebody wants something. A deposed primary does not know it yet: it too must take writes."""
+        primaries = [node for node in self.running() if node.core.role is Role.PRIMARY]
+        if not primaries:
+            return None
+        node = primaries[0] if len(primaries) == 1 else chance.choice(primaries)
+        draw = chance.random()
+        if draw < 0.5:
+            return self.an_update(node, chance)
+        return ("sign", node.name) if draw < 0.88 else self.a_read(node, chance)
+
+    def grow_events(self, chance: Any, count: int) -> list[Event]:
+        """New nodes join."""
+        primary = self.primary()
+        if primary is None or primary.is_paused:
+            return []
+        names = [f"n{len(self.nodes) + 1 + number}" for number in range(count)]
+        nodes = primary.shadow.configurations[-1][1]
+        return [*(("join", name) for name in names), ("configure", primary.name, *sorted(nodes), *names)]
+
+    def shrink_events(self, name: str) -> list[Event]:
+        """A node is removed."""
+        primary = self.primary()
+        if primary is None or primary.is_paused:
+            return []
+        nodes = primary.shadow.configurations[-1][1] - {name}
+        if not self.can_live(nodes):
+            return []
+        return [("configure", primary.name, *sorted(nodes))]
+
+    def record_events(self) -> list[Event]:
+        """Final removals are put on record."""
+        primary = self.primary()
+        return [("record", primary.name, *sorted(primary.core._leaving))] if primary is not None and primary.core._leaving else []
+
+    def client_trouble(self, chance: Any) -> Event | None:
+        """There are no clients here that could make any."""
+        return None
+
+    # The end.
+
+    def demand(self) -> int | None:
+        """Have something new made; the seqno that must become final, or None if there is no primary."""
+        primary = self.primary()
+        if primary is None:
+            return None
+        primary.append("p")
+        primary.append("s")
+        self.wake(primary)
+        return int(primary.core.last_seqno)
+
+    def judge_end(self) -> None:
+        """What nodes keep beside their logs is what the logs say, and honest disks have it."""
+        for node in self.up():
+            log, shadow = node.core._log, node.shadow
+            starts = [(v, s) for s, v in enumerate(shadow.views) if s and v != shadow.views[s - 1]]
+            if node.core.view_history != starts:
+                raise Violation("ViewHistory", f"{node.name}: {node.core.view_history}, its log says {starts}")
+            if log.base > min(shadow.commit, node.core.stored_seqno):
+                raise Violation("HeldUntilSafe", f"{node.name} let go of entries up to {log.base}")
+            held = [self.registry.facts[v, s].data for s, v in enumerate(shadow.views) if s > log.base]
+            if log.data(Seqno(log.base + 1), node.core.last_seqno) != held:
+                raise Violation("LogIsWhole", f"{node.name} holds other entries than it was given")
+            if node.disk.views[: shadow.commit + 1] != shadow.views[: shadow.commit + 1] and not node.disk.queue:
+                raise Violation("DiskFollows", f"{node.name}: the disk has not what is final")

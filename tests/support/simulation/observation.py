@@ -1,0 +1,222 @@
+"""What the simulation knows of every log, told by the logs themselves and kept apart from what the nodes keep beside them.
+
+`Registry` knows every entry that any node ever appended, by name, and which of them are final; a `Shadow` knows one node's log. Both are
+moved by an `ObservedLog`, which stands in the place of the node's own. From them `invariants` derives what each node should believe.
+Not here: the rules (`invariants`).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ledgerd.enclave.consensus.log import Log
+from ledgerd.ledger.ids import Seqno, View
+
+
+class Meaning(NamedTuple):
+    """What an entry means for consensus, read from its bytes.
+
+    Attributes:
+        signs: It is a signature entry.
+        nodes: The configuration from here on, if it makes one.
+        removed: Nodes whose removal it records as final.
+    """
+
+    signs: bool = False
+    nodes: frozenset[str] | None = None
+    removed: frozenset[str] = frozenset()
+
+
+PLAIN = Meaning()
+Reader = Callable[[bytes, frozenset[str]], Meaning]
+"""Reads an entry's meaning; given the configuration before it."""
+
+
+class Fact(NamedTuple):
+    """One entry that exists, or once did. `before`: view of the entry under it, which is 0 for the first."""
+
+    data: bytes
+    before: int
+    meaning: Meaning
+    author: str
+
+
+class Registry:
+    """All logs together.
+
+    Attributes:
+        facts: Every entry, by (view, seqno).
+        final: Views of the longest committed log that any node has seen, by seqno; `final[0]` is 0.
+        winners: Who was primary, by view.
+        coverage: How often each row of the tables was taken.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.read = reader
+        self.facts: dict[tuple[int, int], Fact] = {}
+        self.final: list[int] = [0]
+        self.winners: dict[int, str] = {}
+        self.coverage: Counter[str] = Counter()
+
+    def lineage(self, view: int, seqno: int) -> list[int]:
+        """Views of the log that ends in this entry, by seqno."""
+        views = [0] * (seqno + 1)
+        while seqno:
+            views[seqno] = view
+            view = self.facts[view, seqno].before
+            seqno -= 1
+        return views
+
+
+class Shadow:
+    """One node's log as it must be.
+
+    Attributes:
+        views: View of each entry, by seqno; `views[0]` is 0.
+        signed: Signature entries, ascending; those at or below the commit but for the last are forgotten.
+        configurations: (seqno, nodes) of the active ones, oldest first.
+        removals: (seqno, nodes) above the commit; `removed`: all recorded up to it.
+        commit: Last committed seqno.
+        left, left_signed: Where the configuration stands that removes this node, and the first signature entry over it; 0 for none.
+        changes: Grows with every change.
+    """
+
+    __slots__ = (
+        "changes",
+        "commit",
+        "configurations",
+        "left",
+        "left_signed",
+        "node_id",
+        "registry",
+        "removals",
+        "removed",
+        "signed",
+        "views",
+        "witness",
+    )
+
+    def __init__(self, node_id: str, registry: Registry, witness: "Witness") -> None:
+        self.node_id = node_id
+        self.registry = registry
+        self.witness = witness
+        self.views: list[int] = [0]
+        self.signed: list[int] = []
+        self.configurations: list[tuple[int, frozenset[str]]] = []
+        self.removals: list[tuple[int, frozenset[str]]] = []
+        self.removed: frozenset[str] = frozenset()
+        self.commit = 0
+        self.left = 0
+        self.left_signed = 0
+        self.changes = 0
+
+    @property
+    def last(self) -> int:
+        """Last seqno."""
+        return len(self.views) - 1
+
+    def extend(self, view: int, entries: Sequence[bytes]) -> None:
+        """The node has appended these."""
+        views = self.views
+        registry = self.registry
+        facts = registry.facts
+        before = views[-1]
+        seqno = len(views)
+        for data in entries:
+            fact = facts.get((view, seqno))
+            if fact is None:
+                nodes = self.configurations[-1][1] if self.configurations else frozenset()
+                fact = facts[view, seqno] = Fact(data, before, registry.read(data, nodes), self.node_id)
+                self.witness.authored(self, view, seqno)
+            elif fact.before != before or fact.data != data:
+                self.witness.differs(self, view, seqno)
+            views.append(view)
+            meaning = fact.meaning
+            if meaning is not PLAIN:
+                self._means(seqno, meaning)
+            before = view
+            seqno += 1
+        self.changes += 1
+        self.witness.extended(self, view, len(entries))
+
+    def _means(self, seqno: int, meaning: Meaning) -> None:
+        if meaning.nodes is not None:
+            known = any(self.node_id in nodes for _, nodes in self.configurations)
+            self.configurations.append((seqno, meaning.nodes))
+            if known and self.node_id not in meaning.nodes and not self.left:
+                self.left = seqno
+        if meaning.removed:
+            self.removals.append((seqno, meaning.removed))
+        if meaning.signs:
+            self.signed.append(seqno)
+            if self.left and not self.left_signed:
+                self.left_signed = seqno
+
+    def truncate(self, to: int) -> None:
+        """The node has forgotten everything above `to`."""
+        self.witness.truncating(self, to)
+        del self.views[to + 1 :]
+        while self.signed and self.signed[-1] > to:
+            del self.signed[-1]
+        while self.configurations and self.configurations[-1][0] > to:
+            del self.configurations[-1]
+        while self.removals and self.removals[-1][0] > to:
+            del self.removals[-1]
+        if self.left > to:
+            self.left = 0
+        if self.left_signed > to:
+            self.left_signed = 0
+        self.changes += 1
+
+    def committed(self, to: int) -> None:
+        """The node says that everything up to `to` is final."""
+        self.witness.committing(self, to)
+        self.commit = to
+        self.changes += 1
+        while len(self.signed) > 1 and self.signed[1] <= to:
+            del self.signed[0]
+        while len(self.configurations) > 1 and self.configurations[1][0] <= to:
+            del self.configurations[0]
+        while self.removals and self.removals[0][0] <= to:
+            self.removed |= self.removals.pop(0)[1]
+
+
+class Witness:
+    """Told of what happens to logs, as it happens; does nothing of itself."""
+
+    def authored(self, shadow: Shadow, view: int, seqno: int) -> None:
+        """This node is the first to have this entry."""
+
+    def differs(self, shadow: Shadow, view: int, seqno: int) -> None:
+        """This node's entry of this name is not the one that others have, or stands on another one."""
+
+    def extended(self, shadow: Shadow, view: int, count: int) -> None:
+        """So many entries of a view were appended."""
+
+    def truncating(self, shadow: Shadow, to: int) -> None:
+        """Entries above `to` are about to go."""
+
+    def committing(self, shadow: Shadow, to: int) -> None:
+        """Entries up to `to` are about to be final; `shadow.commit` is still the old one."""
+
+
+class ObservedLog(Log):
+    """A log that tells its shadow; a node's own stands in its place."""
+
+    __slots__ = ("_shadow",)
+
+    def __init__(self, shadow: Shadow) -> None:
+        super().__init__()
+        self._shadow = shadow
+
+    def extend(self, view: View, data: Sequence[bytes], leaves: Sequence[bytes]) -> None:
+        super().extend(view, data, leaves)
+        self._shadow.extend(view, data)
+
+    def truncate(self, to: Seqno) -> None:
+        self._shadow.truncate(to)
+        super().truncate(to)
+
+    def commit(self, committed: Seqno) -> None:
+        self._shadow.committed(committed)
+        super().commit(committed)

@@ -1,0 +1,101 @@
+"""Cheap, deterministic stand-ins for keys and certificates: a signature is a digest that whoever knows the public key could make, too.
+
+They keep the forms (DER, PEM, curve names), so that the product's own code builds and verifies everything around them; a changed byte is
+found as with real ones. AES-GCM, SHA-2 and the Merkle tree stay real: they cost little and are deterministic already.
+"""
+
+import base64
+from hashlib import sha256, sha384
+from types import SimpleNamespace
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+_HALF: Final = 40  # bytes of each number of a signature: below the order of P-384
+_BEGIN: Final = "-----BEGIN CERTIFICATE-----\n"
+_END: Final = "\n-----END CERTIFICATE-----\n"
+
+
+class PublicKey:
+    """Verifies."""
+
+    curve: Final = SimpleNamespace(name="secp384r1")
+    key_size: Final = 384
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.der = b"stand-in " + sha384(name.encode()).digest()
+
+    def public_bytes(self, encoding: Any, form: Any) -> bytes:
+        """DER, for whoever only hashes it."""
+        return self.der
+
+    def verify(self, signature: bytes, data: bytes, algorithm: Any) -> None:
+        """Raises: InvalidSignature: It is not this key's over this."""
+        if signature != _signature(self.der, data):
+            raise InvalidSignature
+
+
+class PrivateKey:
+    """Signs."""
+
+    def __init__(self, name: str) -> None:
+        self._public = PublicKey(name)
+
+    def public_key(self) -> PublicKey:
+        """Its other half."""
+        return self._public
+
+    def sign(self, data: bytes, algorithm: Any) -> bytes:
+        """DER, always the same for the same data."""
+        return _signature(self._public.der, data)
+
+
+def _signature(der: bytes, data: bytes) -> bytes:
+    digest = sha384(der + data).digest()
+    return encode_dss_signature(int.from_bytes(digest[:_HALF], "big") | 1, int.from_bytes(sha384(digest).digest()[:_HALF], "big") | 1)
+
+
+class Certificate:
+    """A name and its public key."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.pem = _BEGIN + base64.b64encode(f"stand-in certificate of {name}".encode()).decode() + _END
+
+    def public_bytes(self, encoding: Any) -> bytes:
+        """PEM."""
+        return self.pem.encode()
+
+    def public_key(self) -> PublicKey:
+        """Whose it is."""
+        return PublicKey(self.name)
+
+
+def read_certificate(pem: str | bytes) -> Certificate:
+    """Read what `Certificate` wrote."""
+    text = pem if isinstance(pem, str) else pem.decode()
+    body = base64.b64decode(text.removeprefix(_BEGIN).removesuffix(_END)).decode()
+    return Certificate(body.removeprefix("stand-in certificate of "))
+
+
+class NodeKeys:
+    """In the place of `keys.NodeKeys`."""
+
+    def __init__(self, name: str) -> None:
+        self.identity: Any = PrivateKey(name)
+        self.public = PublicKey(name).der
+        self.id: Any = sha256(self.public).hexdigest()
+        self.encryption_public = sha256(name.encode()).digest()
+        self.certificate: Any = Certificate(name)
+
+
+class ServiceKeys:
+    """In the place of `keys.ServiceKeys`."""
+
+    def __init__(self) -> None:
+        self.identity: Any = PrivateKey("service")
+        self.public = PublicKey("service").der
+        self.certificate: Any = Certificate("service")
+        self.certificate_pem = Certificate("service").pem

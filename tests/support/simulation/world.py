@@ -1,0 +1,370 @@
+"""One run's world: nodes, wires, disks and time, moved by events that leave no choice.
+
+An event is a tuple, its name first; `World.apply` does what it says, or nothing where it cannot be done (so that any part of a list of
+events is a list of events). Every input that a node handles is counted, and after each wake-up the node is judged.
+What a node is made of, how clients reach it and how its membership changes is for the worlds beneath: `core_world`, `replica_world`,
+`complete_world`. Not here: which event comes next (`driver`).
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ledgerd.enclave.consensus.core import Consensus, Role
+from support.simulation.disk import LIES, Disk, Report
+from support.simulation.invariants import Judge, Violation
+from support.simulation.network import Network
+from support.simulation.observation import ObservedLog, Reader, Registry, Shadow
+from support.simulation.plan import Plan
+
+Event = tuple[Any, ...]
+
+
+class Node:
+    """One enclave and its host.
+
+    Attributes:
+        name: Short, for events and people; `node_id` is what logs call it.
+        clock: Its own monotonic seconds; `rate`: how fast they go.
+        is_up, is_paused, is_frozen: Whether it lives; is stopped for a while; has a clock that stands.
+        disk: Its host's.
+    """
+
+    core: Consensus
+
+    def __init__(self, name: str, node_id: str, rate: float) -> None:
+        self.name = name
+        self.node_id = node_id
+        self.clock = 1000.0
+        self.rate = rate
+        self.is_up = True
+        self.is_paused = False
+        self.is_frozen = False
+        self.disk = Disk()
+        # What `invariants` saw last.
+        self.shadow: Shadow
+        self.view = 0
+        self.role = Role.NONE
+        self.changes = -1
+        self.matches: dict[str, int] = {}
+        self.newest: list[tuple[int, frozenset[str]]] = []
+        self.reconfigured_at = 0.0
+        self.is_proposed = False
+
+    def has_stored(self, view: int, seqno: int) -> bool:
+        """Whether this entry is on its disk, or its host has said so."""
+        return self.disk.has(view, seqno)
+
+    def watch(self, registry: Registry, judge: Judge) -> None:
+        """From now on, what its log does is known; to be called before it has any entry."""
+        self.shadow = Shadow(self.node_id, registry, judge)
+        self.core._log = ObservedLog(self.shadow)
+
+
+class World:
+    """Everything that all worlds share.
+
+    Args:
+        plan: What this run is.
+        reader: Reads what an entry means for consensus.
+
+    Attributes:
+        nodes: All that ever were, by name; `by_id` by node id.
+        time: Seconds since the start, by no node's clock.
+        inputs: How many inputs nodes have handled.
+        faults: How often each kind of fault was done.
+        trace: Called with a line for people, if anybody wants to know.
+    """
+
+    def __init__(self, plan: Plan, reader: Reader) -> None:
+        self.plan = plan
+        self.nodes: dict[str, Any] = {}
+        self.by_id: dict[str, Any] = {}
+        self.registry = Registry(reader)
+        self.judge = Judge(self.registry, self.nodes, self.by_id)
+        self.network = Network(plan.holds)
+        self.time = 0.0
+        self.inputs = 0
+        self.faults: Counter[str] = Counter()
+        self.trace: Callable[[str], None] | None = None
+        self.jitter = random.Random(f"jitter {plan.seed}").random
+        self._rates = random.Random(f"rates {plan.seed}")
+        self.handlers: dict[str, Callable[..., None]] = {name[3:]: getattr(self, name) for name in dir(self) if name.startswith("do_")}
+
+    def apply(self, event: Event) -> None:
+        """Do what the event says, as far as it can be done.
+
+        Raises: Violation: A rule is broken. Exception: Whatever a bug raises.
+        """
+        if self.trace is not None:
+            self.trace(" ".join(map(str, event)))
+        self.handlers[event[0]](*event[1:])
+
+    def note(self, text: str) -> None:
+        """Tell whoever follows."""
+        if self.trace is not None:
+            self.trace("    " + text)
+
+    # What the worlds beneath bring.
+
+    def wake(self, node: Any) -> None:
+        """Let a node work through what came in, and do what it says. Ends in `judge.look`."""
+        raise NotImplementedError
+
+    def stored(self, node: Any, report: Report) -> None:
+        """Tell a node what its host says."""
+        raise NotImplementedError
+
+    def arrive(self, node: Any, sender: Any, packet: Any) -> None:
+        """Give a packet to a node, without waking it."""
+        raise NotImplementedError
+
+    def broken(self, node: Any, other: Any) -> None:
+        """Tell a node that its way to another broke."""
+        raise NotImplementedError
+
+    # Nodes.
+
+    def add(self, node: Node) -> None:
+        """A new node, up and running."""
+        self.nodes[node.name] = node
+        self.by_id[node.node_id] = node
+
+    def rate(self) -> float:
+        """How fast a new node's clock goes."""
+        drift = self.plan.faults.get("drift", 0.0)
+        return 1.0 + drift * self._rates.uniform(-0.2, 0.2)
+
+    def running(self) -> list[Any]:
+        """Nodes that live and are not stopped."""
+        return [node for node in self.nodes.values() if node.is_up and not node.is_paused]
+
+    def up(self) -> list[Any]:
+        """Nodes that live."""
+        return [node for node in self.nodes.values() if node.is_up]
+
+    def primary(self) -> Any | None:
+        """The primary of the latest view, if there is one that lives."""
+        primaries = [node for node in self.up() if node.core.role is Role.PRIMARY]
+        return max(primaries, key=lambda node: node.core.view, default=None)
+
+    def may_lose(self, name: str) -> bool:
+        """Whether every configuration that anybody has keeps a majority if this node is lost, too."""
+        lost = {node.node_id for node in self.nodes.values() if not node.is_up} | {self.nodes[name].node_id}
+        known = {nodes for node in self.up() for _, nodes in node.shadow.configurations}
+        return all(2 * len(nodes - lost) > len(nodes) for nodes in known)
+
+    def can_live(self, nodes: frozenset[str]) -> bool:
+        """Whether a majority of these lives: nobody would make such a configuration otherwise."""
+        alive = [node for node in nodes if self.by_id[node].is_up]
+        return 2 * len(alive) > len(nodes)
+
+    def _node(self, name: str) -> Any | None:
+        node = self.nodes.get(name)
+        return node if node is not None and node.is_up and not node.is_paused else None
+
+    # Events of the network.
+
+    def do_deliver(self, source: str, target: str, index: int = 0, count: int = 1) -> None:
+        """Packets arrive, `count` of them from the `index`-th on, and are worked through in one wake-up."""
+        node = self._node(target)
+        if node is None:
+            if target not in self.nodes or not self.nodes[target].is_up:
+                self.network.lose(("" + source, target), index)
+            return
+        sender = self.nodes[source]
+        taken = 0
+        for _ in range(count):
+            packet = self.network.take((source, target), index)
+            if packet is None:
+                break
+            taken += 1
+            self.arrive(node, sender, packet)
+        if taken:
+            self.inputs += taken
+            if index:
+                self.faults["reorder"] += 1
+            self.wake(node)
+
+    def do_drain(self, target: str, most: int) -> None:
+        """One wake-up finds all that is there, as a busy host's does: packets of every way to a node, `most` of each, and syncs."""
+        node = self._node(target)
+        if node is None:
+            return
+        taken = 0
+        for pair in [pair for pair in self.network.busy if pair[1] == target]:
+            for _ in range(most):
+                packet = self.network.take(pair)
+                if packet is None:
+                    break
+                taken += 1
+                self.arrive(node, self.nodes[pair[0]], packet)
+        for _ in range(min(most, len(node.disk.queue))):
+            report = node.disk.finish()
+            if report is not None:
+                taken += 1
+                self.stored(node, report)
+        if taken:
+            self.inputs += taken
+            self.wake(node)
+
+    def do_lose(self, source: str, target: str, index: int = 0) -> None:
+        """A packet is lost."""
+        if self.network.lose((source, target), index):
+            self.faults["loss"] += 1
+
+    def do_repeat(self, source: str, target: str, index: int = 0) -> None:
+        """A packet is on its way twice."""
+        if self.network.repeat((source, target), index):
+            self.faults["repeat"] += 1
+
+    def do_replay(self, source: str, target: str, index: int) -> None:
+        """A packet of long ago sets out again."""
+        if self.network.replay((source, target), index):
+            self.faults["replay"] += 1
+
+    def do_cut(self, source: str, target: str) -> None:
+        """From one node to another nothing gets through."""
+        self.network.cut.add((source, target))
+
+    def do_mend(self) -> None:
+        """Every way is open."""
+        self.network.mend()
+
+    def do_partition(self, kind: str, *group: str) -> None:
+        """Cut all ways between a group and the others: `both` directions, `in` or `out` of the group only."""
+        others = [name for name in self.nodes if name not in group]
+        pairs = [(a, b) for a in group for b in others]
+        if kind != "in":
+            self.network.cut.update(pairs)
+        if kind != "out":
+            self.network.cut.update((b, a) for a, b in pairs)
+        if group and others:
+            self.faults["partition" if kind == "both" else "one-way partition"] += 1
+
+    def do_break(self, source: str, target: str) -> None:
+        """The connection from one node to another breaks: what was on it is lost, and both ends learn of it."""
+        node, other = self._node(source), self.nodes.get(target)
+        if node is None or other is None:
+            return
+        self.faults["reset"] += 1
+        self.inputs += 1
+        self.network.lose_all((source, target))
+        self.broken(node, other)
+        self.wake(node)
+
+    # Events of time.
+
+    def do_pass(self, seconds: float) -> None:
+        """Time passes for everybody, at everybody's rate."""
+        self.time += seconds
+        for node in list(self.nodes.values()):
+            if node.is_up and not node.is_frozen:
+                node.clock += seconds * node.rate
+        for node in list(self.nodes.values()):
+            if node.is_up and not node.is_paused:
+                self.inputs += 1
+                self.wake(node)
+
+    def do_tick(self, name: str, seconds: float) -> None:
+        """One node's clock runs ahead."""
+        node = self._node(name)
+        if node is not None:
+            node.clock += seconds
+            self.inputs += 1
+            if seconds > 1:
+                self.faults["clock jump"] += 1
+            self.wake(node)
+
+    def do_freeze(self, name: str, on: int) -> None:
+        """A node's clock stands still, or goes on."""
+        if name in self.nodes:
+            self.nodes[name].is_frozen = bool(on)
+            self.faults["clock freeze"] += on
+
+    # Events of processes.
+
+    def do_pause(self, name: str, on: int) -> None:
+        """A node is stopped (SIGSTOP), or goes on."""
+        node = self.nodes.get(name)
+        if node is not None and node.is_up and node.is_paused is not bool(on):
+            node.is_paused = bool(on)
+            self.faults["pause"] += on
+
+    def do_crash(self, name: str, unsent: int = 0) -> None:
+        """A node is gone for good; of what it sent last, so many packets on each way never left."""
+        node = self.nodes.get(name)
+        if node is None or not node.is_up:
+            return
+        self.faults["crash"] += 1
+        if node.disk.queue:
+            self.faults["crash between persistence steps"] += 1
+        node.is_up = False
+        for pair in list(self.network.busy):
+            if pair[0] == name:
+                for _ in range(unsent):
+                    self.network.lose(pair, self.network.pending(pair) - 1)
+        self.crashed(node)
+
+    def crashed(self, node: Any) -> None:
+        """What else happens when a node is gone."""
+
+    # Events of disks.
+
+    def do_store(self, name: str) -> None:
+        """A disk finishes its oldest piece of work."""
+        node = self._node(name)
+        if node is None:
+            return
+        report = node.disk.finish()
+        if report is not None:
+            self.inputs += 1
+            self.stored(node, report)
+            self.wake(node)
+
+    def do_lie(self, name: str, lie: str, parameter: int) -> None:
+        """From now on, a host lies about its disk."""
+        node = self.nodes.get(name)
+        if node is None or not node.is_up or lie not in LIES:
+            return
+        self.faults["disk: " + lie] += 1
+        node.disk.lie = (lie, parameter)
+
+    def do_honest(self, name: str) -> None:
+        """A host lies no more."""
+        if name in self.nodes:
+            self.nodes[name].disk.lie = None
+
+    # The end.
+
+    def calm(self) -> None:
+        """End every fault: the network carries, hosts are honest, clocks run, whoever was stopped goes on."""
+        self.network.mend()
+        for node in self.nodes.values():
+            node.is_paused = node.is_frozen = False
+            node.rate = 1.0
+            node.disk.lie = None
+
+    def rest(self, limit: int = 20_000) -> None:
+        """Deliver and store until nothing is left to do."""
+        network = self.network
+        for _ in range(limit):
+            if network.busy:
+                source, target = network.busy[0]
+                count = min(network.pending((source, target)), 8)
+                self.do_deliver(source, target, 0, count)
+                if network.pending((source, target)) and not self.nodes[target].is_up:
+                    network.lose_all((source, target))
+            else:
+                waiting = [node for node in self.up() if node.disk.queue]
+                if not waiting:
+                    return
+                for node in waiting:
+                    while node.disk.queue and node.is_up:
+                        self.do_store(node.name)
+        raise Violation("ComesToRest", f"nodes talk without end: {self.network.busy[:6]}")
+
+
+class Client(Protocol):
+    """Whoever asks the service for something; see `clients`."""
