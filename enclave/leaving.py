@@ -78,8 +78,8 @@ def check_quorum(before: Collection[NodeId], after: Collection[NodeId], live: Co
         raise RequestError(
             400,
             "TooFewLiveNodes",
-            f"Of the {len(left)} nodes left, {needed} have to be up to commit anything, and the primary hears from {len(up)}. "
-            f"Retire those that are down first ({down}), or let others join.",
+            f"Of the {len(left)} nodes left, {needed} have to be up to commit anything, and {len(up)} are. "
+            f"Down, or so new that they have acknowledged nothing yet: {down}. Wait for them, retire them first, or let others join.",
         )
 
 

@@ -22,7 +22,7 @@ BUDGET = Budget(seconds=3.0, attempts=3)
 WRITERS = 3
 MAP = "public:records"
 THINK_SECONDS = 0.005
-BETWEEN = 30  # acknowledged writes of every client between two changes
+BETWEEN = 20  # acknowledged writes of every client between two changes
 
 
 class Writer:
@@ -135,6 +135,9 @@ class Membership:
             node.wait_open()
         self.members += joined
         self.load.goes_on()
+        begun = self.members[0].committed()
+        for node in joined:  # what is trusted and up may still be reading the ledger, and is then not counted on
+            wait_for(lambda node=node: node.committed() >= begun, "the new node has caught up")
         return joined
 
     def retire(self, node: Node) -> None:
@@ -169,7 +172,7 @@ def test_nodes_come_and_go_while_clients_write_and_no_request_fails(tmp_path: Pa
             assert len(nodes.members) == 1
             (last,) = nodes.members
             assert last is not first
-            nodes.join(3)
+            nodes.join(2)
             nodes.retire(last)
             assert {name for name, node in nodes.listed().items() if node["status"] == "Trusted"} == {node.id for node in nodes.members}
             assert all(node["removable"] for node in nodes.listed().values() if node["status"] == "Retired")
@@ -185,7 +188,7 @@ def check(service: Service, members: list[Node], load: Load) -> None:
     written = dict(item for writer in load.writers for item in writer.written)
     service.settle(max(int(transaction.partition(".")[2]) for transaction in written.values()))
     ledgers = [node.entries() for node in members]
-    assert ledgers[0] == ledgers[1] == ledgers[2]
+    assert ledgers[0] == ledgers[1]
     found: dict[str, list[str]] = collections.defaultdict(list)
     auditor = Auditor(service.certificate.read_text())
     for data in ledgers[0]:
