@@ -100,7 +100,7 @@ def test_an_application_that_is_none_is_a_failure(tmp_path: Path) -> None:
 def test_too_few_open_files_are_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, 1000))
     check = doctor._files(None)
-    assert (check.verdict, check.found) == (Verdict.FAILURE, "1000 are allowed, 1576 are needed")
+    assert (check.verdict, check.found) == (Verdict.FAILURE, "1000 are allowed, 1832 are needed")
 
 
 def test_little_memory_is_a_warning(instance: Instance) -> None:
