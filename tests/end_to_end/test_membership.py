@@ -136,8 +136,8 @@ class Membership:
         self.members += joined
         self.load.goes_on()
         begun = self.members[0].committed()
-        for node in joined:  # what is trusted and up may still be reading the ledger, and is then not counted on
-            wait_for(lambda node=node: node.committed() >= begun, "the new node has caught up")
+        # What is trusted and up may still be reading the ledger, and is then not counted on.
+        wait_for(lambda: all(node.committed() >= begun for node in joined), "the new nodes have caught up")
         return joined
 
     def retire(self, node: Node) -> None:
