@@ -11,21 +11,22 @@ from support.simulation.recipes import RECIPES
 from support.simulation.run import run
 
 
-@pytest.mark.parametrize("world", ["core", "replica"])
-def test_no_rule_is_broken_and_every_kind_of_fault_is_met(world: str) -> None:
+@pytest.mark.parametrize(("world", "seeds"), [("core", 16), ("replica", 16), ("complete", 10)])
+def test_no_rule_is_broken_and_every_kind_of_fault_is_met(world: str, seeds: int) -> None:
     faults: Counter[str] = Counter()
-    for seed in range(10_000, 10_016):
+    for seed in range(10_000, 10_000 + seeds):
         result = run(draw(seed, world))
         assert result.failure is None, f"seed {seed} of {world}: {result.failure}"
-        assert result.inputs > 500
+        assert result.inputs > 300
         faults += result.faults
-    expected = {"loss", "repeat", "reorder", "reset", "partition", "one-way partition", "primary isolated", "crash", "pause", "clock jump"}
+    expected = {"loss", "repeat", "reset", "partition", "one-way partition", "primary isolated", "crash", "pause", "clock jump"}
+    expected |= {"corruption", "truncation", "misdelivery"} if world == "complete" else {"reorder"}
     assert not expected - faults.keys()
     assert sum(1 for lie in LIES if f"disk: {lie}" in faults) > 8
     assert sum(1 for recipe in RECIPES if f"recipe: {recipe}" in faults) > 6
 
 
-@pytest.mark.parametrize("world", ["core", "replica"])
+@pytest.mark.parametrize("world", ["core", "replica", "complete"])
 def test_a_seed_and_its_list_of_events_both_repeat_a_run_exactly(world: str) -> None:
     for seed in (3, 4):
         plan = draw(seed, world)
@@ -42,3 +43,8 @@ def test_every_rule_has_a_reason_and_every_fault_is_drawn() -> None:
     assert len(RULES) >= 20 and all(reason.endswith(".") for reason in RULES.values())
     drawn = {fault for seed in range(40) for fault in draw(seed, "core").faults}
     assert drawn == FAULTS.keys()
+
+
+def test_whole_enclaves_run_with_real_cryptography_too() -> None:
+    result = run(draw(3, "complete", crypto="real", nodes=3, steps=300))
+    assert result.failure is None and result.inputs > 300

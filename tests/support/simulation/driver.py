@@ -98,12 +98,17 @@ class Driver:
         if pair in self._slow and chance() < 0.95:
             return None
         draw = chance()
+        if self.world.is_bytes:
+            draw *= 8  # each breaks a stream, and begins a handshake
+            if draw < self._repeat and chance() < 0.5:
+                event: Event = self.world.byte_event(self.chance, pair)
+                return event
         if draw < self._repeat:
             return ("lose" if draw < self._loss else "repeat", *pair, 0)
         if self._drain and chance() < self._drain:
             return ("drain", pair[1], 1 + int(8 * chance()))
         count = network.pending(pair)
-        if self._reorder and count > 1 and chance() < self._reorder:
+        if self._reorder and not self.world.is_bytes and count > 1 and chance() < self._reorder:
             return ("deliver", *pair, self.chance.randrange(count), 1)
         return ("deliver", *pair, 0, 1 + int(count * 0.5 * chance()))
 

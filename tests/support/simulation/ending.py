@@ -71,10 +71,10 @@ def judge_service(world: Any) -> None:
     """
     registry = world.registry
     final = [registry.facts[view, seqno].data for seqno, view in enumerate(registry.final) if seqno]
-    ledger = as_applications_see(final)
+    ledger = as_applications_see(final, world.secret)
     history = world.clients.history
     check(history, ledger)
-    check_reads(history, Lineages(registry))
+    check_reads(history, Lineages(registry, world.secret))
     entries = {(entry.view, entry.seqno): entry for entry in ledger}
 
     def verify(receipt: bytes) -> Id:
@@ -117,14 +117,14 @@ def judge_state(node: Any, timeline: Timeline, registry: Any) -> None:
 class Lineages:
     """The state at every id that there ever was, rolled-back ones included; for `histories.check_reads`."""
 
-    def __init__(self, registry: Any) -> None:
+    def __init__(self, registry: Any, secret: bytes) -> None:
         self._registry = registry
         self._logs: dict[int, list[int]] = {}
         self._last: dict[int, int] = {}
         for view, seqno in registry.facts:
             self._last[view] = max(seqno, self._last.get(view, 0))
         self._written: dict[str, list[tuple[int, int, Value]]] = {}
-        entries = as_applications_see([fact.data for fact in registry.facts.values()])
+        entries = as_applications_see([fact.data for fact in registry.facts.values()], secret)
         for entry in sorted(entries, key=lambda entry: entry.seqno):
             for key, value in entry.writes.items():
                 self._written.setdefault(key, []).append((entry.seqno, entry.view, value))

@@ -39,7 +39,7 @@ class Reader:
         return Meaning(nodes=nodes if is_changed else None, removed=frozenset(removed)) if is_changed or removed else PLAIN
 
 
-def as_applications_see(entries: Sequence[bytes], secret: bytes = SECRET) -> list[Entry]:
+def as_applications_see(entries: Sequence[bytes], secret: bytes) -> list[Entry]:
     """Open entries, and leave what applications wrote.
 
     Raises: IntegrityError, FormatError: One of them does not open.

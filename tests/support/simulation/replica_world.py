@@ -24,14 +24,14 @@ from ledgerd.ledger.ids import FIRST_VIEW, NodeId, View
 from ledgerd.ledger.receipt import VerifiedReceipt, verify_cose
 from support.simulation import stand_in
 from support.simulation.application import app
-from support.simulation.clients import Asked, Client, Clients, Want
+from support.simulation.clients import Asked, Client
 from support.simulation.disk import Report, Write
-from support.simulation.ending import judge_service
 from support.simulation.invariants import Violation
-from support.simulation.ledgers import SECRET, Reader
+from support.simulation.ledgers import SECRET
 from support.simulation.patches import patched
 from support.simulation.plan import Plan
-from support.simulation.world import Event, Node, World
+from support.simulation.service_world import ServiceWorld
+from support.simulation.world import Event, Node
 
 _CONSENSUS: Final = 0  # first byte of a message that may be lost, repeated and reordered; others are never repeated (`enclave.channels`)
 
@@ -194,13 +194,12 @@ def record(name: str, status: str, retired_committed: bool = False) -> bytes:
     )
 
 
-class ReplicaWorld(World):
+class ReplicaWorld(ServiceWorld):
     """Serving nodes and their clients."""
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__(plan, Reader())
+        super().__init__(plan)
         self.configuration = configuration.parse(_document())
-        self.clients = Clients(self._send, plan.options.get("clients", 4))
         first = self._new("n1")
         genesis: WriteSet = {
             **self._trusted("n1"),
@@ -235,6 +234,10 @@ class ReplicaWorld(World):
         node.serving.tick(node.clock)
         node.serving.stored(*report)
 
+    def fetched(self, node: ReplicaNode, request: int, entries: list[bytes]) -> None:
+        node.serving.tick(node.clock)
+        node.serving.fetched(request, entries)
+
     def broken(self, node: ReplicaNode, other: ReplicaNode) -> None:
         node.channels.cuts.append(NodeId(other.node_id))
         other.channels.lost.append(NodeId(node.node_id))
@@ -261,7 +264,7 @@ class ReplicaWorld(World):
             if report is not None:
                 served.stored(*report)
         for fetch in ready.fetches:
-            node.questions.append((fetch, self._through(node, fetch)))
+            node.questions.append((fetch, self.entries_asked(node, fetch)))
         self.judge.look(node)
         if ready.stop is not None and node.is_up:
             self._stopped(node, ready.stop)
@@ -272,15 +275,7 @@ class ReplicaWorld(World):
         node.is_up = False
         self.crashed(node)
 
-    def _through(self, node: ReplicaNode, fetch: Fetch) -> int:
-        """How many entries an honest host gives: up to the first signature entry after `through`."""
-        facts, views = self.registry.facts, node.disk.views
-        seqno = fetch.first
-        while seqno < len(views) and not (seqno > fetch.through and facts[views[seqno], seqno].meaning.signs):
-            seqno += 1
-        return max(0, seqno - fetch.first + 1)
-
-    def _send(self, client: Client, name: str, asked: Asked) -> bool:
+    def send(self, client: Client, name: str, asked: Asked) -> bool:
         node = self.nodes.get(name)
         if node is None or not node.is_up:
             return False
@@ -296,51 +291,6 @@ class ReplicaWorld(World):
         self.clients.answered(*reply_to, response.status, headers, response.body)
 
     # Events.
-
-    def do_call(self, client: str, node: str, *want: str) -> None:
-        """A client asks a node for something."""
-        if self.clients.call(client, node, Want(*want)):
-            self.inputs += 1
-            target = self._node(node)
-            if target is not None:
-                self.wake(target)
-
-    def do_hangup(self, client: str) -> None:
-        """A client gives up."""
-        if self.clients.hang_up(client):
-            self.faults["client: hangs up"] += 1
-
-    def do_answer(self, name: str) -> None:
-        """A host answers a question about old entries, or does not."""
-        node = self._node(name)
-        if node is None or not node.questions:
-            return
-        fetch, count = node.questions.popleft()
-        other = None
-        if node.disk.lie is not None and node.disk.lie[0] == "swapped":
-            others = [candidate for candidate in self.nodes.values() if candidate is not node]
-            other = others[node.disk.lie[1] % len(others)].disk if others else None
-        found = node.disk.read(fetch.first, count, other)
-        if found is not None:
-            self.inputs += 1
-            node.serving.tick(node.clock)
-            node.serving.fetched(fetch.request, found)
-            self.wake(node)
-
-    def do_boast(self, name: str, generation: int, beyond: int) -> None:
-        """A host says that it stored what it was never given: beyond the last, or of another view."""
-        node = self._node(name)
-        if node is None:
-            return
-        self.faults["disk: boastful"] += 1
-        self.inputs += 1
-        core = node.core
-        seqno = core._handed + beyond
-        before = core.stored_seqno
-        node.serving.stored(core._generation + generation, (core.view_of(seqno) or core.view) + (beyond <= 0), seqno)
-        if core.stored_seqno != before:
-            raise Violation("StoredIsGiven", f"{name} believes that entry {core.stored_seqno} is on its disk")
-        self.wake(node)
 
     def do_repeat(self, source: str, target: str, index: int = 0) -> None:
         if self._is_consensus((source, target), index):
@@ -385,61 +335,11 @@ class ReplicaWorld(World):
             self.inputs += 1
             self.wake(node)
 
-    def do_retire(self, name: str, *leavers: str) -> None:
-        """Governance retires nodes."""
-        node = self._node(name)
-        if node is None or node.core.role is not Role.PRIMARY:
-            return
-        nodes = node.shadow.configurations[-1][1]
-        ids = {self.nodes[leaver].node_id: leaver for leaver in leavers if leaver in self.nodes}
-        leaving = {node_id: leaver for node_id, leaver in ids.items() if node_id in nodes}
-        if leaving and nodes - leaving.keys():
-            writes = {node_id.encode(): record(leaver, tables.RETIRED) for node_id, leaver in leaving.items()}
-            node.propose({tables.NODE_INFO: dict(writes)})
-            self.inputs += 1
-            self.wake(node)
+    def retirement(self, node: Any, leavers: list[str]) -> WriteSet:
+        """What governance writes to retire nodes."""
+        return {tables.NODE_INFO: {self.nodes[leaver].node_id.encode(): record(leaver, tables.RETIRED) for leaver in leavers}}
 
     # What the driver may ask for.
-
-    def an_update(self, node: Any, chance: Any) -> Event:
-        """Something for a client to change."""
-        event = self._of(node, chance, chance.choice(["put", "put", "swap", "both", "delete"]), chance.choice(["committed"] * 3 + [""]))
-        return event if event is not None else ("pass", 0.01)
-
-    def a_read(self, node: Any, chance: Any) -> Event:
-        """A linearizable read."""
-        event = self._of(node, chance, chance.choice(["get", "all", "all"]), "committed")
-        return event if event is not None else ("pass", 0.01)
-
-    def _of(self, node: Any, chance: Any, what: str, prefer: str) -> Event | None:
-        idle = [client for client in self.clients.all.values() if client.want is None]
-        if not idle:
-            busy = [client for client in self.clients.all.values() if client.want is not None]
-            return ("hangup", chance.choice(busy).name)
-        client = chance.choice(idle)
-        return ("call", client.name, node.name, *self.clients.make(client, chance, what, prefer))
-
-    def probes(self, chance: Any, node: Any) -> list[Event]:
-        """What clients ask now about what they have done: status and receipt, of this node; and they ask again for what they gave up."""
-        return self.clients.probes(chance, node.name)
-
-    def a_signature(self, node: Any) -> Event | None:
-        """It signs by itself; time lets it."""
-        return ("tick", node.name, 0.005)
-
-    def client_event(self, chance: Any) -> Event | None:
-        """Somebody wants something, of the primary or of any node; or a host owes an answer."""
-        running = self.running()
-        asked = [node.name for node in running if node.questions]
-        if asked and chance.random() < 0.5:
-            return ("answer", chance.choice(asked))
-        primaries = [node.name for node in running if node.core.role is Role.PRIMARY]
-        names = primaries if primaries and chance.random() < 0.6 else [node.name for node in running]
-        return self.clients.draw(chance, names)
-
-    def client_trouble(self, chance: Any) -> Event | None:
-        """A client behaves badly."""
-        return self.clients.trouble(chance, [node.name for node in self.running()])
 
     def grow_events(self, chance: Any, count: int) -> list[Event]:
         """New nodes join."""
@@ -449,48 +349,16 @@ class ReplicaWorld(World):
         names = [f"n{len(self.nodes) + 1 + number}" for number in range(count)]
         return [*(("join", name) for name in names), ("trust", primary.name, *names)]
 
-    def shrink_events(self, name: str) -> list[Event]:
-        """A node is removed."""
-        primary = self.primary()
-        if primary is None or primary.is_paused:
-            return []
-        nodes = primary.shadow.configurations[-1][1] - {self.nodes[name].node_id}
-        return [("retire", primary.name, name)] if self.can_live(nodes) else []
-
-    def record_events(self) -> list[Event]:
-        """The primary records final removals by itself."""
-        return []
-
     # The end.
 
-    def rest(self, limit: int = 20_000) -> None:
-        for _ in range(limit):
-            super().rest(limit)
-            asked = [node for node in self.up() if node.questions]
-            if not asked:
-                return
-            for node in asked:
-                self.do_answer(node.name)
-
-    def demand(self) -> int | None:
-        """Have something new made; the seqno that must become final, or None if there is no primary."""
-        for client in self.clients.all.values():
-            self.clients.hang_up(client.name)
-        primary = self.primary()
-        if primary is None:
-            return None
-        client = self.clients.all["c1"]
-        before = primary.shadow.last
-        self.do_call("c1", primary.name, "put", "p0", "", f"c1.{client.number + 1}", "committed", "")
-        return before + 1 if primary.shadow.last > before else None
+    @property
+    def secret(self) -> bytes:
+        """The ledger's."""
+        return SECRET
 
     def verify_receipt(self, receipt: bytes) -> VerifiedReceipt:
         """Verify a COSE receipt. Raises: IntegrityError, FormatError: It does not."""
         return verify_cose(receipt, stand_in.PublicKey("service"))  # type: ignore[arg-type]  # stands in
-
-    def judge_end(self) -> None:
-        """All that can only be judged at the end."""
-        judge_service(self)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from support.simulation import coverage, ending, replica_world
+from support.simulation import complete_world, coverage, ending, replica_world
+from support.simulation.complete_world import CompleteWorld
 from support.simulation.core_world import CoreWorld
 from support.simulation.driver import Driver
 from support.simulation.plan import Plan
@@ -42,6 +43,7 @@ class Result:
 _WORLDS: Final[dict[str, tuple[Callable[[Plan], AbstractContextManager[None]], Callable[[Plan], Any]]]] = {
     "core": (lambda plan: nullcontext(), CoreWorld),
     "replica": (replica_world.seams, ReplicaWorld),
+    "complete": (complete_world.seams, CompleteWorld),
 }
 
 

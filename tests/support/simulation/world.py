@@ -9,7 +9,7 @@ What a node is made of, how clients reach it and how its membership changes is f
 import random
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from ledgerd.enclave.consensus.core import Consensus, Role
 from support.simulation.disk import LIES, Disk, Report
@@ -76,6 +76,8 @@ class World:
         faults: How often each kind of fault was done.
         trace: Called with a line for people, if anybody wants to know.
     """
+
+    is_bytes = False  # whether what is on its way is bytes of streams, in which every loss breaks one
 
     def __init__(self, plan: Plan, reader: Reader) -> None:
         self.plan = plan
@@ -364,7 +366,3 @@ class World:
                     while node.disk.queue and node.is_up:
                         self.do_store(node.name)
         raise Violation("ComesToRest", f"nodes talk without end: {self.network.busy[:6]}")
-
-
-class Client(Protocol):
-    """Whoever asks the service for something; see `clients`."""

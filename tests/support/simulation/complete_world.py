@@ -1,0 +1,450 @@
+"""The complete world: whole enclaves, as hosts run them.
+
+Attestation, joins, channels, sessions, HTTP and the link's bytes are the product's. Hosts are made of lists, and carry bytes of streams;
+what a hostile network does with them is done to bytes. With `--crypto real` TLS is OpenSSL's; otherwise a stand-in (`stand_in_tls`). X.509,
+ECDSA and AES-GCM are real in both; keys are drawn from the seed.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from random import Random
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ledgerd.enclave import archive, boundary, channels, entropy, execution, history, joining, keys, serving
+from ledgerd.enclave import core as enclave_core
+from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER
+from ledgerd.enclave.consensus.core import Retirement, Settings
+from ledgerd.enclave.consensus.messages import ProposeVote
+from ledgerd.enclave.core import Enclave
+from ledgerd.enclave.outbound import HttpClient
+from ledgerd.enclave.serving import Serving
+from ledgerd.enclave.tls import TlsContext
+from ledgerd.governance import tables
+from ledgerd.ledger.entry import WriteSet
+from ledgerd.ledger.ids import FIRST_VIEW, NodeId
+from ledgerd.ledger.receipt import VerifiedReceipt, verify_cose
+from ledgerd.node.simulator.nsm import SimulatedNsm
+from ledgerd.node.simulator.pki import make_root
+from support.simulation import stand_in_tls
+from support.simulation.application import app
+from support.simulation.clients import Asked, Client
+from support.simulation.disk import Report, Write
+from support.simulation.invariants import Violation
+from support.simulation.patches import Change, patched
+from support.simulation.plan import Plan
+from support.simulation.service_world import ServiceWorld
+from support.simulation.world import Event, Node
+
+PCRS: Final = {0: b"\x10" * 48, 1: b"\x11" * 48, 2: b"\x12" * 48}
+_BEGAN: Final = 1_800_000_000.0  # seconds since 1970, by the platform's clock
+_BOOT_STEPS: Final = 400
+
+
+class CompleteNode(Node):
+    """An enclave and its host. It is among the world's nodes once it serves; before, it joins."""
+
+    def __init__(self, world: "CompleteWorld", name: str, document: bytes) -> None:
+        super().__init__(name, "", world.rate())
+        self.enclave = Enclave(app, self.clock)
+        self.nsm = SimulatedNsm(
+            world.root,
+            PCRS,
+            instance_id=f"i-{int(name[1:]):017x}",
+            enclave_id=f"enc{int(name[1:]):016x}",
+            clock=lambda: _BEGAN + world.time,
+        )
+        self.inbox: list[Any] = [boundary.Configured(document)]
+        self.streams: dict[int, tuple[Any, int]] = {}
+        self.questions: deque[tuple[Any, int]] = deque()
+        self.notices: dict[str, str] = {}
+        self.next_stream = 1
+        self.serving: Any = None
+
+    def open_stream(self, end: Any, far: int, kind: int) -> int:
+        """Somebody connects; the stream's number here."""
+        stream = self.next_stream
+        self.next_stream += 1
+        self.streams[stream] = (end, far)
+        self.inbox.append(boundary.Opened(stream, kind, "simulation"))
+        return stream
+
+
+class Line:
+    """A client's connection to one node."""
+
+    def __init__(self, world: "CompleteWorld", node: CompleteNode, client: Client) -> None:
+        self.client = client
+        self.node = node
+        self.numbers: deque[int] = deque()
+        context: Any = world.tls.for_dialled()
+        self.http = HttpClient(context, f"{node.name}.rpc:1", lambda chain: None)
+        self.stream = node.open_stream(self, 0, CLIENT)
+
+    def flush(self) -> None:
+        """Hand over what waits."""
+        data = self.http.take_output()
+        if data and self.stream in self.node.streams:
+            self.node.inbox.append(boundary.Received(self.stream, data))
+
+
+class CompleteWorld(ServiceWorld):
+    """Whole enclaves and their clients."""
+
+    is_bytes = True
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        _Watched.world = self
+        self.tls: Any = TlsContext if plan.crypto == "real" else stand_in_tls.Context
+        self.root = make_root()
+        self.joining: dict[str, CompleteNode] = {}
+        self.lines: dict[tuple[str, str], Line] = {}
+        self.registry.winners[FIRST_VIEW] = "n1"
+        self._configure("n1", {"mode": "start", "start": _START})
+        self._until(lambda: "n1" in self.nodes and self.nodes["n1"].shadow.commit > 0)
+        self.certificate = self.nodes["n1"].notices["service_certificate"]
+        for number in range(2, plan.nodes + 1):
+            self.do_join(f"n{number}", "n1")
+            self._until(lambda: not self.joining)
+        self._until(lambda: all(node.shadow.commit >= self.nodes["n1"].shadow.commit > 0 for node in self.up()))
+
+    def _until(self, condition: Any) -> None:
+        for _ in range(_BOOT_STEPS):
+            if condition():
+                return
+            self.do_pass(0.02)
+            self.rest()
+        raise Violation("ServiceBegins", "a service on a good network does not begin")
+
+    def _configure(self, name: str, mode: dict[str, Any]) -> None:
+        document = {
+            "node": {
+                "rpc": {"host": f"{name}.rpc", "port": 1},
+                "peer": {"host": f"{name}.peer", "port": 1},
+                "names": ["localhost"],
+                "isolation": ["simulation"],
+                "data": None,
+            },
+            "limits": {"sessions": 1000, "body_bytes": 1 << 20},
+            "consensus": {"heartbeat_ms": 100, "election_timeout_ms": 1000},
+            "consortium": {"roots": [self.root.certificate_pem]},
+            **mode,
+        }
+        node = self.joining[name] = CompleteNode(self, name, tables.encode(document))
+        self.wake(node)
+
+    def begins_to_serve(self, served: Serving) -> None:
+        """An enclave is about to have its first entry."""
+        node = next(node for node in self.joining.values() if node.enclave._serving is served)
+        node.node_id = served._keys.id
+        node.serving = served
+        node.core = served._consensus
+        node.watch(self.registry, self.judge)
+        proposed: Any = node.core._receive_propose_vote
+
+        def note_proposal(sender: NodeId, message: ProposeVote) -> None:
+            node.is_proposed = True  # channels show it to the node only
+            proposed(sender, message)
+
+        node.core._receive_propose_vote = note_proposal  # type: ignore[method-assign]  # watched
+        del self.joining[node.name]
+        self.add(node)
+
+    # What a node does.
+
+    def arrive(self, node: CompleteNode, sender: CompleteNode, packet: Any) -> None:
+        near, far, event = packet
+        if far in node.streams:
+            if type(event) is boundary.Closed:
+                del node.streams[far]
+            node.inbox.append(event)
+        elif sender.streams.get(near) == (node, far):
+            # Nobody is there any more, though whoever sent it was not told: TCP answers with a reset.
+            del sender.streams[near]
+            sender.inbox.append(boundary.Closed(near))
+
+    def stored(self, node: CompleteNode, report: Report) -> None:
+        node.inbox.append(boundary.Stored(*report))
+
+    def fetched(self, node: CompleteNode, request: int, entries: list[bytes]) -> None:
+        node.inbox.append(boundary.Fetched(request, entries))
+
+    def broken(self, node: CompleteNode, other: CompleteNode) -> None:
+        for stream, (end, _) in list(node.streams.items()):
+            if end is other:
+                self._close(node, stream)
+                node.inbox.append(boundary.Closed(stream))
+
+    def crashed(self, node: CompleteNode) -> None:
+        """Its connections break."""
+        for stream in list(node.streams):
+            self._close(node, stream)
+
+    def do_pass(self, seconds: float) -> None:
+        """Time passes for those that join, too."""
+        for node in self.joining.values():
+            node.clock += seconds
+        super().do_pass(seconds)
+        for node in list(self.joining.values()):
+            self.inputs += 1
+            self.wake(node)
+
+    def wake(self, node: CompleteNode) -> None:
+        enclave = node.enclave
+        enclave.tick(node.clock)
+        events, node.inbox = node.inbox, []
+        if events:
+            enclave.receive(boundary.decode_events(boundary.encode_events(events)))
+        while True:
+            ready = boundary.decode_ready(boundary.encode_ready(enclave.ready()))
+            self._obey(node, ready)
+            jobs = enclave.jobs()
+            if not jobs or not node.is_up:
+                break
+            for job in jobs:
+                try:
+                    result: object = job.work(node.nsm)
+                except Exception as error:
+                    result = error
+                enclave.finished(job.number, result)
+        if node.serving is not None and node.is_up:
+            self.judge.look(node)
+
+    def _obey(self, node: CompleteNode, ready: boundary.Ready) -> None:
+        if ready.truncate_after is not None or ready.entries:
+            views = node.shadow.views[ready.first_seqno : ready.first_seqno + len(ready.entries)]
+            report = node.disk.submit(Write(ready.generation, ready.truncate_after, ready.first_seqno, ready.entries, views))
+            if report is not None:
+                self.stored(node, report)
+        for stream, data in (*ready.peer_bytes, *ready.client_bytes):
+            self._carry(node, stream, data)
+        for connect in ready.connects:
+            self._connect(node, connect)
+        for stream in ready.closes:
+            self._close(node, stream)
+        for fetch in ready.fetches:
+            node.questions.append((boundary.Fetch(*fetch), self.entries_asked(node, fetch)))
+        node.notices.update(dict(ready.notices))
+        if ready.stop is not None:
+            retired = node.serving is not None and node.core.retirement is Retirement.RETIRED_COMMITTED
+            if ready.stop != 0 or not retired:
+                raise Violation("NobodyStops", f"{node.name} stops with {ready.stop}: {node.notices.get('refused')}")
+            node.is_up = False
+            self.crashed(node)
+
+    # Wires.
+
+    def _connect(self, node: CompleteNode, connect: boundary.Connect) -> None:
+        name, _, door = connect.host.partition(".")
+        target = self.nodes.get(name)
+        if target is None or not target.is_up or (node.name, name) in self.network.cut:
+            node.inbox.append(boundary.Closed(connect.stream))
+            return
+        stream = target.open_stream(node, connect.stream, PEER if door == "peer" else CLIENT)
+        node.streams[connect.stream] = (target, stream)
+        node.inbox.append(boundary.Opened(connect.stream, OUTBOUND, connect.host))
+
+    def _carry(self, node: CompleteNode, stream: int, data: bytes) -> None:
+        end, far = node.streams.get(stream, (None, 0))
+        if isinstance(end, Line):
+            self._answers(end, data)
+        elif end is not None:
+            self._post(node, stream, end, boundary.Received(far, data))
+
+    def _post(self, node: CompleteNode, near: int, end: CompleteNode, event: Any) -> None:
+        far = event.stream
+        if node.name in self.joining or end.name in self.joining:  # what joins is not the network's to break: it would begin again
+            if far in end.streams:
+                end.inbox.append(event)
+        else:
+            self.network.post((node.name, end.name), (near, far, event))
+
+    def _close(self, node: CompleteNode, stream: int) -> None:
+        end, far = node.streams.pop(stream, (None, 0))
+        if isinstance(end, Line):
+            self.lines.pop((end.client.name, node.name), None)
+            if end.client.want is not None and end.numbers:
+                self.clients.hang_up(end.client.name)
+        elif end is not None and far in end.streams:
+            self._post(node, stream, end, boundary.Closed(far))
+
+    def _answers(self, line: Line, data: bytes) -> None:
+        for answer in line.http.received(data):
+            number = line.numbers.popleft()
+            self.clients.answered(line.client.name, number, line.node.name, answer.status, answer.headers, answer.body)
+        line.flush()
+
+    def send(self, client: Client, name: str, asked: Asked) -> bool:
+        node = self.nodes.get(name)
+        if node is None or not node.is_up:
+            return False
+        line = self.lines.get((client.name, name))
+        if line is None or not line.http.reusable:
+            line = self.lines[client.name, name] = Line(self, node, client)
+        line.numbers.append(client.number)
+        line.http.request(asked.method, asked.path, asked.headers, asked.body)
+        line.flush()
+        return True
+
+    def hung_up(self, client: str) -> None:
+        """Its connections end."""
+        for (name, _), line in list(self.lines.items()):
+            if name == client and line.numbers:
+                self.lines.pop((name, line.node.name))
+                line.node.streams.pop(line.stream, None)
+                line.node.inbox.append(boundary.Closed(line.stream))
+
+    # Events that only bytes can have.
+
+    def do_corrupt(self, source: str, target: str, where: int) -> None:
+        """A byte on its way is changed."""
+        self._change(source, target, "corruption", lambda data: _flip(data, where))
+
+    def do_shorten(self, source: str, target: str, where: int) -> None:
+        """Bytes on their way are cut short."""
+        self._change(source, target, "truncation", lambda data: data[: where % len(data)])
+
+    def _change(self, source: str, target: str, fault: str, change: Any) -> None:
+        packet = self.network.peek((source, target))
+        if packet is not None and type(packet[2]) is boundary.Received:
+            near, far, (_, data) = packet
+            changed = change(data)
+            if changed:
+                self.network.put_back((source, target), 0, (near, far, boundary.Received(far, changed)))
+                self.faults[fault] += 1
+
+    def do_astray(self, source: str, target: str, other: str) -> None:
+        """Bytes arrive at another node, or come back to the one that sent them."""
+        packet = self.network.peek((source, target))
+        node = self._node(other)
+        if packet is None or node is None or type(packet[2]) is not boundary.Received:
+            return
+        streams = sorted(stream for stream, (end, _) in node.streams.items() if isinstance(end, CompleteNode))
+        if streams:
+            self.faults["reflection" if other == source else "misdelivery"] += 1
+            self.inputs += 1
+            node.inbox.append(boundary.Received(streams[0], packet[2].data))
+            self.wake(node)
+
+    def byte_event(self, chance: Random, pair: tuple[str, str]) -> Event:
+        """A fault of bytes, on this way."""
+        draw = chance.random()
+        if draw < 0.35:
+            return ("corrupt", *pair, chance.randrange(1 << 16))
+        if draw < 0.6:
+            return ("shorten", *pair, chance.randrange(1 << 16))
+        return ("astray", *pair, chance.choice([pair[0], *self.nodes]))
+
+    # Membership.
+
+    def do_join(self, name: str, target: str) -> None:
+        """A new enclave asks to be admitted, and is, by itself."""
+        if name in self.nodes or name in self.joining or target not in self.nodes:
+            return
+        self._configure(
+            name, {"mode": "join", "join": {"target": {"host": f"{target}.rpc", "port": 1}, "service_certificate": self.certificate}}
+        )
+
+    def retirement(self, node: Any, leavers: list[str]) -> WriteSet:
+        """What governance writes to retire nodes: their records, as they are, with another status."""
+        records = node.serving._replica.store.map(tables.NODE_INFO)
+        writes: dict[bytes, bytes | None] = {}
+        for leaver in leavers:
+            key = self.nodes[leaver].node_id.encode()
+            writes[key] = tables.encode({**tables.decode(records.get(key)), "status": tables.RETIRED})
+        return {tables.NODE_INFO: writes}
+
+    def grow_events(self, chance: Any, count: int) -> list[Event]:
+        """New nodes ask to join."""
+        primary = self.primary()
+        if primary is None or primary.is_paused or self.joining:
+            return []
+        first = len(self.nodes) + 1
+        return [("join", f"n{first + number}", primary.name) for number in range(count)]
+
+    # The end.
+
+    def calm(self) -> None:
+        super().calm()
+        for node in self.joining.values():
+            node.is_up = False  # what was on its way into the service may have been refused, and tries again as another
+        self.joining.clear()
+
+    def verify_receipt(self, receipt: bytes) -> VerifiedReceipt:
+        return verify_cose(receipt, self.nodes["n1"].serving.status.service.identity.public_key())
+
+    @property
+    def secret(self) -> bytes:
+        """The ledger's."""
+        secret: bytes = self.nodes["n1"].serving.status.secrets()[0][1]
+        return secret
+
+
+class _Watched(Serving):
+    """`Serving` that says when it begins."""
+
+    world: CompleteWorld
+
+    def start(self, genesis: WriteSet) -> None:
+        self.world.begins_to_serve(self)
+        super().start(genesis)
+
+    def join(self, peers: dict[NodeId, str], genesis_digest: bytes) -> None:
+        self.world.begins_to_serve(self)
+        super().join(peers, genesis_digest)
+
+
+class _Curves:
+    """In the place of the module `ec` in `enclave.keys`: keys come from the seed."""
+
+    def __init__(self, chance: Random) -> None:
+        self._chance = chance
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(ec, name)
+
+    def generate_private_key(self, curve: ec.EllipticCurve) -> ec.EllipticCurvePrivateKey:
+        return ec.derive_private_key(self._chance.getrandbits(curve.key_size - 1) | 1, curve)
+
+
+@contextmanager
+def seams(plan: Plan) -> Iterator[None]:
+    """What stands in for what, while this world is used; and small limits, so that they are met with."""
+    chance = Random(f"entropy {plan.seed}")
+    limits = {name: value for name, value in plan.settings.items() if name not in ("unsigned_entries", "ahead_entries")}
+    window = plan.options.get("window", 60)
+    changes: list[Change] = [
+        (enclave_core, "Serving", _Watched),
+        (entropy, "_kernel_random", chance.randbytes),
+        (keys, "ec", _Curves(chance)),
+        (serving, "Settings", partial(Settings, **limits)),
+        (serving, "WINDOW_ENTRIES", window),
+        (serving, "Executor", partial(execution.Executor, settings=execution.Settings(idempotency_window=window))),
+    ]
+    if plan.settings:
+        changes += [(serving, "UNSIGNED_ENTRIES", 3), (history, "RECENT_RANGES_MAX", 4), (archive, "CATCH_UP_ENTRIES", 10)]
+    if plan.crypto != "real":
+        changes += [(module, "TlsContext", stand_in_tls.Context) for module in (enclave_core, channels, joining)]
+    with patched(changes):
+        yield
+
+
+def _flip(data: bytes, where: int) -> bytes:
+    at = where % len(data)
+    return data[:at] + bytes([data[at] ^ 1 << where % 8]) + data[at + 1 :]
+
+
+_START: Final[dict[str, Any]] = {
+    "members": [],
+    "users": [],
+    "measurements": [],
+    "constitution": "",
+    "admission": "automatic",
+    "open_at_nodes": 1,
+    "application_policy": "open",
+    "curve": "secp256r1",
+}
