@@ -11,7 +11,7 @@ from support.simulation.recipes import RECIPES
 from support.simulation.run import run
 
 
-@pytest.mark.parametrize(("world", "seeds"), [("core", 16), ("replica", 16), ("complete", 10)])
+@pytest.mark.parametrize(("world", "seeds"), [("core", 16), ("replica", 16), ("complete", 14)])
 def test_no_rule_is_broken_and_every_kind_of_fault_is_met(world: str, seeds: int) -> None:
     faults: Counter[str] = Counter()
     for seed in range(10_000, 10_000 + seeds):
