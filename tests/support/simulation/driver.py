@@ -269,7 +269,7 @@ class Driver:
             events = world.grow_events(chance, min(chance.choice([1, 1, 2]), self.plan.nodes_max - len(nodes)))
         elif len(nodes) > 1:
             leaver = primary.node_id if chance.random() < 0.3 and primary.node_id in nodes else chance.choice(sorted(nodes))
-            events = world.shrink_events(world.by_id[leaver].name)
+            events = world.shrink_events(world.by_id[leaver].name) if leaver in world.by_id else []
             if events:
                 world.faults["membership: shrunk" + (" by the primary" if leaver == primary.node_id else "")] += 1
         else:

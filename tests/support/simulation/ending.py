@@ -41,7 +41,7 @@ def heal(world: Any) -> None:
         if primary is None:
             continue
         wanted = frozenset().union(*(nodes for _, nodes in primary.shadow.configurations))
-        members = [world.by_id[node_id] for node_id in wanted if world.by_id[node_id].is_up]
+        members = world.alive(wanted)
         if all(node.shadow.commit >= target for node in members if node.core.retirement is Retirement.NONE):
             return
     states = "; ".join(describe(node) for node in world.up())

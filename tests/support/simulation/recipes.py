@@ -22,7 +22,8 @@ def _members(world: Any, node: Any) -> list[Any]:
     """The nodes of its newest configuration that live."""
     if not node.shadow.configurations:
         return []
-    return [world.by_id[node_id] for node_id in sorted(node.shadow.configurations[-1][1]) if world.by_id[node_id].is_up]
+    alive: list[Any] = world.alive(node.shadow.configurations[-1][1])
+    return alive
 
 
 def _turn(world: Any, names: set[str], seconds: float = 0.1) -> Iterator[Event]:
@@ -253,7 +254,7 @@ def torn_configuration(world: Any, chance: Random) -> Iterator[Event]:
     nodes = primary.shadow.configurations[-1][1]
     events = world.grow_events(chance, chance.choice([1, 2, 2, 3])) if len(nodes) < 5 else []
     if not events:
-        others = sorted(nodes - {primary.node_id})
+        others = sorted(node for node in nodes - {primary.node_id} if node in world.by_id)
         events = world.shrink_events(world.by_id[chance.choice(others)].name) if others else []
     yield from events
     members = [node.name for node in _members(world, primary)]

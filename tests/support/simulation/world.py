@@ -8,7 +8,7 @@ What a node is made of, how clients reach it and how its membership changes is f
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ledgerd.enclave.consensus.core import Consensus, Role
@@ -159,8 +159,12 @@ class World:
 
     def can_live(self, nodes: frozenset[str]) -> bool:
         """Whether a majority of these lives: nobody would make such a configuration otherwise."""
-        alive = [node for node in nodes if self.by_id[node].is_up]
-        return 2 * len(alive) > len(nodes)
+        return 2 * len(self.alive(nodes)) > len(nodes)
+
+    def alive(self, nodes: Iterable[str]) -> list[Any]:
+        """Those of these ids that live. A node that ended while it joined may be in the ledger, and was never one here."""
+        known = (self.by_id.get(node) for node in sorted(nodes))
+        return [node for node in known if node is not None and node.is_up]
 
     def _node(self, name: str) -> Any | None:
         node = self.nodes.get(name)
