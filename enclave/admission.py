@@ -32,7 +32,7 @@ from ledgerd.enclave.entropy import random_bytes
 from ledgerd.enclave.frontend import address_of
 from ledgerd.enclave.genesis import node_record
 from ledgerd.enclave.join_policy import accepted, parse_evidence, record_of
-from ledgerd.enclave.keys import ServiceKeys, at_milliseconds, node_id_of, spki
+from ledgerd.enclave.keys import CERTIFICATE_VALIDITY_DAYS, ServiceKeys, at_milliseconds, node_id_of, spki
 from ledgerd.enclave.kv import Store
 from ledgerd.governance import tables
 from ledgerd.ledger import cbor
@@ -158,13 +158,16 @@ class Admission:
         assert version is not None, "it is stored"
         if record["status"] == tables.RETIRED:
             raise RequestError(400, "NodeAlreadyExists", f"Node {node_id} is retired; start a new enclave, which makes a new identity.")
-        if record["status"] == tables.PENDING and version <= self._node.committed_seqno:
-            settings = tables.decode(_singleton(context, tables.SETTINGS))
-            # One after the other: a node counts in the majority from the moment it is trusted, and while it reads a long ledger it
-            # acknowledges nothing new. Two such nodes at once could be one too many.
-            if settings["admission"] == "automatic" and not self._node.catching_up(CATCHING_UP_ENTRIES):
-                self.trust(context, node_id, record, request.certificate_request, at_milliseconds(self._node.now_ms))
-                self._node.log("info", f"node {node_id[:16]}... at {request.rpc} is trusted, as the genesis says of every attested node")
+        # One after the other: a node counts in the majority from the moment it is trusted, and while it reads a long ledger it
+        # acknowledges nothing new. Two such nodes at once could be one too many.
+        if (
+            record["status"] == tables.PENDING
+            and version <= self._node.committed_seqno
+            and self._node.settings["admission"] == "automatic"
+            and not self._node.catching_up(CATCHING_UP_ENTRIES)
+        ):
+            self.trust(context, node_id, record, request.certificate_request, at_milliseconds(self._node.now_ms))
+            self._node.log("info", f"node {node_id[:16]}... at {request.rpc} is trusted, as the genesis says of every attested node")
         if record["status"] != tables.TRUSTED:
             return {"node_status": tables.PENDING, "node_id": node_id}
         return self._secrets(context, request, node_id)
@@ -214,7 +217,7 @@ class Admission:
         record: dict[str, Any],
         request: x509.CertificateSigningRequest,
         valid_from: datetime,
-        days: int | None = None,
+        days: int = CERTIFICATE_VALIDITY_DAYS,
     ) -> None:
         """Trust a node, and endorse its key in the same entry: its signatures count from there.
 
@@ -294,12 +297,6 @@ def _check_signed(request: "_JoinRequest") -> None:
 def encryption_key_pem(key: bytes) -> str:
     """PEM of a raw X25519 public key, as the tables keep it."""
     return X25519PublicKey.from_public_bytes(key).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-
-
-def _singleton(context: Context, name: str) -> bytes:
-    value = context.kv[name].get(tables.SINGLETON)
-    assert value is not None, "the genesis entry writes it"
-    return value
 
 
 class _JoinRequest:

@@ -263,7 +263,7 @@ class Enclave:
             return
         if kind == CLIENT and self._sessions is not None:
             self._kinds[stream] = CLIENT
-            self._sessions.opened(stream, event.remote)
+            self._sessions.opened(stream)
         elif kind == PEER and self._serving is not None:
             self._kinds[stream] = PEER
             self._serving.peer_opened(stream)

@@ -101,13 +101,13 @@ class ServiceKeys:
     def __repr__(self) -> str:
         return f"ServiceKeys({hashlib.sha256(self.public).hexdigest()[:16]}...)"
 
-    def endorse(self, request: x509.CertificateSigningRequest, at: datetime, days: int | None = None) -> x509.Certificate:
+    def endorse(self, request: x509.CertificateSigningRequest, at: datetime, days: int = CERTIFICATE_VALIDITY_DAYS) -> x509.Certificate:
         """Certificate over a node's identity key, signed by the service.
 
         Args:
             request: The node's request; its signature must have been checked.
             at: From when on it is valid: now, by the enclave's attested clock.
-            days: For how long; CERTIFICATE_VALIDITY_DAYS if not given.
+            days: For how long.
         """
         key = request.public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey), "the caller has checked the key"
@@ -115,7 +115,6 @@ class ServiceKeys:
             names: x509.SubjectAlternativeName | None = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except x509.ExtensionNotFound:
             names = None
-        days = CERTIFICATE_VALIDITY_DAYS if days is None else days
         return _certificate(self.identity, key, request.subject, self.certificate.subject, at, ca=False, names=names, days=days)
 
     def private_bytes(self) -> bytes:

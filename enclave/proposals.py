@@ -27,7 +27,7 @@ from ledgerd.ledger.ids import NodeId, Seqno
 
 API_VERSIONS: Final = ("2024-07-01",)
 
-Trust = Callable[[Context, NodeId, dict[str, Any], x509.CertificateSigningRequest, datetime, int | None], None]
+Trust = Callable[[Context, NodeId, dict[str, Any], x509.CertificateSigningRequest, datetime, int], None]
 
 
 class Node(Protocol):
@@ -43,6 +43,8 @@ class Node(Protocol):
     def live_nodes(self) -> frozenset[NodeId]: ...
     @property
     def root(self) -> bytes: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
     def log(self, level: str, text: str) -> None: ...
 
 
@@ -92,8 +94,7 @@ class Proposals:
         signed = caller.signed
         if signed.kind != requests.PROPOSAL:
             raise RequestError(401, "InvalidAuthenticationInfo", f"The request is signed as a {signed.kind}, not as a {requests.PROPOSAL}.")
-        settings = tables.decode(context.governance(tables.SETTINGS).get(tables.SINGLETON) or b"{}")
-        if settings.get("admission") != "automatic":
+        if self._node.settings.get("admission") != "automatic":
             raise RequestError(
                 501,
                 "NotImplemented",

@@ -116,8 +116,8 @@ class Sessions:
         """True if something waits for the next wake-up, which should come at once."""
         return bool(self._delayed or self._requests)
 
-    def opened(self, stream: int, remote: str = "") -> None:
-        """The host accepted a client's stream, which comes from `remote` (`address:port`), as it says."""
+    def opened(self, stream: int) -> None:
+        """The host accepted a client's stream."""
         sessions = self._sessions
         if stream in sessions:
             return  # an honest host never reuses a number; the old session goes on and the new bytes will not fit it
@@ -136,7 +136,7 @@ class Sessions:
                 return
             else:
                 over_cap = True
-        sessions[stream] = Session(stream, self._context.connection(), self._now, remote.rpartition(":")[0], over_cap)
+        sessions[stream] = Session(stream, self._context.connection(), self._now, over_cap)
         if count >= self.peak:
             self.peak = count + 1
 

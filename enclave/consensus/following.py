@@ -80,11 +80,11 @@ class Following(Membership):
         if digest == message.prev_digest:
             self._proven = message.prev_seqno
             return True
-        self._fail(
-            f"the log of {sender[:16]}... up to {message.prev_view}.{message.prev_seqno} is another than this node's: one of the two had "
-            "its memory rolled back; destroy this node and let a new one join"
-        )
+        self._fail_as_another(f"the log of {sender[:16]}... up to {message.prev_view}.{message.prev_seqno} is another than this node's")
         return False
+
+    def _fail_as_another(self, what: str) -> None:
+        self._fail(f"{what}: one of the two had its memory rolled back; destroy this node and let a new one join")
 
     def _has(self, view: View, seqno: Seqno) -> bool:
         return seqno <= self._log.last_seqno and self._log.view_of(seqno) == view
@@ -132,10 +132,8 @@ class Following(Membership):
         last = Seqno(message.prev_seqno + known)
         if first > last or self._log.data(first, last) == message.entries[first - message.prev_seqno - 1 : known]:
             return True
-        self._fail(
-            f"{sender[:16]}... has other entries in {message.entries_view}.{first} to {message.entries_view}.{last} than this node: one of "
-            "the two had its memory rolled back; destroy this node and let a new one join"
-        )
+        view = message.entries_view
+        self._fail_as_another(f"{sender[:16]}... has other entries in {view}.{first} to {view}.{last} than this node")
         return False
 
     def _refuse(self, sender: NodeId, message: AppendEntries) -> None:
