@@ -34,6 +34,7 @@ from ledgerd.enclave.genesis import node_record
 from ledgerd.enclave.join_policy import accepted, parse_evidence, record_of
 from ledgerd.enclave.keys import CERTIFICATE_VALIDITY_DAYS, ServiceKeys, at_milliseconds, node_id_of, spki
 from ledgerd.enclave.kv import Store
+from ledgerd.enclave.leaving import is_removable
 from ledgerd.governance import tables
 from ledgerd.ledger import cbor
 from ledgerd.ledger.attestation.binding import PROTOCOL_VERSION, binding_digest
@@ -257,8 +258,14 @@ class Admission:
         )
         endorsed = context.kv[tables.NODE_ENDORSED_CERTIFICATES].get(node_id.encode())
         assert endorsed is not None, "a trusted node was endorsed by the entry that trusts it"
-        records = {key.decode(): tables.decode(value) for key, value in context.kv[tables.NODE_INFO].items()}
-        peers = {key: record["node_to_node_interface"]["published_address"] for key, record in records.items() if tables.takes_part(record)}
+        # Who leaves is needed until that is final, this node perhaps: a joiner that did not know it could not even acknowledge its entries.
+        records = context.kv[tables.NODE_INFO]
+        peers = {
+            key.decode(): record["node_to_node_interface"]["published_address"]
+            for key, value in records.items()
+            if (record := tables.decode(value))["status"] != tables.PENDING
+            and not is_removable(record, records.version_of(key), node.committed_seqno)
+        }
         node.log("info", f"gave the service's secrets to node {node_id[:16]}..., sealed to its attested enclave")
         return {
             "node_status": tables.TRUSTED,

@@ -510,7 +510,7 @@ class Serving:
             {
                 NodeId(key.decode()): record["node_to_node_interface"]["published_address"]
                 for key, record in records.items()
-                if tables.takes_part(record)
+                if record["status"] != tables.PENDING
             }
         )
         service = store.get(tables.SERVICE_INFO, tables.SINGLETON)

@@ -58,11 +58,6 @@ def decode(data: bytes) -> Any:
     return json.loads(data)
 
 
-def takes_part(node: dict[str, Any]) -> bool:
-    """Whether a node with this record takes part in consensus: trusted, or retired and still needed."""
-    return node["status"] == TRUSTED or (node["status"] == RETIRED and not node["retired_committed"])
-
-
 def measurement_key(pcr0: bytes, pcr1: bytes, pcr2: bytes) -> bytes:
     """Key under which an enclave image is allowed: all three registers, since PCR0 alone does not fix where its parts end."""
     return f"{pcr0.hex()}:{pcr1.hex()}:{pcr2.hex()}".encode()

@@ -209,6 +209,23 @@ def test_a_retired_id_is_never_admitted_again_be_its_record_deleted_or_not(is_de
     assert node_id(n2) not in trusted(cluster, n0)
 
 
+def test_who_is_admitted_while_the_primary_leaves_learns_where_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, (n0, n1, n2) = start(3)
+    cluster.cut = lambda a, b: n0 in (a, b) and all(host in (n0, n1, n2) for host in (a, b))  # so that nothing commits
+    serving = n0.enclave._serving
+    assert serving is not None
+    records = serving._replica.store.map(tables.NODE_INFO)
+    key = node_id(n0).encode()
+    record = {**tables.decode(records.get(key) or b""), "status": tables.RETIRED, "retired_committed": True}
+    serving._apply_and_propose({tables.NODE_INFO: {key: tables.encode(record)}})
+    # The trust of this one is committed already, so it is given the secrets at once.
+    monkeypatch.setattr("ledgerd.enclave.core.NodeKeys", lambda curve: n2.enclave._keys)
+    again = cluster.join("again")
+    cluster.until(lambda: again.enclave._serving is not None)
+    assert again.enclave._serving is not None
+    assert again.enclave._serving._joined_peers == {node_id(n0), node_id(n1)}
+
+
 # A primary that leaves.
 
 
