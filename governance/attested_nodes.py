@@ -33,7 +33,7 @@ from ledgerd.ledger.attestation.snp import SnpAttestation
 from ledgerd.ledger.entry import PublicEntry, WriteSet
 from ledgerd.ledger.errors import FormatError, LedgerdError
 from ledgerd.ledger.receipt import key_der, load_certificate, public_key
-from ledgerd.ledger.signature import COSE_SIGNATURES, decode_base64
+from ledgerd.ledger.signature import COSE_SIGNATURES, parse
 
 VERIFIED: Final = "VERIFIED"
 REFUSED: Final = "REFUSED"
@@ -235,10 +235,9 @@ class NodeAudit:
 def _signed_at_ms(writes: WriteSet) -> int | None:
     """When the service signed, by its own attested clock; None where the signature does not say."""
     try:
-        value = next(value for value in writes[COSE_SIGNATURES].values() if value is not None)
-        message = cose.decode(decode_base64(json.loads(value), "COSE signature"))
-        return cose.read_root_header(message).issued_at * 1000
-    except (FormatError, ValueError, StopIteration, RecursionError):
+        found = parse(writes)
+        return None if found is None or found.cose is None else cose.read_root_header(cose.decode(found.cose)).issued_at * 1000
+    except FormatError:
         return None
 
 
