@@ -56,6 +56,7 @@ _WATCHED: Final = frozenset(
     )
 )
 _POLICY_TABLES: Final = _WATCHED - {tables.NODE_INFO, COSE_SIGNATURES}
+_JUDGED: Final = ("quote_info", "public_key", "encryption_pub_key", "code_digest")  # of a record; the rest, such as its status, changes
 
 
 class NodeFinding(NamedTuple):
@@ -114,7 +115,7 @@ class NodeAudit:
         self._roots = roots
         self._measurements = measurements
         self._tables: dict[str, dict[bytes, bytes]] = {name: {} for name in _POLICY_TABLES}
-        self._seen: dict[bytes, Any] = {}  # node id to its evidence, so that a later change of status is not judged again
+        self._seen: dict[bytes, list[Any]] = {}  # node id to what was judged, so that a later change of status is not judged again
         self._waiting: list[_Recorded] = []  # for a signature that says what time it is
         self._findings: list[NodeFinding] = []
 
@@ -145,12 +146,12 @@ class NodeAudit:
     def _record(self, seqno: int, node_id: bytes, data: bytes | None, *, begins: bool) -> None:
         try:
             record = {} if data is None else json.loads(data)
-            evidence = record.get("quote_info")
+            judged = [record.get(name) for name in _JUDGED]
         except (ValueError, RecursionError, AttributeError):
-            record, evidence = {}, None
-        if data is None or (node_id in self._seen and self._seen[node_id] == evidence):
+            record, judged = {}, []
+        if data is None or self._seen.get(node_id) == judged:
             return
-        self._seen[node_id] = evidence
+        self._seen[node_id] = judged
         self._waiting.append(_Recorded(node_id.decode("ascii", "replace"), seqno, record, begins, dict(self._tables)))
 
     def _judge(self, recorded: _Recorded, at_ms: int | None) -> NodeFinding:
