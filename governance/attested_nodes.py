@@ -33,7 +33,7 @@ from ledgerd.ledger.attestation.snp import SnpAttestation
 from ledgerd.ledger.entry import PublicEntry, WriteSet
 from ledgerd.ledger.errors import FormatError, LedgerdError
 from ledgerd.ledger.receipt import key_der, load_certificate, public_key
-from ledgerd.ledger.signature import COSE_SIGNATURES, decode_base64
+from ledgerd.ledger.signature import COSE_SIGNATURES, parse
 
 VERIFIED: Final = "VERIFIED"
 REFUSED: Final = "REFUSED"
@@ -56,6 +56,7 @@ _WATCHED: Final = frozenset(
     )
 )
 _POLICY_TABLES: Final = _WATCHED - {tables.NODE_INFO, COSE_SIGNATURES}
+_JUDGED: Final = ("quote_info", "public_key", "encryption_pub_key", "code_digest")  # of a record; the rest, such as its status, changes
 
 
 class NodeFinding(NamedTuple):
@@ -114,7 +115,7 @@ class NodeAudit:
         self._roots = roots
         self._measurements = measurements
         self._tables: dict[str, dict[bytes, bytes]] = {name: {} for name in _POLICY_TABLES}
-        self._seen: dict[bytes, Any] = {}  # node id to its evidence, so that a later change of status is not judged again
+        self._seen: dict[bytes, list[Any]] = {}  # node id to what was judged, so that a later change of status is not judged again
         self._waiting: list[_Recorded] = []  # for a signature that says what time it is
         self._findings: list[NodeFinding] = []
 
@@ -145,12 +146,12 @@ class NodeAudit:
     def _record(self, seqno: int, node_id: bytes, data: bytes | None, *, begins: bool) -> None:
         try:
             record = {} if data is None else json.loads(data)
-            evidence = record.get("quote_info")
+            judged = [record.get(name) for name in _JUDGED]
         except (ValueError, RecursionError, AttributeError):
-            record, evidence = {}, None
-        if data is None or (node_id in self._seen and self._seen[node_id] == evidence):
+            record, judged = {}, []
+        if data is None or self._seen.get(node_id) == judged:
             return
-        self._seen[node_id] = evidence
+        self._seen[node_id] = judged
         self._waiting.append(_Recorded(node_id.decode("ascii", "replace"), seqno, record, begins, dict(self._tables)))
 
     def _judge(self, recorded: _Recorded, at_ms: int | None) -> NodeFinding:
@@ -235,10 +236,9 @@ class NodeAudit:
 def _signed_at_ms(writes: WriteSet) -> int | None:
     """When the service signed, by its own attested clock; None where the signature does not say."""
     try:
-        value = next(value for value in writes[COSE_SIGNATURES].values() if value is not None)
-        message = cose.decode(decode_base64(json.loads(value), "COSE signature"))
-        return cose.read_root_header(message).issued_at * 1000
-    except (FormatError, ValueError, StopIteration, RecursionError):
+        found = parse(writes)
+        return None if found is None or found.cose is None else cose.read_root_header(cose.decode(found.cose)).issued_at * 1000
+    except FormatError:
         return None
 
 

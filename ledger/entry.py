@@ -49,7 +49,6 @@ _FIXED = struct.Struct("<Q16sQIQ")  # head, tag, IV, length of the public domain
 _DOMAIN_4 = struct.Struct("<Bq32s32sq")  # type, version, claims digest, evidence digest, max conflict version
 _U64 = struct.Struct("<Q")
 _TYPE_VERSION = struct.Struct("<Bq")
-_I64 = struct.Struct("<q")
 _ZERO: Final = bytes(8)
 _ONE: Final = _U64.pack(1)
 

@@ -3,8 +3,8 @@
 Not here: finding evidence in bytes (`evidence`), judging what is stored (`judging`), asking nodes and other addresses (`asking`).
 """
 
+import os
 import re
-import secrets
 import time
 from pathlib import Path
 from typing import Final
@@ -104,7 +104,7 @@ def attestation_verify(
     if node:
         if nonce is not None or at is not None:
             raise ConfigurationError("--nonce and --at are for stored documents: a node is judged now, by a nonce of ours")
-        nonce = secrets.token_bytes(NONCE_SIZE_BYTES)
+        nonce = os.urandom(NONCE_SIZE_BYTES)
     assert target is not None, "otherwise it was live"
     data = asking.fetch(target, service.timeout, nonce if node else None) if asking.is_url(target) else found.read(target)
     wanted = judging.Wanted(roots, lines, registers, nonce, _now_ms() if at is None else at, at is not None, allow_debug, security_policy)

@@ -93,7 +93,7 @@ def _base64(text: str | bytes) -> bytes:
 
 
 def _decoded(text: bytes) -> bytes:
-    """Text of which only hex is made of hex digits alone, in effect."""
+    """Read hex or base64: base64 of evidence is never made of hex digits alone."""
     return bytes.fromhex(text.decode()) if text and _HEX.fullmatch(text) else _base64(text)
 
 

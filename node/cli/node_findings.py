@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from ledgerd.node.cli.output import NODE_ID_SHOWN
+
 if TYPE_CHECKING:
     from ledgerd.governance.attested_nodes import NodeFinding
 
@@ -30,9 +32,7 @@ def notes(findings: "Sequence[NodeFinding]") -> list[str]:
     from ledgerd.governance.attested_nodes import NEVER_CHECKED, VERIFIED  # noqa: PLC0415
 
     others = [finding for finding in findings if finding.verdict != VERIFIED]
-    said = [
-        f"node {item.node_id[:16]}..., recorded in entry {item.seqno}: {item.verdict.lower()}: {item.reason}" for item in others[:SHOWN_MAX]
-    ]
+    said = [f"{_named(item)}: {item.verdict.lower()}: {item.reason}" for item in others[:SHOWN_MAX]]
     if len(others) > SHOWN_MAX:
         said.append(f"and {len(others) - SHOWN_MAX} more: -o json has all")
     checked = Counter(what.replace("_", " ") for finding in findings for what in finding.checked)
@@ -56,4 +56,8 @@ def refusal(findings: "Sequence[NodeFinding]", *, strict: bool) -> str | None:
         ),
         None,
     )
-    return None if first is None else f"node {first.node_id[:16]}..., recorded in entry {first.seqno}: {first.reason}"
+    return None if first is None else f"{_named(first)}: {first.reason}"
+
+
+def _named(finding: "NodeFinding") -> str:
+    return f"node {finding.node_id[:NODE_ID_SHOWN]}..., recorded in entry {finding.seqno}"

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
-from ledgerd.node.cli.output import Output, command
+from ledgerd.node.cli.output import NODE_ID_SHOWN, Output, command
 from ledgerd.node.cli.service import ServiceOptions, member_options, service_options
 
 if TYPE_CHECKING:
     from ledgerd.network.client import Client
 
 COLUMNS: Final = ("node_id", "status", "role", "retirement", "removable", "address")
-NODE_ID_SHOWN: Final = 16  # characters, on a terminal; JSON and pipes have all
 PREFIX_MIN: Final = 8
 POLL_SECONDS: Final = 0.05
 
@@ -39,7 +38,7 @@ def node_list(output: Output, service: ServiceOptions) -> None:
     """
     with service.client() as client:
         rows = nodes_of(client)
-    if not output.json and sys.stdout.isatty():
+    if not output.json and sys.stdout.isatty():  # pipes have whole names, to be given to other commands
         rows = [{**row, "node_id": row["node_id"][:NODE_ID_SHOWN]} for row in rows]
     output.rows("node_list", COLUMNS, rows)
 

@@ -23,6 +23,7 @@ from ledgerd.node.printing import printable
 EXIT_FAILED: Final = 1
 EXIT_MISUSE: Final = 2
 SCHEMA_VERSION: Final = 1
+NODE_ID_SHOWN: Final = 16  # characters of a node's or member's name that people are shown; JSON has all
 
 # Beyond ASCII's control characters, which JSON escapes itself: those of Latin-1, and marks that nobody sees.
 _UNSEEN: Final = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")

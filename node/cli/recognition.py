@@ -14,9 +14,7 @@ _PEM: Final = re.compile(rb"\s*-----BEGIN ([A-Z0-9 ]{1,40})-----")
 _ENVELOPED_DATA: Final = bytes.fromhex("06092a864886f70d010703")
 _SIGN1_TAG: Final = 0xD2
 _X5CHAIN: Final = 33
-_PROOFS: Final = 395  # label of a receipt's kind of proof
 _SNP_VERSIONS: Final = range(1, 16)
-_REPORT_BYTES: Final = 1_184
 
 # Begins with; what it is, and what to do with it.
 _BEGINNINGS: Final = (
@@ -79,6 +77,7 @@ def _json(data: bytes) -> str:
 
 def _cose(data: bytes) -> str | None:
     """A COSE_Sign1 of another kind, by its protected header."""
+    from ledgerd.ledger import cose  # noqa: PLC0415
     from ledgerd.ledger.attestation import items  # noqa: PLC0415
     from ledgerd.ledger.errors import FormatError  # noqa: PLC0415
 
@@ -92,7 +91,7 @@ def _cose(data: bytes) -> str | None:
     except FormatError:
         return None
     labels = set(protected if isinstance(protected, dict) else ())
-    if _PROOFS in labels:
+    if cose.HEADER_VDS in labels:
         return "a receipt: `ledgerd receipt verify FILE --service-cert FILE` reads it"
     if _X5CHAIN in labels:
         return "a UVM endorsement: give the SNP report for which it vouches, and this by --uvm-endorsement"
@@ -101,9 +100,11 @@ def _cose(data: bytes) -> str | None:
 
 def _near_report(data: bytes) -> str | None:
     """The driver's answer, of which the report is a part; or a report of another length."""
-    if len(data) >= 32 + _REPORT_BYTES and not any(data[8:32]) and int.from_bytes(data[32:36], "little") in _SNP_VERSIONS:
+    from ledgerd.ledger.attestation.snp import REPORT_SIZE_BYTES  # noqa: PLC0415
+
+    if len(data) >= 32 + REPORT_SIZE_BYTES and not any(data[8:32]) and int.from_bytes(data[32:36], "little") in _SNP_VERSIONS:
         return "the SNP driver's whole answer: the report in it begins at byte 32 and has 1,184 (`tail -c +33 FILE | head -c 1184`)"
-    if _REPORT_BYTES // 2 < len(data) < 2 * _REPORT_BYTES and int.from_bytes(data[:4], "little") in _SNP_VERSIONS:
+    if REPORT_SIZE_BYTES // 2 < len(data) < 2 * REPORT_SIZE_BYTES and int.from_bytes(data[:4], "little") in _SNP_VERSIONS:
         return (
             f"an SNP report with something missing or added: it has {len(data)} bytes, a report 1,184; certificates go into --endorsements"
         )

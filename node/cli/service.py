@@ -83,10 +83,8 @@ def member_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def gather(*arguments: Any, **options: Any) -> Any:
         certificate, key = options.pop("member_cert"), options.pop("member_key")
         if certificate is None and key is None:
-            folder = os.environ.get("LEDGERD_DIR")
-            common = Path(folder) / "common" if folder else None
-            certificate = _file("LEDGERD_MEMBER_CERT", common, "member0_cert.pem")
-            key = _file("LEDGERD_MEMBER_KEY", common, "member0_privk.pem")
+            certificate = _file("LEDGERD_MEMBER_CERT", "member0_cert.pem")
+            key = _file("LEDGERD_MEMBER_KEY", "member0_privk.pem")
         if certificate is None or key is None:
             raise ConfigurationError("who asks? Members sign what they propose: give both --member-cert FILE and --member-key FILE")
         return function(*arguments, member=(certificate, key), **options)
@@ -105,19 +103,22 @@ def resolve(urls: tuple[str, ...], service_cert: Path | None, cert: Path | None,
     if not urls:
         text = os.environ.get("LEDGERD_URLS") or os.environ.get("LEDGERD_URL") or ""
         urls = tuple(url.strip() for url in text.split(",") if url.strip())
-    folder = Path(os.environ["LEDGERD_DIR"]) if os.environ.get("LEDGERD_DIR") else None
-    if not urls and folder is not None:
+    if not urls and (folder := _path_in("LEDGERD_DIR")) is not None:
         urls = tuple(f"https://{path.read_text().strip()}" for path in sorted(folder.glob("node*/rpc_address")))
-    common = None if folder is None else folder / "common"
-    service_cert = service_cert or _file(SERVICE_CERT_VARIABLE, common, "service_cert.pem")
+    service_cert = service_cert or _file(SERVICE_CERT_VARIABLE, "service_cert.pem")
     if cert is None and key is None:
-        cert, key = _file("LEDGERD_CERT", common, "user0_cert.pem"), _file("LEDGERD_KEY", common, "user0_privk.pem")
+        cert, key = _file("LEDGERD_CERT", "user0_cert.pem"), _file("LEDGERD_KEY", "user0_privk.pem")
     return ServiceOptions(urls, service_cert, cert, key, timeout)
 
 
-def _file(variable: str, common: Path | None, name: str) -> Path | None:
-    if os.environ.get(variable):
-        return Path(os.environ[variable])
-    if common is not None and (common / name).exists():
-        return common / name
-    return None
+def _path_in(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value) if value else None
+
+
+def _file(variable: str, name: str) -> Path | None:
+    """The file that a variable names; without it, the one of this name that `ledgerd dev` made."""
+    file, folder = _path_in(variable), _path_in("LEDGERD_DIR")
+    if file is None and folder is not None and (made := folder / "common" / name).exists():
+        return made
+    return file

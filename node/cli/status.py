@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ledgerd.ledger.errors import LedgerdError
-from ledgerd.node.cli.output import EXIT_FAILED, Ended, Output, command
+from ledgerd.node.cli.output import EXIT_FAILED, NODE_ID_SHOWN, Ended, Output, command
 from ledgerd.node.cli.service import ServiceOptions, service_options
 
 if TYPE_CHECKING:
     from ledgerd.network.client import Client
 
 NODES_MAX = 64
-NODE_ID_SHOWN = 16  # characters, in tables; JSON has all
 DROPPED = ("node_id", "last_signed", "view")  # where a terminal is too narrow, in this order
 COLUMNS = ("url", "node_id", "state", "role", "view", "committed", "last_signed", "problem")
 

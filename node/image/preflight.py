@@ -23,11 +23,11 @@ def image(path: Path, section: str) -> tuple[Check, eif.Eif | None, int]:
     Returns: What is found; the image, if it is one; its size in bytes.
     """
     try:
-        mode, size = (found := path.stat()).st_mode, found.st_size
-        if not stat.S_ISREG(mode):
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
             raise EifError("size", "it is not a regular file, so it has no size")
-        if size > eif.IMAGE_BYTES_MAX:  # before it is read into memory
-            raise EifError("size", f"{size} bytes; an image has at most {eif.IMAGE_BYTES_MAX}")
+        if found.st_size > eif.IMAGE_BYTES_MAX:  # before it is read into memory
+            raise EifError("size", f"{found.st_size} bytes; an image has at most {eif.IMAGE_BYTES_MAX}")
         data = path.read_bytes()
         read = eif.read(data)
     except OSError as error:

@@ -84,6 +84,21 @@ def test_both_nodes_of_a_service_are_verified_from_its_ledger_alone() -> None:
 
 def test_a_change_of_status_is_not_judged_again() -> None:
     assert sum(len(entry.writes.get(tables.NODE_INFO, {})) for entry in entries()) == 3, "started, Pending, Trusted"
+    assert len(audit(entries())) == 2
+
+
+def test_another_key_beside_evidence_that_was_verified_before_is_judged() -> None:
+    """As when a record is changed after its node was trusted."""
+    trusted = [entry for entry in entries() if tables.NODE_INFO in entry.writes][-1]
+    ((node_id, value),) = trusted.writes[tables.NODE_INFO].items()
+    started = json.loads(next(iter(entries()[0].writes[tables.NODE_INFO].values())) or b"")
+    changed = tables.encode({**json.loads(value or b""), "encryption_pub_key": started["encryption_pub_key"]})
+    seqno = Seqno(entries()[-1].seqno + 1)
+    signature = next(entry for entry in entries() if COSE_SIGNATURES in entry.writes and entry.seqno > trusted.seqno)
+    later = trusted._replace(seqno=seqno, writes={tables.NODE_INFO: {node_id: changed}})
+    found = audit([*entries(), later, signature._replace(seqno=Seqno(seqno + 1))])
+    assert [finding.verdict for finding in found] == [VERIFIED, VERIFIED, REFUSED]
+    assert (found[2].seqno, "by rule 'user_data'" in found[2].reason) == (seqno, True)
 
 
 def test_an_auditor_may_be_stricter_than_the_ledger() -> None:
