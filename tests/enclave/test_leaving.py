@@ -54,6 +54,17 @@ def primary(cluster: Cluster) -> Host | None:
     return max(leading, key=lambda host: consensus(host)["current_view"], default=None)
 
 
+def primary_after(cluster: Cluster, dying: Host, writing: Host) -> Host:
+    """Wait for a primary's end; who leads after it, and has committed something."""
+    cluster.until(lambda: not dying.alive)
+    cluster.until(lambda: primary(cluster) is not None)
+    assert put(cluster, writing) == 204
+    cluster.run(0.3)
+    new = primary(cluster)
+    assert new is not None
+    return new
+
+
 def removable(cluster: Cluster, host: Host) -> list[str]:
     return [node["node_id"] for node in ask(cluster, host, "/node/network/removable_nodes")["nodes"]]
 
@@ -355,12 +366,7 @@ def test_a_new_primary_goes_on_with_the_retirement_that_the_last_one_began(at: s
     name = node_id(leaver)
     kill_at(cluster, lambda: reached(n0, name, at), n0)
     order(cluster, leaver, n0)
-    cluster.until(lambda: not n0.alive)
-    cluster.until(lambda: primary(cluster) is not None)
-    assert put(cluster, n1) == 204
-    cluster.run(0.3)
-    new = primary(cluster)
-    assert new is not None
+    new = primary_after(cluster, n0, n1)
     if at != "Completed" and not is_retired(leaver):  # nobody had the entry but the dead one: it is as if it had never been asked for
         assert phase(leaver) == ""
         assert removable(cluster, new) == []
@@ -369,9 +375,9 @@ def test_a_new_primary_goes_on_with_the_retirement_that_the_last_one_began(at: s
     cluster.run(0.2)
     assert removable(cluster, n1) == [name]
     cluster.run(1.1)  # until the dead one is not taken for live any more
-    new = primary(cluster)
-    assert new is not None
-    assert retire(cluster, new, n0, created_at=SIGNED_AT + 2).status == 200
+    leading = primary(cluster)
+    assert leading is not None
+    assert retire(cluster, leading, n0, created_at=SIGNED_AT + 2).status == 200
     cluster.run(0.3)
     assert removable(cluster, n1) == sorted([name, node_id(n0)])
     assert put(cluster, n3) == 204
@@ -383,12 +389,7 @@ def test_a_primary_that_dies_while_it_leaves_is_removed_by_the_next_one(at: str)
     name = node_id(n0)
     kill_at(cluster, lambda: phase(n0) == at, n0)
     order(cluster, n0, n0)
-    cluster.until(lambda: not n0.alive)
-    cluster.until(lambda: primary(cluster) is not None)
-    assert put(cluster, n1) == 204
-    cluster.run(0.3)
-    new = primary(cluster)
-    assert new is not None
+    new = primary_after(cluster, n0, n1)
     if at != "Completed" and removable(cluster, new) == []:
         assert retire(cluster, new, name, created_at=SIGNED_AT + 1).status == 200
         cluster.run(0.3)

@@ -81,7 +81,6 @@ class Host:
     stores: bool = True
     read_back: Callable[[int, bytes], bytes | None] | None = None
     sent: list[bytes] = field(default_factory=list)  # every byte that left the enclave
-    pending_stored: list[boundary.Stored] = field(default_factory=list)
 
 
 class Client:

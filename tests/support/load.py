@@ -155,10 +155,5 @@ class Load:
         return host if host is not None and host.alive else None
 
 
-def urls_of(cluster: Cluster, hosts: list[Host]) -> list[str]:
-    """Addresses of hosts, as their nodes publish them."""
-    return [f"https://{host.name}.rpc:{8001 + list(cluster.hosts).index(host.name)}" for host in hosts]
-
-
 def _shown(result: Received | Lost) -> str:
     return f"{result.status} {result.body[:90]!r}" if isinstance(result, Received) else f"lost: {result.trouble.value}"

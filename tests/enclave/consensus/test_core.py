@@ -109,6 +109,16 @@ def test_a_primary_set_back_stops_when_a_peer_has_more_of_its_view_than_it_wrote
     assert "the view's only author" in before.core.failed
 
 
+def write_otherwise(cluster: Cluster, member: Member, count: int = 2) -> None:
+    """Under the next names that the others have seen written, a primary writes something else."""
+    for _ in range(count):
+        member.replicate("otherwise")
+    member.replicate(sign=True)
+    cluster.pump(member.node_id)
+    while member.writes:
+        member.store()
+
+
 def test_a_primary_set_back_that_writes_otherwise_loses_its_quorum() -> None:
     cluster = service("n1", "n2", "n3")
     before = remember(cluster.members["n1"])
@@ -117,12 +127,7 @@ def test_a_primary_set_back_that_writes_otherwise_loses_its_quorum() -> None:
     cluster.members["n1"] = before
     # Under the names 2.5 to 2.9 it writes something else, one entry more than there was.
     before.machine.on_append = lambda seqno, digest: None
-    for _ in range(4):
-        before.replicate("otherwise")
-    before.replicate(sign=True)
-    cluster.pump("n1")
-    while before.writes:
-        before.store()
+    write_otherwise(cluster, before, count=4)
     for _ in range(200):
         while cluster.packets:
             cluster.deliver()
@@ -149,16 +154,6 @@ def test_an_acknowledgement_with_another_hash_does_not_count() -> None:
     assert n1.core.commit_seqno < n1.core.last_seqno
     n1.core.receive(NodeId("n3"), AppendAccepted(View(2), 1, n1.core.last_seqno, digest))
     assert n1.core.commit_seqno == n1.core.last_seqno
-
-
-def write_otherwise(cluster: Cluster, member: Member) -> None:
-    """Under the next names that the others have seen written, a primary writes something else."""
-    for _ in range(2):
-        member.replicate("otherwise")
-    member.replicate(sign=True)
-    cluster.pump("n1")
-    while member.writes:
-        member.store()
 
 
 def test_a_primary_set_back_that_writes_otherwise_is_found_by_the_next_one_before_it_calls_that_final() -> None:

@@ -85,8 +85,8 @@ def _with_sums(data: bytes) -> bytes:
     changed = bytearray(data)
     for at in range(0, len(changed), journal.BLOCK_BYTES):
         size = int.from_bytes(changed[at + 24 : at + 28], "big")
-        if changed[at : at + 4] == journal.MAGIC and at + 56 + size <= len(changed):
-            checksum = zlib.crc32(bytes(changed[at + 24 : at + 56 + size]), zlib.crc32(bytes(changed[at + 4 : at + 20])))
+        if changed[at : at + 4] == journal.MAGIC and at + _HEADER_BYTES + size <= len(changed):
+            checksum = zlib.crc32(bytes(changed[at + 24 : at + _HEADER_BYTES + size]), zlib.crc32(bytes(changed[at + 4 : at + 20])))
             changed[at + 20 : at + 24] = checksum.to_bytes(4, "big")
     return bytes(changed)
 

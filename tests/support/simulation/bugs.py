@@ -1,7 +1,7 @@
 """All planted bugs, where to look for each, and within how many seeds it must be found: a simulation that misses them proves nothing.
 
 Most are found by the runs that `scripts/simulate` makes anyway. Those that need a rare coincidence are looked for in runs with one steered
-sequence (`recipes`) and few other faults; the usual runs have these sequences, too, among everything else.
+sequence (`recipes`) and few other faults, or with hosts that only lie; the usual runs have these, too, among everything else.
 """
 
 from dataclasses import replace
@@ -11,7 +11,7 @@ from ledgerd.enclave import serving
 from support import consensus_bugs
 from support.simulation import bugs_service, core_world
 from support.simulation.patches import Change
-from support.simulation.plan import Plan, draw
+from support.simulation.plan import SMALL, Plan, draw
 
 
 class Bug(NamedTuple):
@@ -24,6 +24,7 @@ class Bug(NamedTuple):
         seeds: Within how many, from the first on, it must be found.
         recipe: The steered sequence of these runs; None for runs as they come.
         nodes: How many these runs start with; None for as they come.
+        lying: In these runs hosts lie about their disks from beginning to end, and nothing else goes wrong.
     """
 
     name: str
@@ -32,10 +33,13 @@ class Bug(NamedTuple):
     seeds: int = 20
     recipe: str | None = None
     nodes: int | None = None
+    lying: bool = False
 
     def plan(self, seed: int) -> Plan:
         """The plan of one of its seeds."""
         plan = draw(seed, self.world, nodes=self.nodes)
+        if self.lying:
+            return replace(plan, settings=dict(SMALL), recipes=(), faults={"lie": 1.0})
         if self.recipe is None:
             return plan
         return replace(plan, recipes=(self.recipe,), faults={name: s for name, s in plan.faults.items() if name in ("delay", "drift")})
@@ -51,6 +55,7 @@ _STEERED: Final = {
     "says_invalid_by_guess": ("undone and kept", 5),
     "idempotency_outlives_a_rollback": ("asked again", 3),
 }
+_LYING: Final = ("believes_storage",)
 
 
 def _consensus() -> list[Bug]:
@@ -66,7 +71,7 @@ def _service() -> list[Bug]:
     found = []
     for name, changes in bugs_service.PLANTED.items():
         recipe, nodes = _STEERED.get(name, (None, None))
-        found.append(Bug(name, changes, "replica", 20, recipe, nodes))
+        found.append(Bug(name, changes, "replica", 20, recipe, nodes, name in _LYING))
     return found
 
 

@@ -22,6 +22,7 @@ from ledgerd.enclave.replica import Replica
 from ledgerd.enclave.status import Status
 from ledgerd.ledger import signature
 from ledgerd.ledger.entry import ZERO_DIGEST
+from ledgerd.ledger.errors import FormatError, HostError, IntegrityError
 from ledgerd.ledger.ids import Seqno, View
 from support.simulation.patches import Change
 
@@ -140,14 +141,19 @@ def _check_to_the_end(self: Any, first: Seqno, entries: list[bytes]) -> Any:
 def believes_storage(
     sealer: Any, view_of: Callable[[Seqno], View | None], commit: Seqno, first: Seqno, entries: list[bytes]
 ) -> list[CheckedEntry]:
-    """Believes what the host gives back, if only it opens."""
+    """Believes what the host gives back, if only it opens and a signature entry is in it."""
     checked: list[CheckedEntry] = []
     covered = 0
     for data in entries:
-        opened = sealer.open(data)
-        record = signature.parse(opened.writes)
+        try:
+            opened = sealer.open(data)
+            record = signature.parse(opened.writes)
+        except (IntegrityError, FormatError) as error:
+            raise HostError(str(error)) from None
         checked.append(CheckedEntry(data, opened, record))
         covered = len(checked) if record is not None else covered
+    if not covered:
+        raise HostError("no signature")
     return checked[:covered]
 
 

@@ -19,7 +19,6 @@ from support.simulation.invariants import Violation
 READS: Final = ("get", "all")
 WRITES: Final = ("put", "swap", "both", "delete", "claim")
 FAILURES: Final = ("refuse", "fail")
-COMMITTED_ONLY: Final = ("committed", "receipt, committed", "committed, wait=1")
 
 
 class Want(NamedTuple):
@@ -108,7 +107,6 @@ class Clients:
         self.all = {f"c{number}": Client(f"c{number}") for number in range(1, count + 1)}
         self.history = History()
         self.claims: set[str] = set()
-        self.answers = 0
         self._send = send
         self._moment = 0.0
 
@@ -160,7 +158,6 @@ class Clients:
         want = client.want
         if number != client.number or want is None:
             return
-        self.answers += 1
         now = self.now()
         call, client.want, client.call = client.call, None, None
         transaction = _transaction(headers)

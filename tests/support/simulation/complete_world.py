@@ -8,16 +8,15 @@ ECDSA and AES-GCM are real in both; keys are drawn from the seed.
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from random import Random
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ledgerd.enclave import archive, boundary, channels, entropy, execution, history, joining, keys, serving
+from ledgerd.enclave import boundary, channels, entropy, joining, keys
 from ledgerd.enclave import core as enclave_core
 from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER
-from ledgerd.enclave.consensus.core import Retirement, Settings
+from ledgerd.enclave.consensus.core import Retirement
 from ledgerd.enclave.consensus.messages import ProposeVote
 from ledgerd.enclave.core import Enclave
 from ledgerd.enclave.outbound import HttpClient
@@ -32,11 +31,11 @@ from ledgerd.node.simulator.pki import make_root
 from support.simulation import stand_in_tls
 from support.simulation.application import app
 from support.simulation.clients import Asked, Client
-from support.simulation.disk import Report, Write
+from support.simulation.disk import Report, Write, flip
 from support.simulation.invariants import Violation
 from support.simulation.patches import Change, patched
 from support.simulation.plan import Plan
-from support.simulation.service_world import ServiceWorld
+from support.simulation.service_world import ServiceWorld, document, new_service, small_limits
 from support.simulation.world import Event, Node
 
 PCRS: Final = {0: b"\x10" * 48, 1: b"\x11" * 48, 2: b"\x12" * 48}
@@ -104,7 +103,7 @@ class CompleteWorld(ServiceWorld):
         self.joining: dict[str, CompleteNode] = {}
         self.lines: dict[tuple[str, str], Line] = {}
         self.registry.winners[FIRST_VIEW] = "n1"
-        self._configure("n1", {"mode": "start", "start": _START})
+        self._configure("n1", new_service("secp256r1", open_at_nodes=1))
         self._until(lambda: "n1" in self.nodes and self.nodes["n1"].shadow.commit > 0)
         self.certificate = self.nodes["n1"].notices["service_certificate"]
         for number in range(2, plan.nodes + 1):
@@ -121,20 +120,8 @@ class CompleteWorld(ServiceWorld):
         raise Violation("ServiceBegins", "a service on a good network does not begin")
 
     def _configure(self, name: str, mode: dict[str, Any]) -> None:
-        document = {
-            "node": {
-                "rpc": {"host": f"{name}.rpc", "port": 1},
-                "peer": {"host": f"{name}.peer", "port": 1},
-                "names": ["localhost"],
-                "isolation": ["simulation"],
-                "data": None,
-            },
-            "limits": {"sessions": 1000, "body_bytes": 1 << 20},
-            "consensus": {"heartbeat_ms": 100, "election_timeout_ms": 1000},
-            "consortium": {"roots": [self.root.certificate_pem]},
-            **mode,
-        }
-        node = self.joining[name] = CompleteNode(self, name, tables.encode(document))
+        configured = document(name, [self.root.certificate_pem], **mode)
+        node = self.joining[name] = CompleteNode(self, name, tables.encode(configured))
         self.wake(node)
 
     def begins_to_serve(self, served: Serving) -> None:
@@ -302,7 +289,7 @@ class CompleteWorld(ServiceWorld):
 
     def do_corrupt(self, source: str, target: str, where: int) -> None:
         """A byte on its way is changed."""
-        self._change(source, target, "corruption", lambda data: _flip(data, where))
+        self._change(source, target, "corruption", lambda data: flip(data, where, where))
 
     def do_shorten(self, source: str, target: str, where: int) -> None:
         """Bytes on their way are cut short."""
@@ -314,7 +301,7 @@ class CompleteWorld(ServiceWorld):
             near, far, (_, data) = packet
             changed = change(data)
             if changed:
-                self.network.put_back((source, target), 0, (near, far, boundary.Received(far, changed)))
+                self.network.put_back((source, target), (near, far, boundary.Received(far, changed)))
                 self.faults[fault] += 1
 
     def do_astray(self, source: str, target: str, other: str) -> None:
@@ -415,36 +402,13 @@ class _Curves:
 def seams(plan: Plan) -> Iterator[None]:
     """What stands in for what, while this world is used; and small limits, so that they are met with."""
     chance = Random(f"entropy {plan.seed}")
-    limits = {name: value for name, value in plan.settings.items() if name not in ("unsigned_entries", "ahead_entries")}
-    window = plan.options.get("window", 60)
     changes: list[Change] = [
+        *small_limits(plan),
         (enclave_core, "Serving", _Watched),
         (entropy, "_kernel_random", chance.randbytes),
         (keys, "ec", _Curves(chance)),
-        (serving, "Settings", partial(Settings, **limits)),
-        (serving, "WINDOW_ENTRIES", window),
-        (serving, "Executor", partial(execution.Executor, settings=execution.Settings(idempotency_window=window))),
     ]
-    if plan.settings:
-        changes += [(serving, "UNSIGNED_ENTRIES", 3), (history, "RECENT_RANGES_MAX", 4), (archive, "CATCH_UP_ENTRIES", 10)]
     if plan.crypto != "real":
         changes += [(module, "TlsContext", stand_in_tls.Context) for module in (enclave_core, channels, joining)]
     with patched(changes):
         yield
-
-
-def _flip(data: bytes, where: int) -> bytes:
-    at = where % len(data)
-    return data[:at] + bytes([data[at] ^ 1 << where % 8]) + data[at + 1 :]
-
-
-_START: Final[dict[str, Any]] = {
-    "members": [],
-    "users": [],
-    "measurements": [],
-    "constitution": "",
-    "admission": "automatic",
-    "open_at_nodes": 1,
-    "application_policy": "open",
-    "curve": "secp256r1",
-}

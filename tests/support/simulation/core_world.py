@@ -163,7 +163,7 @@ class CoreWorld(World):
         """Read back for a peer that lags. What a lying host gives back is for the worlds that check it; here it gives nothing."""
         self.inputs += 1
         lie = node.disk.lie
-        found = [] if lie is not None and lie[0] != "boastful" else node.disk.read(first, self.plan.options["fetch"])
+        found = [] if lie is not None and lie[0] != "boastful" else node.disk.read(first, self.plan.fetch)
         entries = []
         for seqno, data in enumerate(found or [], first):
             note = _note(Seqno(seqno), read_entry(data, frozenset()))
@@ -250,16 +250,12 @@ class CoreWorld(World):
         node = self._node(name)
         if node is None:
             return
-        self.faults["disk: boastful"] += 1
-        self.inputs += 1
-        core = node.core
-        seqno = Seqno(core._handed + beyond)
-        view = View((core.view_of(seqno) or core.view) + (beyond <= 0))
-        before = core.stored_seqno
+        report = self.boast(node, generation, beyond)
+        before = node.core.stored_seqno
         with contextlib.suppress(HostError):
-            core.stored(core._generation + generation, view, seqno)
-        if core.stored_seqno != before:
-            raise Violation("StoredIsGiven", f"{name} believes that {view}.{seqno} is on its disk")
+            self.stored(node, report)
+        if node.core.stored_seqno != before:
+            raise Violation("StoredIsGiven", f"{name} believes that {report.view}.{report.seqno} is on its disk")
         self.wake(node)
 
     # What the driver may ask for.
@@ -278,7 +274,7 @@ class CoreWorld(World):
         """What clients would ask now about what they have done: there are none."""
         return []
 
-    def a_signature(self, node: Any) -> Event | None:
+    def a_signature(self, node: Any) -> Event:
         """Have it sign."""
         return ("sign", node.name)
 

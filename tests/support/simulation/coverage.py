@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ledgerd.enclave.consensus import progress, roles
+from support.simulation.patches import patched
 
 TABLES = {
     "role": (roles, "ROLE_TRANSITIONS"),
@@ -36,11 +37,5 @@ def rows() -> list[str]:
 @contextmanager
 def counting(counts: Counter[str]) -> Iterator[None]:
     """Count into `counts` until the end of the block."""
-    kept = {name: getattr(module, table) for name, (module, table) in TABLES.items()}
-    for name, (module, table) in TABLES.items():
-        setattr(module, table, _Counting(kept[name], name, counts))
-    try:
+    with patched((module, table, _Counting(getattr(module, table), name, counts)) for name, (module, table) in TABLES.items()):
         yield
-    finally:
-        for name, (module, table) in TABLES.items():
-            setattr(module, table, kept[name])

@@ -112,7 +112,7 @@ class Disk:
         if name == "torn":
             return [*own[:at], own[at][: parameter % len(own[at])], *own[at + 1 :]]
         if name == "flipped":
-            return [*own[:at], _flip(own[at], parameter), *own[at + 1 :]]
+            return [*own[:at], flip(own[at], parameter * 31, parameter), *own[at + 1 :]]
         if name == "misdirected":
             return [*own[:at], self.entries[parameter * 7 % len(self.entries)], *own[at + 1 :]]
         if name == "reordered":
@@ -129,6 +129,7 @@ class Disk:
         return own
 
 
-def _flip(data: bytes, where: int) -> bytes:
-    at = where * 31 % len(data)
-    return data[:at] + bytes([data[at] ^ 1 << where % 8]) + data[at + 1 :]
+def flip(data: bytes, where: int, bit: int) -> bytes:
+    """The same with one bit changed; both numbers go round."""
+    at = where % len(data)
+    return data[:at] + bytes([data[at] ^ 1 << bit % 8]) + data[at + 1 :]

@@ -51,14 +51,17 @@ _Rule = Callable[..., None]
 
 def rule(function: _Rule) -> _Rule:
     """Register a rule under the name of the function, as CCF would write it."""
-    name = "".join(word.capitalize() for word in function.__name__.split("_"))
     assert function.__doc__ is not None
-    RULES[name] = function.__doc__.strip().split("\n")[0]
+    RULES[_name(function.__name__)] = function.__doc__.strip().split("\n")[0]
     return function
 
 
 def _broken(function: str, text: str) -> Violation:
-    return Violation("".join(word.capitalize() for word in function.split("_")), text)
+    return Violation(_name(function), text)
+
+
+def _name(function: str) -> str:
+    return "".join(word.capitalize() for word in function.split("_"))
 
 
 # When a node becomes primary.

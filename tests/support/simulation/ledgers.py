@@ -14,29 +14,27 @@ SECRET: Final = b"the ledger secret of a simulation"[:32]
 _SPECIAL: Final = b"public:ccf."
 
 
-class Reader:
-    """Reads what an entry means for consensus, from its public part."""
-
-    def __call__(self, data: bytes, before: frozenset[str]) -> Meaning:
-        if _SPECIAL not in data:
-            return PLAIN
-        writes = read_public(data).writes
-        if TREE in writes:
-            return Meaning(signs=True)
-        nodes = before
-        is_changed = False
-        removed = set()
-        for key, value in writes.get(tables.NODE_INFO, {}).items():
-            if value is None:
-                continue
-            node = tables.decode(value)
-            if node["status"] == tables.RETIRED and node["retired_committed"]:
-                removed.add(key.decode())
-            elif node["status"] == tables.RETIRED:
-                is_changed, nodes = True, nodes - {key.decode()}
-            elif node["status"] == tables.TRUSTED:
-                is_changed, nodes = True, nodes | {key.decode()}
-        return Meaning(nodes=nodes if is_changed else None, removed=frozenset(removed)) if is_changed or removed else PLAIN
+def read_entry(data: bytes, before: frozenset[str]) -> Meaning:
+    """What an entry means for consensus, read from its public part."""
+    if _SPECIAL not in data:
+        return PLAIN
+    writes = read_public(data).writes
+    if TREE in writes:
+        return Meaning(signs=True)
+    nodes = before
+    is_changed = False
+    removed = set()
+    for key, value in writes.get(tables.NODE_INFO, {}).items():
+        if value is None:
+            continue
+        node = tables.decode(value)
+        if node["status"] == tables.RETIRED and node["retired_committed"]:
+            removed.add(key.decode())
+        elif node["status"] == tables.RETIRED:
+            is_changed, nodes = True, nodes - {key.decode()}
+        elif node["status"] == tables.TRUSTED:
+            is_changed, nodes = True, nodes | {key.decode()}
+    return Meaning(nodes=nodes if is_changed else None, removed=frozenset(removed)) if is_changed or removed else PLAIN
 
 
 def as_applications_see(entries: Sequence[bytes], secret: bytes) -> list[Entry]:

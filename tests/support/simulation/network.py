@@ -4,10 +4,10 @@ A link carries from one end to another, in order unless told otherwise. Packets 
 """
 
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 Pair = tuple[str, str]
-_KEPT: int = 12  # packets of a link that are remembered, to be sent again much later
+_KEPT: Final = 12  # packets of a link that are remembered, to be sent again much later
 
 
 class Network:
@@ -63,9 +63,9 @@ class Network:
         link = self._links.get(pair)
         return link[index] if link and index < len(link) else None
 
-    def put_back(self, pair: Pair, index: int, packet: Any) -> None:
-        """Change what is on its way."""
-        self._links[pair][index] = packet
+    def put_back(self, pair: Pair, packet: Any) -> None:
+        """Put something in the place of what `peek` has shown."""
+        self._links[pair][0] = packet
 
     def lose(self, pair: Pair, index: int = 0) -> bool:
         """One packet never arrives."""
@@ -77,15 +77,12 @@ class Network:
             self._idle(pair)
         return True
 
-    def lose_all(self, pair: Pair) -> int:
-        """Everything on the way is lost; how much that was."""
+    def lose_all(self, pair: Pair) -> None:
+        """Everything on the way is lost."""
         link = self._links.get(pair)
-        if not link:
-            return 0
-        count = len(link)
-        link.clear()
-        self._idle(pair)
-        return count
+        if link:
+            link.clear()
+            self._idle(pair)
 
     def repeat(self, pair: Pair, index: int = 0) -> bool:
         """One packet will arrive twice, the second time behind all others."""
@@ -106,11 +103,6 @@ class Network:
     def mend(self) -> None:
         """All links carry."""
         self.cut.clear()
-
-    def forget(self, end: str) -> None:
-        """Nothing is on its way from or to this end any more."""
-        for pair in [pair for pair in self.busy if end in pair]:
-            self.lose_all(pair)
 
     def _idle(self, pair: Pair) -> None:
         at = self._at.pop(pair)

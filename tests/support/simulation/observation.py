@@ -5,7 +5,6 @@ moved by an `ObservedLog`, which stands in the place of the node's own. From the
 Not here: the rules (`invariants`).
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -48,7 +47,6 @@ class Registry:
         facts: Every entry, by (view, seqno).
         final: Views of the longest committed log that any node has seen, by seqno; `final[0]` is 0.
         winners: Who was primary, by view.
-        coverage: How often each row of the tables was taken.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -56,7 +54,6 @@ class Registry:
         self.facts: dict[tuple[int, int], Fact] = {}
         self.final: list[int] = [0]
         self.winners: dict[int, str] = {}
-        self.coverage: Counter[str] = Counter()
 
     def lineage(self, view: int, seqno: int) -> list[int]:
         """Views of the log that ends in this entry, by seqno."""

@@ -6,7 +6,7 @@ Not here: what comes when (`driver`).
 
 import json
 import random
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 # Classes of faults, and how likely each is on in a seed. What they do at strength s (0 to 1] is the driver's.
@@ -65,6 +65,7 @@ class Plan:
         recipes: Which steered sequences may be used.
         pace: How long time passes at once, seconds.
         temper: Weights of what happens anyway: deliver, store, pass, write; and how often a node finds all that is there at once: drain.
+        fetch: How many entries a host gives back at once, at most; of the core world only.
     """
 
     seed: int
@@ -79,15 +80,11 @@ class Plan:
     recipes: tuple[str, ...] = ()
     pace: tuple[float, ...] = (0.02, 0.05)
     temper: dict[str, float] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
+    fetch: int = 500
 
     def to_json(self) -> str:
         """One line."""
         return json.dumps(asdict(self), separators=(",", ":"))
-
-    def without(self, fault: str) -> "Plan":
-        """The same with one class of faults off."""
-        return replace(self, faults={name: strength for name, strength in self.faults.items() if name != fault})
 
 
 def from_json(text: str) -> Plan:
@@ -143,7 +140,7 @@ def draw(seed: int, world: str, *, nodes: int | None = None, crypto: str = "stan
             "write": chance.choice([0.5, 1.0, 2.0]),
             "drain": chance.choice([0.0, 0.0, 0.3, 0.8]),
         },
-        options={"fetch": chance.choice([3, 20, 500])},
+        fetch=chance.choice([3, 20, 500]),
     )
 
 

@@ -14,10 +14,6 @@ Recipe = Callable[[Any, Random], Iterator[Event]]
 _PATIENCE: Final = 120  # steps of waiting for an election
 
 
-def _others(world: Any, *names: str) -> list[Any]:
-    return [node for node in world.running() if node.name not in names]
-
-
 def _members(world: Any, node: Any) -> list[Any]:
     """The nodes of its newest configuration that live."""
     if not node.shadow.configurations:
@@ -71,9 +67,7 @@ def deposed_reader(world: Any, chance: Random) -> Iterator[Event]:
     if new is not None:
         for _ in range(2):
             yield world.an_update(new, chance)
-            signature = world.a_signature(new)
-            if signature is not None:
-                yield signature
+            yield world.a_signature(new)
             for _ in range(4):
                 yield from _turn(world, names, 0.03)
     yield ("pause", old.name, 0)
@@ -106,9 +100,7 @@ def last_signer_leaves(world: Any, chance: Random) -> Iterator[Event]:
     else:
         yield ("partition", "both", leaver, primary.name)
     yield from world.shrink_events(leaver)
-    signature = world.a_signature(primary)
-    if signature is not None:
-        yield signature
+    yield world.a_signature(primary)
     names = {leaver, primary.name}
     for _ in range(3):
         yield from _turn(world, names, 0.02)
@@ -136,9 +128,7 @@ def last_word_of_who_left(world: Any, chance: Random) -> Iterator[Event]:
         return
     before = primary.shadow.configurations[-1][0]
     yield from world.shrink_events(primary.name)
-    signature = world.a_signature(primary)
-    if signature is not None:
-        yield signature
+    yield world.a_signature(primary)
     for _ in range(8):
         if primary.shadow.configurations[0][0] > before:
             break
@@ -158,9 +148,7 @@ def last_word_of_who_left(world: Any, chance: Random) -> Iterator[Event]:
     yield ("partition", "both", primary.name)
     for _ in range(2):
         yield world.an_update(primary, chance)
-        signature = world.a_signature(primary)
-        if signature is not None:
-            yield signature
+        yield world.a_signature(primary)
         yield ("store", primary.name)
     for _ in range(14):
         yield ("pass", 0.1)
@@ -189,9 +177,7 @@ def figure_8(world: Any, chance: Random) -> Iterator[Event]:
         pair = {primary.name} if chance.random() < 0.5 else {primary.name, friend}
         yield ("partition", "both", *sorted(pair))
         yield world.an_update(primary, chance)
-        signature = world.a_signature(primary)
-        if signature is not None:
-            yield signature
+        yield world.a_signature(primary)
         yield from _turn(world, pair, 0.02)
         others = members - pair if chance.random() < 0.7 else members - {primary.name}
         if len(others) * 2 <= len(members):
@@ -217,9 +203,7 @@ def late_sync(world: Any, chance: Random) -> Iterator[Event]:
     yield ("partition", "both", primary.name)
     for _ in range(chance.choice([1, 2, 4])):
         yield world.an_update(primary, chance)
-        signature = world.a_signature(primary)
-        if signature is not None:
-            yield signature
+        yield world.a_signature(primary)
     view = primary.core.view
     others = members - {primary.name}
     yield from _elect(world, others, view)
@@ -229,9 +213,7 @@ def late_sync(world: Any, chance: Random) -> Iterator[Event]:
         return
     for _ in range(chance.choice([1, 2, 4])):
         yield world.an_update(winner, chance)
-        signature = world.a_signature(winner)
-        if signature is not None:
-            yield signature
+        yield world.a_signature(winner)
     yield ("mend",)
     # The old primary hears of the new one, and its disk has done nothing yet.
     for _ in range(6):
@@ -270,9 +252,7 @@ def torn_configuration(world: Any, chance: Random) -> Iterator[Event]:
         side.add(chance.choice(old))
     yield ("partition", "both", *sorted(side))
     yield world.an_update(primary, chance)
-    signature = world.a_signature(primary)
-    if signature is not None:
-        yield signature
+    yield world.a_signature(primary)
     view = primary.core.view
     for _ in range(3):
         yield from _turn(world, side, 0.05)
@@ -320,8 +300,8 @@ def fork_and_return(world: Any, chance: Random) -> Iterator[Event]:
     yield ("partition", chance.choice(["both", "out", "in"]), old.name)
     for _ in range(chance.choice([2, 5])):
         yield world.an_update(old, chance)
-        if chance.random() < 0.6 and (signature := world.a_signature(old)) is not None:
-            yield signature
+        if chance.random() < 0.6:
+            yield world.a_signature(old)
         yield ("store", old.name)
     view = old.core.view
     yield from _elect(world, names, view)
@@ -329,9 +309,7 @@ def fork_and_return(world: Any, chance: Random) -> Iterator[Event]:
     for _ in range(chance.choice([1, 3])):
         if new is not None:
             yield world.an_update(new, chance)
-            signature = world.a_signature(new)
-            if signature is not None:
-                yield signature
+            yield world.a_signature(new)
             yield from _turn(world, names, 0.03)
     yield ("mend",)
     for _ in range(4):
@@ -348,8 +326,8 @@ def lost_configuration(world: Any, chance: Random) -> Iterator[Event]:
     yield ("partition", "both", old.name)
     leaver = old.name if chance.random() < 0.4 else chance.choice(sorted(names))
     yield from world.shrink_events(leaver)
-    if chance.random() < 0.5 and (signature := world.a_signature(old)) is not None:
-        yield signature
+    if chance.random() < 0.5:
+        yield world.a_signature(old)
     yield from _elect(world, names, old.core.view)
     yield ("mend",)
     for _ in range(3):
@@ -376,9 +354,7 @@ def undone_and_kept(world: Any, chance: Random) -> Iterator[Event]:
     yield ("partition", "both", *sorted(pair))
     for _ in range(chance.choice([1, 2])):
         yield world.an_update(first, chance)
-    signature = world.a_signature(first)
-    if signature is not None:
-        yield signature
+    yield world.a_signature(first)
     for _ in range(3):
         yield from _turn(world, pair, 0.02)
     view = first.core.view

@@ -7,14 +7,13 @@ the boundary's bytes and joining are not here.
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Final
 
-from ledgerd.enclave import archive, configuration, execution, history, replica, serving
+from ledgerd.enclave import configuration, replica, serving
 from ledgerd.enclave.boundary import Fetch, Ready, Traffic
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.consensus import messages
-from ledgerd.enclave.consensus.core import Retirement, Role, Settings
+from ledgerd.enclave.consensus.core import Retirement, Role
 from ledgerd.enclave.host_rejects import HostRejects
 from ledgerd.enclave.requests import Request, Response
 from ledgerd.enclave.status import Attested
@@ -28,9 +27,9 @@ from support.simulation.clients import Asked, Client
 from support.simulation.disk import Report, Write
 from support.simulation.invariants import Violation
 from support.simulation.ledgers import SECRET
-from support.simulation.patches import patched
+from support.simulation.patches import Change, patched
 from support.simulation.plan import Plan
-from support.simulation.service_world import ServiceWorld
+from support.simulation.service_world import ServiceWorld, document, new_service, small_limits
 from support.simulation.world import Event, Node
 
 _CONSENSUS: Final = 0  # first byte of a message that may be lost, repeated and reordered; others are never repeated (`enclave.channels`)
@@ -130,9 +129,6 @@ class Services:
     def submit(self, work: Callable[[Any], object], done: Callable[[Any], None]) -> None:
         self.jobs.append((work, done))
 
-    def run_together(self, works: list[Callable[[], Any]]) -> list[Any]:
-        return [work() for work in works]
-
     def finish(self) -> None:
         """Do what waits."""
         while self.jobs:
@@ -199,7 +195,7 @@ class ReplicaWorld(ServiceWorld):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        self.configuration = configuration.parse(_document())
+        self.configuration = configuration.parse(tables.encode(document("n", [], **new_service("secp384r1", open_at_nodes=None))))
         first = self._new("n1")
         genesis: WriteSet = {
             **self._trusted("n1"),
@@ -364,54 +360,15 @@ class ReplicaWorld(ServiceWorld):
 @contextmanager
 def seams(plan: Plan) -> Iterator[None]:
     """What stands in for what, while this world is used; and small limits, so that they are met with."""
-    small = bool(plan.settings)
-    limits = {name: value for name, value in plan.settings.items() if name not in ("unsigned_entries", "ahead_entries")}
-    window = plan.options.get("window", 60)
-    changes: list[tuple[Any, str, Any]] = [
+    changes: list[Change] = [
+        *small_limits(plan),
         (serving, "Dialling", Dialling),
         (serving, "jitter", _jitter),
-        (serving, "Settings", partial(Settings, **limits)),
-        (serving, "WINDOW_ENTRIES", window),
-        (serving, "Executor", partial(execution.Executor, settings=execution.Settings(idempotency_window=window))),
         (replica, "_key", lambda pem: stand_in.read_certificate(pem).public_key()),
     ]
-    if small:
-        changes += [
-            (serving, "UNSIGNED_ENTRIES", plan.options.get("unsigned", 3)),
-            (history, "RECENT_RANGES_MAX", 4),
-            (archive, "CATCH_UP_ENTRIES", 10),
-        ]
     with patched(changes):
         yield
 
 
 def _jitter() -> float:
     return Dialling.world.jitter()
-
-
-def _document() -> bytes:
-    return tables.encode(
-        {
-            "mode": "start",
-            "node": {
-                "rpc": {"host": "n.rpc", "port": 1},
-                "peer": {"host": "n.peer", "port": 1},
-                "names": [],
-                "isolation": ["simulation"],
-                "data": None,
-            },
-            "limits": {"sessions": 1000, "body_bytes": 1 << 20},
-            "consensus": {"heartbeat_ms": 100, "election_timeout_ms": 1000},
-            "consortium": {"roots": []},
-            "start": {
-                "curve": "secp384r1",
-                "members": [],
-                "users": [],
-                "measurements": [],
-                "constitution": "",
-                "admission": "automatic",
-                "open_at_nodes": None,
-                "application_policy": "open",
-            },
-        }
-    )

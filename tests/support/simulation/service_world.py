@@ -3,27 +3,77 @@
 Not here: what nodes are made of (`replica_world`, `complete_world`).
 """
 
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
+from ledgerd.enclave import archive, execution, history, serving
 from ledgerd.enclave.boundary import Fetch
-from ledgerd.enclave.consensus.core import Role
+from ledgerd.enclave.consensus.core import Role, Settings
 from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.receipt import VerifiedReceipt
 from support.simulation.clients import Asked, Client, Clients, Want
-from support.simulation.disk import Report
 from support.simulation.ending import judge_service
 from support.simulation.invariants import Violation
-from support.simulation.ledgers import Reader
+from support.simulation.ledgers import read_entry
+from support.simulation.patches import Change
 from support.simulation.plan import Plan
 from support.simulation.world import Event, World
+
+_CLIENTS: Final = 4
+_WINDOW_ENTRIES: Final = 60  # how long an idempotency key protects that does not say its age
+
+
+def small_limits(plan: Plan) -> list[Change]:
+    """Limits of a serving node, as the plan has them: so small that they are met with."""
+    limits = {name: value for name, value in plan.settings.items() if name not in ("unsigned_entries", "ahead_entries")}
+    changes: list[Change] = [
+        (serving, "Settings", partial(Settings, **limits)),
+        (serving, "WINDOW_ENTRIES", _WINDOW_ENTRIES),
+        (serving, "Executor", partial(execution.Executor, settings=execution.Settings(idempotency_window=_WINDOW_ENTRIES))),
+    ]
+    if plan.settings:
+        changes += [(serving, "UNSIGNED_ENTRIES", 3), (history, "RECENT_RANGES_MAX", 4), (archive, "CATCH_UP_ENTRIES", 10)]
+    return changes
+
+
+def document(name: str, roots: list[str], **mode: Any) -> dict[str, Any]:
+    """What a host configures a node with; `mode` says how that begins."""
+    return {
+        "node": {
+            "rpc": {"host": f"{name}.rpc", "port": 1},
+            "peer": {"host": f"{name}.peer", "port": 1},
+            "names": ["localhost"],
+            "isolation": ["simulation"],
+            "data": None,
+        },
+        "limits": {"sessions": 1000, "body_bytes": 1 << 20},
+        "consensus": {"heartbeat_ms": 100, "election_timeout_ms": 1000},
+        "consortium": {"roots": roots},
+        **mode,
+    }
+
+
+def new_service(curve: str, open_at_nodes: int | None) -> dict[str, Any]:
+    """The mode of a first node."""
+    start: dict[str, Any] = {
+        "members": [],
+        "users": [],
+        "measurements": [],
+        "constitution": "",
+        "admission": "automatic",
+        "open_at_nodes": open_at_nodes,
+        "application_policy": "open",
+        "curve": curve,
+    }
+    return {"mode": "start", "start": start}
 
 
 class ServiceWorld(World):
     """Nodes that serve clients. A node has `serving` (`enclave.serving.Serving`) and `questions` to its disk."""
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__(plan, Reader())
-        self.clients = Clients(self.send, plan.options.get("clients", 4))
+        super().__init__(plan, read_entry)
+        self.clients = Clients(self.send, _CLIENTS)
 
     # What the worlds beneath bring.
 
@@ -96,12 +146,9 @@ class ServiceWorld(World):
         node = self._node(name)
         if node is None:
             return
-        self.faults["disk: boastful"] += 1
-        self.inputs += 1
         core = node.core
-        seqno = core._handed + beyond
         before = core.stored_seqno
-        self.stored(node, Report(core._generation + generation, (core.view_of(seqno) or core.view) + (beyond <= 0), seqno))
+        self.stored(node, self.boast(node, generation, beyond))
         self.wake(node)
         if core.stored_seqno > max(before, len(node.disk.entries)):
             raise Violation("StoredIsGiven", f"{name} believes that entry {core.stored_seqno} is on its disk")
@@ -143,7 +190,7 @@ class ServiceWorld(World):
         """What clients ask now about what they have done: status and receipt, of this node; and they ask again for what they gave up."""
         return self.clients.probes(chance, node.name)
 
-    def a_signature(self, node: Any) -> Event | None:
+    def a_signature(self, node: Any) -> Event:
         """It signs by itself; time lets it."""
         return ("tick", node.name, 0.005)
 

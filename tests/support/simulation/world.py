@@ -103,11 +103,6 @@ class World:
             self.trace(" ".join(map(str, event)))
         self.handlers[event[0]](*event[1:])
 
-    def note(self, text: str) -> None:
-        """Tell whoever follows."""
-        if self.trace is not None:
-            self.trace("    " + text)
-
     # What the worlds beneath bring.
 
     def wake(self, node: Any) -> None:
@@ -177,7 +172,7 @@ class World:
         node = self._node(target)
         if node is None:
             if target not in self.nodes or not self.nodes[target].is_up:
-                self.network.lose(("" + source, target), index)
+                self.network.lose((source, target), index)
             return
         sender = self.nodes[source]
         taken = 0
@@ -336,6 +331,14 @@ class World:
             return
         self.faults["disk: " + lie] += 1
         node.disk.lie = (lie, parameter)
+
+    def boast(self, node: Any, generation: int, beyond: int) -> Report:
+        """What a host says that it stored, and was never given: beyond the last, or of another view. Each world has its event for it."""
+        self.faults["disk: boastful"] += 1
+        self.inputs += 1
+        core = node.core
+        seqno = core._handed + beyond
+        return Report(core._generation + generation, (core.view_of(seqno) or core.view) + (beyond <= 0), seqno)
 
     def do_honest(self, name: str) -> None:
         """A host lies no more."""
