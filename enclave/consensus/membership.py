@@ -23,17 +23,18 @@ class Membership(State):
         return any(self.node_id in configuration.nodes for configuration in self._configurations)
 
     def _is_electable(self) -> bool:
-        """Members by what is signed, and those whose removal is not on record yet.
+        """Members by what is signed, and those whose removal is final but not on record yet.
 
         By what is signed, since whoever wins discards the rest: a node that stood for the sake of an unsigned configuration would lead
-        a service that it is no member of, and could not stand again. And the others, since such a one may be the only node with the latest
-        signed entries, and those who do not know yet that its removal is final need its vote. If it could not stand, it would refuse theirs
-        and nobody would ever lead again.
+        a service that it is no member of, and could not stand again. (So a node that an unsigned entry has added and the next one removed
+        does not stand. Until its removal is final, one that was ever signed for is still in a configuration that is active.) And the
+        others, since such a one may be the only node with the latest signed entries, and those who do not know yet that its removal is
+        final need its vote. If it could not stand, it would refuse theirs and nobody would ever lead again.
         """
         signed = self._log.last_committable
-        return any(
+        return self.retirement is Retirement.COMPLETED or any(
             self.node_id in configuration.nodes for configuration in self._configurations if configuration.seqno <= signed
-        ) or self.retirement in (Retirement.ORDERED, Retirement.SIGNED, Retirement.COMPLETED)
+        )
 
     def _note(self, note: Note) -> None:
         """What an appended entry means for commit and for membership."""

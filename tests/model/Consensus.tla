@@ -102,10 +102,10 @@ Leaving(s) ==
     LET active == Active(s.log, s.commit)
     IN {n \in Mentioned(s.log) : Phase(s.log, s.commit, n) = "completed" /\ \A i \in active : n \notin s.log[i].nodes}
 
-(* Members by what is signed (whoever wins discards the rest), and those who leave, until that is on record. *)
+(* Members by what is signed (whoever wins discards the rest), and those whose removal is final, until that is on record. *)
 Electable(s, n) ==
     \/ \E i \in Active(s.log, s.commit) : (i <= LastSignature(s.log) \/ Bug = "unsigned member") /\ n \in s.log[i].nodes
-    \/ Bug # "removed never stand" /\ Phase(s.log, s.commit, n) \in {"ordered", "signed", "completed"}
+    \/ Bug # "removed never stand" /\ Phase(s.log, s.commit, n) \in (IF Bug = "ordered stand" THEN {"ordered", "completed"} ELSE {"completed"})
 
 ---------------------------------------------------------------------------
 (* What is said. *)
@@ -486,6 +486,9 @@ AcksAreTrue ==
 
 (* Between honest enclaves nothing happens that makes a node stop itself. *)
 NobodyStops == \A n \in Server : ~node[n].stopped
+
+(* Nobody leads a service that its own log does not say it is of: others could not verify what it signs. *)
+LeadersAreKnown == \A p \in Server : node[p].role = "primary" => p \in Mentioned(node[p].log)
 
 (* A recorded removal was final before. *)
 RetiredCommitted ==

@@ -7,7 +7,7 @@ import pytest
 from support.models import BUGS, MODULE, Bug, configuration, sizes
 from support.tlc import MODEL, Tlc
 
-CHEAP = ("early", "newest", "memory")
+CHEAP = ("early", "newest", "memory", "ordered stand")
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,8 @@ _FIVE: Final = {
     "Signs": "1",
     "LastView": "2",
 }
+_JOIN: Final = {"LastView": "2"}
+_ADD_AND_REMOVE: Final = {"Targets": "{{n1, n2}, {n1}}", "Reconfigs": "2"}
 
 BUGS: Final = (
     Bug("union", "three", "LeaderCompleteness", "a majority of all configurations' nodes together is a quorum", _FIVE, _SAFE),
@@ -56,6 +58,8 @@ BUGS: Final = (
     Bug("own suffix", "three", "CommitSafety", "a backup commits its own entries beyond what it shares with the primary", {}),
     Bug("early", "quick", "SomebodyCanLead", "a removed node goes as soon as its removal is final, not when that is on record", {}),
     Bug("removed never stand", "quick", "SomebodyCanLead", "a node that leaves does not stand any more", {}),
+    Bug("unsigned member", "join", "LeadersAreKnown", "a node stands for the sake of a configuration that nobody has signed", _JOIN),
+    Bug("ordered stand", "join", "LeadersAreKnown", "so does one that unsigned entries added and removed", {**_JOIN, **_ADD_AND_REMOVE}),
     Bug("hash", "setback", "CommitSafety", "a primary does not compare the digests of acknowledgements", {}),
     Bug("echo", "setback", "NobodyForgets", "a backup does not compare what the primary remembers of it", {}),
     Bug("names", "setback", "CommitSafety", "entries of the same name are taken for the same entry", {}),

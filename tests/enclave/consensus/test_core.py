@@ -507,6 +507,26 @@ def test_a_node_stands_only_for_a_configuration_that_is_signed() -> None:
     assert role_of(n2) is core.Role.PRE_VOTE_CANDIDATE
 
 
+def test_a_node_that_unsigned_entries_added_and_removed_does_not_stand() -> None:
+    cluster = service("n1", settings=Settings(unsigned_entries=50, ahead_entries=1))
+    n1, n2 = cluster.members["n1"], cluster.join("n2")
+    n1.replicate(nodes=["n1", "n2"])
+    n1.replicate(nodes=["n1"])
+    cluster.pump("n1")
+    cluster.settle()
+    assert retirement_of(n2) is Retirement.ORDERED
+    cluster.isolate("n1")
+    cluster.tick("n2", 5.0)
+    assert role_of(n2) is core.Role.BACKUP  # a winner would have signed as a node that its own ledger does not know
+    cluster.heal()
+    n1.replicate(sign=True)
+    cluster.run(0.5)
+    assert retirement_of(n2) is Retirement.COMPLETED
+    cluster.isolate("n1")
+    cluster.tick("n2", 5.0)
+    assert role_of(n2) is core.Role.PRE_VOTE_CANDIDATE
+
+
 # Time.
 
 
