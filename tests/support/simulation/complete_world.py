@@ -17,7 +17,6 @@ from ledgerd.enclave import boundary, channels, entropy, joining, keys
 from ledgerd.enclave import core as enclave_core
 from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER
 from ledgerd.enclave.consensus.core import Retirement
-from ledgerd.enclave.consensus.messages import ProposeVote
 from ledgerd.enclave.core import Enclave
 from ledgerd.enclave.outbound import HttpClient
 from ledgerd.enclave.serving import Serving
@@ -131,13 +130,6 @@ class CompleteWorld(ServiceWorld):
         node.serving = served
         node.core = served._consensus
         node.watch(self.registry, self.judge)
-        proposed: Any = node.core._receive_propose_vote
-
-        def note_proposal(sender: NodeId, message: ProposeVote) -> None:
-            node.is_proposed = True  # channels show it to the node only
-            proposed(sender, message)
-
-        node.core._receive_propose_vote = note_proposal  # type: ignore[method-assign]  # watched
         del self.joining[node.name]
         self.add(node)
 

@@ -9,7 +9,6 @@ from collections.abc import Hashable
 from typing import Any, Final
 
 from ledgerd.enclave.consensus.core import Appended, Configuration, Consensus, LogEntry, Note, Role, Settings
-from ledgerd.enclave.consensus.messages import ProposeVote
 from ledgerd.ledger.errors import HostError
 from ledgerd.ledger.ids import FIRST_VIEW, NodeId, Seqno, TransactionId, View
 from support.simulation.disk import Report, Write
@@ -122,7 +121,6 @@ class CoreWorld(World):
 
     def arrive(self, node: CoreNode, sender: CoreNode, packet: Any) -> None:
         node.core.tick(node.clock)
-        node.is_proposed |= type(packet) is ProposeVote
         node.core.receive(NodeId(sender.name), packet)
 
     def stored(self, node: CoreNode, report: Report) -> None:

@@ -36,7 +36,7 @@ class Watched(Protocol):
     role: Role
     changes: int
     matches: dict[str, int]
-    is_proposed: bool  # the primary has just asked it to stand
+    may_stand: bool  # the primary has just asked it to, or it has just asked whether it would win
     reconfigured_at: float  # when its newest configuration became so, by its own clock
 
     def has_stored(self, view: int, seqno: int) -> bool:
@@ -226,7 +226,7 @@ def state_transitions(node: Watched) -> None:
 @rule
 def asks_before_it_stands(node: Watched) -> None:
     """Nobody stands without having asked whether it would win, but whom the primary asks to: a lost election disturbs everybody."""
-    if node.role is Role.BACKUP and node.core.role is Role.CANDIDATE and not node.is_proposed:
+    if node.role is Role.BACKUP and node.core.role is Role.CANDIDATE and not node.may_stand:
         raise _broken("asks_before_it_stands", f"{node.name} stands in view {node.core.view} all at once")
 
 
@@ -393,4 +393,4 @@ class Judge(Witness):
             retirement_completed_not_in_configs(node)
         if core.role is Role.PRIMARY:
             check_quorum(node)
-        node.is_proposed = False
+        node.may_stand = False

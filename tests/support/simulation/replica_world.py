@@ -12,14 +12,13 @@ from typing import Any, Final
 from ledgerd.enclave import configuration, replica, serving
 from ledgerd.enclave.boundary import Fetch, Ready, Traffic
 from ledgerd.enclave.clock import AttestedClock
-from ledgerd.enclave.consensus import messages
 from ledgerd.enclave.consensus.core import Retirement, Role
 from ledgerd.enclave.host_rejects import HostRejects
 from ledgerd.enclave.requests import Request, Response
 from ledgerd.enclave.status import Attested
 from ledgerd.governance import tables
 from ledgerd.ledger.entry import WriteSet
-from ledgerd.ledger.ids import FIRST_VIEW, NodeId, View
+from ledgerd.ledger.ids import FIRST_VIEW, NodeId
 from ledgerd.ledger.receipt import VerifiedReceipt, verify_cose
 from support.simulation import stand_in
 from support.simulation.application import app
@@ -33,9 +32,6 @@ from support.simulation.service_world import ServiceWorld, document, new_service
 from support.simulation.world import Event, Node
 
 _CONSENSUS: Final = 0  # first byte of a message that may be lost, repeated and reordered; others are never repeated (`enclave.channels`)
-
-
-_PROPOSAL: Final = b"\0" + messages.encode(messages.ProposeVote(View(1)))[:2]
 
 
 class Channels:
@@ -223,7 +219,6 @@ class ReplicaWorld(ServiceWorld):
     # What a node does.
 
     def arrive(self, node: ReplicaNode, sender: ReplicaNode, packet: Any) -> None:
-        node.is_proposed |= packet.startswith(_PROPOSAL)
         node.channels.arrived.append((NodeId(sender.node_id), packet))
 
     def stored(self, node: ReplicaNode, report: Report) -> None:

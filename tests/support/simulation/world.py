@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ledgerd.enclave.consensus.core import Consensus, Role
+from ledgerd.enclave.consensus.messages import ProposeVote
+from ledgerd.ledger.ids import NodeId
 from support.simulation.disk import LIES, Disk, Report
 from support.simulation.invariants import Judge, Violation
 from support.simulation.network import Network
@@ -50,7 +52,7 @@ class Node:
         self.matches: dict[str, int] = {}
         self.newest: list[tuple[int, frozenset[str]]] = []
         self.reconfigured_at = 0.0
-        self.is_proposed = False
+        self.may_stand = False
 
     def has_stored(self, view: int, seqno: int) -> bool:
         """Whether this entry is on its disk, or its host has said so."""
@@ -60,6 +62,19 @@ class Node:
         """From now on, what its log does is known; to be called before it has any entry."""
         self.shadow = Shadow(self.node_id, registry, judge)
         self.core._log = ObservedLog(self.shadow)
+        # One wake-up may hold more than one step of an election: after a pause, a timer and the answers to the question before.
+        receive_proposal, ask_for_votes = self.core._receive_propose_vote, self.core._ask_for_votes
+
+        def receive_and_note(sender: NodeId, message: ProposeVote) -> None:
+            self.may_stand = True
+            receive_proposal(sender, message)
+
+        def ask_and_note(*, pre_vote: bool) -> None:
+            self.may_stand |= pre_vote
+            ask_for_votes(pre_vote=pre_vote)
+
+        self.core._receive_propose_vote = receive_and_note  # type: ignore[method-assign]  # watched
+        self.core._ask_for_votes = ask_and_note  # type: ignore[method-assign]  # watched
 
 
 class World:
