@@ -35,7 +35,8 @@ pytestmark = pytest.mark.slow
 PACKAGES: Final = "usr/lib/python3/dist-packages"
 RAMDISK_BYTES_MAX: Final = 18 << 20  # 16.6 MB when this was written
 ARCHIVE_BYTES_MAX: Final = 48 << 20  # 47.5 MB; it stays in the enclave's memory
-OTHERS_SHA256: Final = "768ff1f92f50134f37e099e4835c945f45452d79cc141c269186721a466dbb78"  # of everything in the image that is not ours; found on one machine, and to be found on every other
+# Of everything in the image that is not ours; found on one machine, and to be found on every other.
+OTHERS_SHA256: Final = "768ff1f92f50134f37e099e4835c945f45452d79cc141c269186721a466dbb78"
 
 CHILD: Final = """
 import os, sys
@@ -121,7 +122,7 @@ def test_what_others_made_is_in_it_byte_for_byte_as_on_any_other_machine(image: 
         if "ledgerd" not in entry.name:
             mode, size = entry.numbers["mode"], entry.numbers["filesize"]
             digest.update(f"{entry.name} {mode:o} {size}\n".encode() + entry.data)
-    assert digest.hexdigest() == OTHERS_SHA256, "if the locks or what is left out have changed, so has this; otherwise a build differs by machine"
+    assert digest.hexdigest() == OTHERS_SHA256, "unless the locks or what is left out have changed, builds differ by machine"
 
 
 def test_its_pcrs_are_those_of_its_bytes(image: Image) -> None:
