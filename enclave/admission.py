@@ -27,6 +27,7 @@ from ledgerd.enclave.configuration import (
     is_data,
     is_host,
 )
+from ledgerd.enclave.consensus.quorum import majority
 from ledgerd.enclave.endpoints import Context, Endpoint, Registry, Result
 from ledgerd.enclave.entropy import random_bytes
 from ledgerd.enclave.frontend import address_of
@@ -34,7 +35,7 @@ from ledgerd.enclave.genesis import node_record
 from ledgerd.enclave.join_policy import accepted, parse_evidence, record_of
 from ledgerd.enclave.keys import CERTIFICATE_VALIDITY_DAYS, ServiceKeys, at_milliseconds, node_id_of, spki
 from ledgerd.enclave.kv import Store
-from ledgerd.enclave.leaving import is_removable
+from ledgerd.enclave.leaving import is_removable, trusted_nodes
 from ledgerd.governance import tables
 from ledgerd.ledger import cbor
 from ledgerd.ledger.attestation.binding import PROTOCOL_VERSION, binding_digest
@@ -72,6 +73,8 @@ class Admitting(Protocol):
     def settings(self) -> dict[str, Any]: ...
     @property
     def store(self) -> Store: ...
+    @property
+    def live_nodes(self) -> frozenset[NodeId]: ...
     def catching_up(self, lag_max: int) -> frozenset[NodeId]: ...
     def secrets(self) -> list[tuple[int, bytes]]: ...
     def log(self, level: str, text: str) -> None: ...
@@ -231,10 +234,22 @@ class Admission:
         context.kv[tables.NODE_INFO].set(node_id.encode(), tables.encode(record))
         certificate = self._node.service.endorse(request, valid_from, days)
         context.kv[tables.NODE_ENDORSED_CERTIFICATES].set(node_id.encode(), certificate.public_bytes(Encoding.PEM))
-        statuses = [tables.decode(value)["status"] for _, value in context.kv[tables.NODE_INFO].items()]
-        for name, changes in (self.opening(statuses.count(tables.TRUSTED)) or {}).items():
+        trusted = trusted_nodes(context)
+        for name, changes in (self.opening(len(trusted)) or {}).items():
             for key, value in changes.items():
                 context.kv[name].set(key, value or b"")
+        self._warn_of_a_wait(node_id, trusted)
+
+    def _warn_of_a_wait(self, node_id: NodeId, trusted: frozenset[NodeId]) -> None:
+        """Tell an operator who sees commits stand still why, where a node counts that has a long ledger to read first."""
+        node, needed = self._node, majority(len(trusted))
+        up = len((trusted - {node_id}) & node.live_nodes)
+        if up < needed and node.committed_seqno > CATCHING_UP_ENTRIES:
+            node.log(
+                "warning",
+                f"nothing commits until node {node_id[:16]}... has read the ledger, {node.committed_seqno} entries: it takes {needed} of "
+                f"{len(trusted)} nodes, and of the others {up} {'is' if up == 1 else 'are'} up",
+            )
 
     def opening(self, trusted: int) -> WriteSet | None:
         """The writes that open the service by itself once `trusted` nodes are trusted, as its genesis may say; None if it is not time."""

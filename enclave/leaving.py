@@ -78,8 +78,8 @@ def check_quorum(before: Collection[NodeId], after: Collection[NodeId], live: Co
         raise RequestError(
             400,
             "TooFewLiveNodes",
-            f"Of the {len(left)} nodes left, {needed} have to be up to commit anything, and {len(up)} are. "
-            f"Down, or so new that they have acknowledged nothing yet: {down}. Wait for them, retire them first, or let others join.",
+            f"Of the {len(left)} nodes left, {needed} have to be up to commit anything; up would be {len(up)}. "
+            f"Down, or so new that they have acknowledged nothing yet: {down}; wait for them, retire them first, or let others join.",
         )
 
 

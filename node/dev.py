@@ -29,8 +29,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
+from ledgerd.node import dev_public_name
 from ledgerd.node.child import dies_with_us
 from ledgerd.node.config import CURVES, VM_MEMORY_MB_DEFAULT, VM_QEMU_DEFAULT, Measurement, VmConfig
+from ledgerd.node.dev_public_name import DevPublicName, Shown
 from ledgerd.node.measure import check_application, measure
 
 HOST: Final = "127.0.0.1"
@@ -67,6 +69,7 @@ class DevOptions(NamedTuple):
         launcher: `process` or `vm`.
         image: For virtual machines: an EIF file in place of one that is made of the application; `app` is then what it holds.
         curve: Of the service's key and its nodes', one of `config.CURVES`.
+        public_name: DNS name for which nodes make and seal TLS keys, by a simulated KMS; None for none.
     """
 
     nodes: int
@@ -78,6 +81,7 @@ class DevOptions(NamedTuple):
     launcher: str = "process"
     image: Path | None = None
     curve: str = CURVES[0]
+    public_name: str | None = None
 
 
 class Opened(NamedTuple):
@@ -89,6 +93,7 @@ class Opened(NamedTuple):
         primary: Of the primary.
         isolation: What keeps the enclave processes apart from their hosts.
         seconds: From the start to now.
+        public_name: How to see the public name at work; None without one.
     """
 
     directory: Path
@@ -96,6 +101,7 @@ class Opened(NamedTuple):
     primary: str
     isolation: str
     seconds: float
+    public_name: Shown | None = None
 
 
 class _Stop:
@@ -152,16 +158,24 @@ def run_dev(options: DevOptions, opened: Callable[[Opened], None], tell: Callabl
     begun = time.monotonic()
     here = Path.cwd()
     _check_ports(options)
+    if options.public_name is not None:
+        dev_public_name.check(options.public_name)
     options, measurement = _measure(options, here, tell)
     directory, temporary = _take_directory(options.directory)
     stop = _Stop()
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, stop) for number in signals}
     nodes: list[_Node] = []
+    others: list[_Node] = []
     try:
         pcrs = {"pcr0": measurement.pcr0, "pcr1": measurement.pcr1, "pcr2": measurement.pcr2}
         _make_common(directory, pcrs)
-        service = _start(options, directory, nodes, stop, begun)
+        name = None
+        if options.public_name is not None:
+            name = _begin_name(DevPublicName(directory, options.public_name, measurement), directory, others, stop)
+        service = _start(options, directory, nodes, stop, begun, name)
+        if name is not None:
+            service = service._replace(public_name=_complete_name(name, options, nodes, stop))
         opened(service)
         if options.command is not None:
             return _run_command(options.command, service, nodes, stop, tell)
@@ -176,6 +190,7 @@ def run_dev(options: DevOptions, opened: Callable[[Opened], None], tell: Callabl
         return 0 if options.command is None else 128 + signal.SIGINT
     finally:
         _end(nodes)
+        _end(others)
         if temporary:
             shutil.rmtree(directory, ignore_errors=True)
         for number, handler in before.items():
@@ -267,6 +282,25 @@ def _write_secret(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def _begin_name(name: DevPublicName, directory: Path, others: list[_Node], stop: _Stop) -> DevPublicName:
+    """Start the simulated KMS, which nodes are told of."""
+    process = name.begin((directory / "common" / "simulated_root_cert.pem").read_text())
+    others.append(_Node("the simulated KMS", name.folder, process))
+    _await(name.ready, others, stop, time.monotonic() + START_SECONDS_MAX, "an endpoint of KMS")
+    return name
+
+
+def _complete_name(name: DevPublicName, options: DevOptions, nodes: list[_Node], stop: _Stop) -> Shown:
+    """Certify the first node's key, and write down how to start the node that serves with it."""
+    deadline = time.monotonic() + START_SECONDS_MAX
+    _await(lambda: "yes" if name.certify() else None, nodes, stop, deadline, "a request for the public name's certificate")
+    address = nodes[0].read("rpc_address")
+    assert address is not None, "the service is open"
+    number = options.nodes  # of its port
+    lines = _configuration(options, number, address).splitlines()
+    return name.write_next("\n".join([*lines, *name.section(0), ""]))
+
+
 def _configuration(options: DevOptions, number: int, target: str | None) -> str:
     """The TOML file of one node, as an operator would write it. File names are relative to it."""
     port = options.port + number if options.port else 0
@@ -318,10 +352,12 @@ def _quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _start(options: DevOptions, directory: Path, nodes: list[_Node], stop: _Stop, begun: float) -> Opened:
+def _start(
+    options: DevOptions, directory: Path, nodes: list[_Node], stop: _Stop, begun: float, name: DevPublicName | None = None
+) -> Opened:
     seconds = VM_START_SECONDS_MAX if options.launcher == "vm" else START_SECONDS_MAX
     deadline = time.monotonic() + seconds
-    nodes.append(_launch(options, directory, 0, None))
+    nodes.append(_launch(options, directory, 0, None, name))
     from ledgerd.network.client import Budget, Client  # noqa: PLC0415 (loads while the first node does)
     from ledgerd.network.client.errors import ClientError  # noqa: PLC0415
 
@@ -330,7 +366,7 @@ def _start(options: DevOptions, directory: Path, nodes: list[_Node], stop: _Stop
     certificate = _await(lambda: first.read("service_cert.pem"), nodes, stop, deadline, "a service certificate")
     service_cert = directory / "common" / "service_cert.pem"
     service_cert.write_text(certificate + "\n")
-    nodes.extend(_launch(options, directory, number, address) for number in range(1, options.nodes))
+    nodes.extend(_launch(options, directory, number, address, name) for number in range(1, options.nodes))
     urls = []
     node_ids: dict[str, str] = {}
     primary = ""
@@ -354,18 +390,20 @@ def _start(options: DevOptions, directory: Path, nodes: list[_Node], stop: _Stop
     return Opened(directory, tuple(urls), node_ids.get(primary, urls[0]), isolation, time.monotonic() - begun)
 
 
-def _launch(options: DevOptions, directory: Path, number: int, target: str | None) -> _Node:
+def _launch(options: DevOptions, directory: Path, number: int, target: str | None, public_name: DevPublicName | None) -> _Node:
     name = f"node{number}"
     folder = directory / name
     folder.mkdir(mode=0o700)
     configuration = folder / "node.toml"
-    configuration.write_text(_configuration(options, number, target))
+    section = [] if public_name is None else [*public_name.section(number), ""]
+    configuration.write_text("\n".join([*_configuration(options, number, target).splitlines(), *section, ""]))
     with open(folder / "output.log", "wb") as log:
         process = subprocess.Popen(  # noqa: S603 (our own program)
             [sys.executable, "-P", "-m", "ledgerd.node.cli.main", "node", "join" if target else "start", "--config", str(configuration)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            env=dev_public_name.environment_of(public_name),
             start_new_session=True,
             preexec_fn=dies_with_us(signal.SIGTERM),  # noqa: PLW1509 (this process has one thread)
         )

@@ -259,6 +259,8 @@ def attempts(
 
     if invalid is not None and not unsure:
         raise invalid
+    if call.method in SAFE_METHODS and (unsure or pending is not None):  # whatever became of it, it has changed nothing
+        raise RetryBudgetExhausted(sent, clock() - started, last, f"no final answer to {_name(call)}")
     if unsure or pending is not None:
         repeat = "repeat it with the same idempotency key" if key is not None else "look at what it should have changed"
         named = f" (transaction {pending})" if pending is not None else ""

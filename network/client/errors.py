@@ -1,7 +1,7 @@
 """What can go wrong for a client, sorted by what the client can still know about its transaction.
 
 `TransactionInvalid`: it did not happen and never will. `OutcomeUnknown`: it may have. `RequestRefused`: the service said no.
-`RetryBudgetExhausted`: nobody answered in time, and nothing was executed. `ServiceIdentityMismatch`: this is not the pinned service.
+`RetryBudgetExhausted`: nobody answered in time, and nothing has changed. `ServiceIdentityMismatch`: this is not the pinned service.
 """
 
 from typing import ClassVar
@@ -62,7 +62,9 @@ class OutcomeUnknown(ClientError):
 
 
 class RetryBudgetExhausted(ClientError):
-    """No node executed the request within the budget; nothing happened. `last` says what the last attempt met."""
+    """No node executed the request within the budget, or it was one that only reads: nothing has changed. `last` says what the last
+    attempt met.
+    """
 
     code = "RetryBudgetExhausted"
 

@@ -12,6 +12,7 @@ from ledgerd.node.cli.output import Ended, Output, command
 
 if TYPE_CHECKING:
     from ledgerd.node.dev import Opened
+    from ledgerd.node.dev_public_name import Shown
 
 APP: Final = "ledgerd.apps.logging"
 PORT: Final = 8000
@@ -55,6 +56,11 @@ _ENCLAVES: Final = {"process": "processes", "vm": "virtual machines"}
     show_default=True,
     help="Of the service's key and its nodes'.",
 )
+@click.option(
+    "--public-name",
+    metavar="NAME",
+    help="Seal TLS keys for this DNS name by a simulated KMS, and certify one: what docs/kms.md describes.",
+)
 @click.option("--anybody", is_flag=True, help="Let callers without a certificate use the application.")
 @click.option(
     "--exec", "to_run", metavar="COMMAND", help="Run this when the service is open, then stop everything and exit with its status."
@@ -68,6 +74,7 @@ def dev(
     launcher: str,
     image: Path | None,
     curve: str,
+    public_name: str | None,
     anybody: bool,
     to_run: str | None,
 ) -> None:
@@ -94,6 +101,7 @@ def dev(
                 "isolation": service.isolation.split(),
                 "seconds": round(service.seconds, 3),
                 "curl": line,
+                "public_name": service.public_name._asdict() if service.public_name is not None else None,
             }
             output.record("dev", fields)
         elif to_run is None:
@@ -102,7 +110,7 @@ def dev(
             opened_after = f"{len(service.urls)} nodes open after {service.seconds:.1f} s"
             output.note(f"ledgerd dev: {opened_after}, attestation SIMULATED, primary {service.primary}")
 
-    options = DevOptions(nodes, directory, port, app, anybody, to_run, launcher, image, curve)
+    options = DevOptions(nodes, directory, port, app, anybody, to_run, launcher, image, curve, public_name)
     status = run_dev(options, opened, lambda text: output.note(f"ledgerd dev: {text}"))
     raise Ended(status)
 
@@ -153,6 +161,20 @@ def _welcome(service: "Opened", line: str, launcher: str, *, temporary: bool) ->
             "",
             f"ledgerd attestation verify {service.primary} --measurements {measurements} --root {root}",
             "",
+            *(_of_name(service.public_name) if service.public_name is not None else []),
             "Stop with Ctrl-C.",
         ]
     )
+
+
+def _of_name(shown: "Shown") -> list[str]:
+    """How to see the public name at work."""
+    return [
+        f"For {shown.name} each node made a TLS key in its enclave and had it sealed, by a SIMULATED KMS, to what it runs; an authority of",
+        f"this folder's own certified the first one's. {shown.decisions} says what KMS was asked, and why it answered.",
+        "A node that starts now opens that key and serves the name. Start it in another terminal, and see it from a third:",
+        "",
+        shown.join,
+        shown.curl,
+        "",
+    ]

@@ -21,12 +21,14 @@ COLUMNS = ("url", "node_id", "state", "role", "view", "committed", "last_signed"
 def status(output: Output, service: ServiceOptions) -> None:
     """Show the service and its nodes.
 
-    Nodes that the named ones know of are asked too. Exit status 1 if the service is not open, or no node answers.
+    Nodes that the named ones know of are asked too. Exit status 1 if the service is not open, no node answers, or none leads: then
+    nothing is committed, for the moment of an election or until a majority is heard again.
     """
     with service.client() as client:
         urls = list(client.nodes)
     rows: list[dict[str, Any]] = []
-    service_status = None
+    names: dict[str, str] = {}  # of nodes, by URL, as others say: for those that do not answer
+    service_status = primary = None
     at = 0
     while at < len(urls):
         row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "url": urls[at]}
@@ -39,9 +41,13 @@ def status(output: Output, service: ServiceOptions) -> None:
             row["problem"] = str(error) or type(error).__name__
             continue
         service_status = service_status or network.get("service_status")
+        primary = primary or network.get("primary_id")
+        names |= known
         for url in known:
             if url not in urls and len(urls) < NODES_MAX and not _same_node(url, urls):
                 urls.append(url)
+    for row in rows:
+        row["node_id"] = row["node_id"] or names.get(row["url"])
     shown = rows if output.json else [{**row, "node_id": row["node_id"] and row["node_id"][:NODE_ID_SHOWN]} for row in rows]
     terminal = not output.json and sys.stdout.isatty()
     columns = [column for column in COLUMNS if column != "problem"] if terminal else COLUMNS
@@ -51,28 +57,31 @@ def status(output: Output, service: ServiceOptions) -> None:
             if row["problem"] is not None:
                 output.note(f"{row['url']}: {row['problem']}")
     output.note(f"service: {service_status or 'no node answers'}")
-    if service_status != "Open":
+    if service_status is not None and primary is None:
+        output.note("No node leads, so nothing is committed: an election is going on, or no majority of the nodes hear each other.")
+    if service_status != "Open" or primary is None:
         raise Ended(EXIT_FAILED)
 
 
-def _ask(node: "Client", row: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _ask(node: "Client", row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Fill in the row of a node. Returns: What it says of the service; the names of the nodes that it trusts, by URL."""
     state = node.get("/node/state").json()
     row["node_id"] = str(state["node_id"])
     row["state"] = state["state"]
     row["last_signed"] = state.get("last_signed_seqno")
     if state.get("retired"):  # it would show us to the others for anything else
         row["role"] = "retired"
-        return {}, []
+        return {}, {}
     network: dict[str, Any] = node.get("/node/network").json()
     row["role"] = "primary" if network.get("primary_id") == state["node_id"] else "backup"
     row["view"] = network.get("current_view")
     row["committed"] = node.get("/node/commit").json()["transaction_id"]
-    found = []
+    found = {}
     for other in node.get("/node/network/nodes").json().get("nodes", []):
         for interface in (other.get("rpc_interfaces") or {}).values():
             address = interface.get("published_address")
             if other.get("status") == "Trusted" and isinstance(address, str) and urlsplit(f"https://{address}").port:
-                found.append(f"https://{address}")
+                found[f"https://{address}"] = str(other["node_id"])
     return network, found
 
 

@@ -455,3 +455,21 @@ def test_nodes_are_let_in_one_after_the_other_while_one_reads_a_long_ledger(monk
     cluster.kill(slow)  # one that does not answer is not waited for
     cluster.until(lambda: next_one.notices.get("open") is not None)
     assert cluster.client(next_one).ask("PUT", "/app/records/k", b"x", prefer="committed").status == 204
+
+
+def test_the_primary_warns_where_nothing_commits_until_a_joiner_has_read_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "CATCHING_UP_ENTRIES", 5)
+    cluster = Cluster(app)
+    (n0,) = cluster.start(1)
+    client = cluster.client(n0)
+    for number in range(10):
+        client.ask("PUT", f"/app/records/{number}", b"v")
+    cluster.run(0.1)
+    second = cluster.join("n1")
+    cluster.until(lambda: second.notices.get("open") is not None)
+    (warning,) = [line for line in warnings(n0).splitlines() if "nothing commits until" in line]
+    assert second.notices["node_id"][:16] in warning
+    assert warning.endswith("it takes 2 of 2 nodes, and of the others 1 is up")
+    third = cluster.join("n2")
+    cluster.until(lambda: third.notices.get("open") is not None)
+    assert warnings(n0).count("nothing commits until") == 1, "two of three are up"

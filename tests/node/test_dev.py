@@ -116,6 +116,38 @@ def test_a_command_finds_an_open_service_and_its_status_is_ours(tmp_path: Path) 
     assert config.load(folder / "node0" / "node.toml").start is not None
 
 
+def test_a_sealed_key_can_be_tried_and_its_kms_ends_with_it(tmp_path: Path) -> None:
+    """What `dev` prints is what is typed here: another node opens what the first one sealed, and curl sees it serve the name."""
+    folder = tmp_path / "dev"
+    script = tmp_path / "script"
+    script.write_text(
+        f". {folder}/kms/credentials; ledgerd node join --config {folder}/next/node.toml 2> {tmp_path}/joined &\n"
+        "for _ in $(seq 300); do sleep 0.1\n"
+        f"grep -q 'serves the public name' {folder}/next/node.log 2> /dev/null && break; done\n"
+        f'curl -sS --cacert {folder}/kms/authority_cert.pem --connect-to "ledger.example.org:443:$(cat {folder}/next/rpc_address)" '
+        f"https://ledger.example.org/node/state > {tmp_path}/state\n"
+        f"cp {folder}/next/*.pid {tmp_path}; sleep 0.5\n"
+    )
+    name = ["--public-name", "ledger.example.org"]
+    options: list[str | Path] = ["--nodes", "1", "--port", "0", "--dir", folder, *name, "--exec", f"sh {script}"]
+    done = subprocess.run([*LEDGERD, "dev", *options], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "state").read_text())["state"] == "PartOfNetwork"
+    assert (folder / "kms" / "decisions.log").read_text().splitlines() == [
+        "GenerateDataKey: allowed by statement AllowImage1",
+        "Decrypt: allowed by statement AllowImage1",
+    ]
+    wait_until_gone([int(path.read_text()) for path in tmp_path.glob("*.pid")])
+    assert processes_of(folder) == []
+
+
+def test_a_public_name_that_is_none_is_misuse(tmp_path: Path) -> None:
+    for name in ("ledger", "Ledger.example.org", "a b.example.org", '"x.example.org'):
+        with pytest.raises(ConfigurationError, match="give a DNS name"):
+            run_dev(OPTIONS._replace(directory=tmp_path / "new", public_name=name), lambda service: None, lambda text: None)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_whatever_ends_it_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "dev"

@@ -64,9 +64,9 @@ class Load:
         cluster.watchers.append(self._step)
 
     @property
-    def known(self) -> set[str]:
-        """Every node that some writer knows."""
-        return {origin for writer in self._writers for origin in writer.nodes.origins}
+    def known(self) -> list[frozenset[str]]:
+        """The nodes that each writer knows."""
+        return [frozenset(writer.nodes.origins) for writer in self._writers]
 
     def stop(self) -> None:
         """Let every request come to its end, and begin none."""
@@ -153,6 +153,11 @@ class Load:
         name = str(urlsplit(origin).hostname).partition(".")[0]
         host = self.cluster.hosts.get(name)
         return host if host is not None and host.alive else None
+
+
+def urls_of(cluster: Cluster, hosts: list[Host]) -> list[str]:
+    """Addresses of hosts, as their nodes publish them."""
+    return [f"https://{host.name}.rpc:{8001 + list(cluster.hosts).index(host.name)}" for host in hosts]
 
 
 def _shown(result: Received | Lost) -> str:

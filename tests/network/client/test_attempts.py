@@ -130,6 +130,13 @@ def test_a_read_is_repeated_without_a_key() -> None:
     assert "idempotency-key" not in world.sent[1].headers
 
 
+@pytest.mark.parametrize("last", [Lost(Trouble.CUT, "reset"), refused(504, "OutcomeUnknown"), Received(202, {}, b"")])
+def test_a_read_without_an_answer_has_changed_nothing(last: Received | Lost) -> None:
+    world = World(last, budget=Budget(attempts=3))
+    with pytest.raises(RetryBudgetExhausted, match=f"no final answer to GET {GET.path} in 3 attempts"):
+        world.attempt(GET, key=None)
+
+
 @pytest.mark.parametrize(
     "harmless",
     [

@@ -20,7 +20,9 @@ PRIMARY, BACKUP, LEAVING, GONE, WAITING = ("aa" * 32, "ab" * 32, "bb" * 32, "cc"
 class Nodes:
     """What a service says of its nodes; a retirement is complete when it was asked for `patience` times."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str) -> None:
+        self.address = address  # of all of them: there is one fake node
+        self.confirms = True
         self.records: dict[str, str] = {PRIMARY: "Trusted", BACKUP: "Trusted", LEAVING: "Retired", GONE: "Retired", WAITING: "Pending"}
         self.removable = {GONE}
         self.patience = 0
@@ -30,6 +32,11 @@ class Nodes:
     def __call__(self, request: FakeRequest) -> FakeAnswer | None:
         path = request.path.partition("?")[0]
         headers = {"x-ms-ccf-transaction-id": "2.7", "preference-applied": "committed"}
+        if not self.confirms and "prefer" in request.headers:
+            return error(503, "PrimaryNotFound", "No primary is known.")
+        if path == "/node/consensus":
+            acks = {BACKUP: {"seqno": 7, "last_received_ms": 42}}
+            return FakeAnswer(200, headers, json.dumps({"details": {"acks": acks}}).encode())
         if request.method == "GET" and path == "/node/network/nodes":
             return FakeAnswer(200, headers, json.dumps({"nodes": [self.shown(name) for name in self.records]}).encode())
         if path == "/node/network/removable_nodes":
@@ -56,8 +63,7 @@ class Nodes:
         return None
 
     def shown(self, name: str) -> dict[str, Any]:
-        port = 8000 + list(self.records).index(name)
-        interfaces = {"primary_rpc_interface": {"published_address": f"10.0.0.1:{port}"}}
+        interfaces = {"primary_rpc_interface": {"published_address": self.address}}
         return {"node_id": name, "status": self.records[name], "primary": name == PRIMARY, "rpc_interfaces": interfaces}
 
 
@@ -69,7 +75,7 @@ def service(tmp_path: Path) -> Iterator[FakeService]:
 
 @pytest.fixture
 def nodes(service: FakeService) -> Nodes:
-    nodes = Nodes()
+    nodes = Nodes(service.urls[0].removeprefix("https://"))
     service.nodes[0].behaviour = nodes
     return nodes
 
@@ -101,6 +107,7 @@ def test_the_list_says_of_each_node_what_it_is_and_whether_it_may_be_stopped(led
     nodes.patience = 2
     ran = ledgerd("node", "list", "-o", "json", *options)
     assert (ran.status, ran.json["schema"]) == (0, "ledgerd.node_list.v1")
+    assert ran.json["confirmed"] is True
     rows = [tuple(item[name] for name in ("node_id", "status", "role", "retirement", "removable")) for item in ran.json["items"]]
     assert rows == [
         (PRIMARY, "Trusted", "primary", None, False),
@@ -109,20 +116,47 @@ def test_the_list_says_of_each_node_what_it_is_and_whether_it_may_be_stopped(led
         (LEAVING, "Retired", None, "under way", False),
         (GONE, "Retired", None, "complete", True),
     ]
-    assert ran.json["items"][0]["address"] == "10.0.0.1:8000"
+    assert ran.json["items"][0]["address"] == nodes.address
+    assert [(item["stored"], item["silent_ms"]) for item in ran.json["items"][:3]] == [(None, None), (7, 42), (None, None)]
     lines = ledgerd("node", "list", *options).out.splitlines()
-    assert lines[0].split("\t") == ["node_id", "status", "role", "retirement", "removable", "address"]
-    assert lines[1].split("\t") == [PRIMARY, "Trusted", "primary", "-", "no", "10.0.0.1:8000"]
+    assert lines[0].split("\t") == ["node_id", "status", "role", "stored", "silent_ms", "retirement", "removable", "address"]
+    assert lines[1].split("\t") == [PRIMARY, "Trusted", "primary", "-", "-", "-", "no", nodes.address]
+    assert lines[2].split("\t") == [BACKUP, "Trusted", "backup", "7", "42", "-", "no", nodes.address]
+
+
+def test_without_a_majority_the_list_is_what_one_node_last_knew(ledgerd: Ledgerd, nodes: Nodes, options: list[object]) -> None:
+    nodes.confirms = False
+    ran = ledgerd("node", "list", "-o", "json", *options, "--timeout", 0.3)
+    assert (ran.status, ran.json["confirmed"]) == (1, False)
+    assert [(item["node_id"], item["role"]) for item in ran.json["items"][:2]] == [(PRIMARY, None), (BACKUP, None)]
+    assert "No majority of the nodes confirms this" in ran.err
+    assert "503 PrimaryNotFound" in ran.err
+    assert "`ledgerd status` shows who answers" in ran.err
+
+
+def test_where_no_node_answers_the_addresses_are_told(ledgerd: Ledgerd, nodes: Nodes, service: FakeService, options: list[object]) -> None:
+    service.nodes[0].behaviour = lambda request: error(503, "PrimaryNotFound")
+    ran = ledgerd("node", "list", "-o", "json", *options, "--timeout", 0.2)
+    assert (ran.status, ran.json["error"]["code"]) == (1, "NoAnswer")
+    assert service.urls[0] in ran.json["error"]["message"]
+
+
+def test_the_list_is_good_without_what_only_the_primary_knows(ledgerd: Ledgerd, nodes: Nodes, options: list[object]) -> None:
+    nodes.address = "127.0.0.1:9"
+    ran = ledgerd("node", "list", "-o", "json", *options, "--timeout", 0.3)
+    assert (ran.status, ran.json["confirmed"]) == (0, True)
+    assert {item["stored"] for item in ran.json["items"]} == {None}
 
 
 def test_a_node_is_retired_by_what_the_member_signed_and_waited_for(
     ledgerd: Ledgerd, nodes: Nodes, options: list[object], signing: list[object], member: Identity
 ) -> None:
     nodes.patience = 4
-    ran = ledgerd("node", "retire", BACKUP[:8], *signing, *options)
+    ran = ledgerd("node", "retire", f"{BACKUP[:8]}...", *signing, *options)
     assert ran.status == 0
     assert ran.fields == {
         "node_id": BACKUP,
+        "address": nodes.address,
         "proposal_id": "ee" * 32,
         "transaction_id": "2.7",
         "removable": "yes",
@@ -161,7 +195,44 @@ def test_what_is_not_recorded_in_time_is_a_failure_that_says_what_not_to_do(
 ) -> None:
     ran = ledgerd("node", "retire", LEAVING, *signing, *options, "--timeout", 0.3)
     assert (ran.status, ran.out) == (1, "")
-    assert "do not stop it" in ran.err
+    assert "Do not stop it" in ran.err
+
+
+def test_without_a_majority_nothing_is_proposed(ledgerd: Ledgerd, nodes: Nodes, options: list[object], signing: list[object]) -> None:
+    nodes.confirms = False
+    ran = ledgerd("node", "retire", BACKUP, *signing, *options, "--timeout", 0.3)
+    assert (ran.status, ran.out, nodes.proposed) == (1, "", [])
+    assert "nothing was proposed: no majority of the nodes answers" in ran.err
+    assert "Nodes that have ended do not come back" in ran.err
+
+
+def test_where_nobody_is_there_that_is_told_and_not_a_lost_majority(
+    ledgerd: Ledgerd, nodes: Nodes, service: FakeService, options: list[object], signing: list[object]
+) -> None:
+    service.nodes[0].stop()
+    ran = ledgerd("node", "retire", BACKUP, "-o", "json", *signing, *options, "--timeout", 0.2)
+    assert (ran.status, ran.json["error"]["code"]) == (1, "NoAnswer")
+    assert service.urls[0] in ran.json["error"]["message"]
+
+
+def test_who_is_no_member_is_told_which_certificate_was_used(
+    ledgerd: Ledgerd, nodes: Nodes, options: list[object], signing: list[object]
+) -> None:
+    nodes.refusal = error(401, "InvalidAuthenticationInfo", "Signer is not a known member")
+    ran = ledgerd("node", "retire", BACKUP, *signing, *options)
+    assert (ran.status, ran.out) == (1, "")
+    assert f"nothing was proposed: {signing[1]} is not the certificate of a member" in ran.err
+    assert "Signer is not a known member" in ran.err
+
+
+def test_a_proposal_that_is_not_confirmed_is_told_from_one_that_was_not_made(
+    ledgerd: Ledgerd, nodes: Nodes, options: list[object], signing: list[object]
+) -> None:
+    nodes.refusal = error(504, "OutcomeUnknown")
+    ran = ledgerd("node", "retire", BACKUP, "-o", "json", *signing, *options, "--timeout", 0.5)
+    assert (ran.status, ran.json["error"]["code"]) == (1, "NotRetired")
+    assert "is proposed to leave, and no majority of the nodes has confirmed it" in ran.json["error"]["message"]
+    assert "Do not stop it. Run this command again" in ran.json["error"]["message"]
 
 
 def test_the_services_refusal_is_shown_with_its_code(ledgerd: Ledgerd, nodes: Nodes, options: list[object], signing: list[object]) -> None:

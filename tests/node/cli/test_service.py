@@ -336,15 +336,19 @@ def test_what_is_no_document_is_a_failure(ledgerd: Ledgerd, tmp_path: Path) -> N
     assert ledgerd("attestation", "show", tmp_path / "junk").status == 1
 
 
-def status_answers(service: FakeService, number: int, service_status: str) -> None:
+def status_answers(service: FakeService, number: int, service_status: str, primary: str | None = "0" * 64) -> None:
     def behaviour(request: FakeRequest) -> FakeAnswer | None:
         documents: dict[str, object] = {
             "/node/state": {"node_id": f"{number}" * 64, "state": "PartOfNetwork", "last_signed_seqno": 2},
-            "/node/network": {"service_status": service_status, "current_view": 2, "primary_id": "0" * 64},
+            "/node/network": {"service_status": service_status, "current_view": 2, "primary_id": primary},
             "/node/network/nodes": {
                 "nodes": [
-                    {"status": "Trusted", "rpc_interfaces": {"rpc": {"published_address": f"127.0.0.1:{node.port}"}}}
-                    for node in service.nodes
+                    {
+                        "node_id": f"{other}" * 64,
+                        "status": "Trusted",
+                        "rpc_interfaces": {"rpc": {"published_address": f"127.0.0.1:{node.port}"}},
+                    }
+                    for other, node in enumerate(service.nodes)
                 ]
             },
         }
@@ -361,6 +365,21 @@ def test_status_asks_every_node_it_hears_of(ledgerd: Ledgerd, service: FakeServi
     assert (ran.status, ran.json["service_status"]) == (0, "Open")
     assert [(item["role"], item["committed"]) for item in ran.json["items"]] == [("primary", "2.2"), ("backup", "2.2")]
     assert all(set(COLUMNS) == set(item) for item in ran.json["items"]), "every item has every field"
+
+
+def test_status_names_a_node_that_does_not_answer_as_the_others_do(ledgerd: Ledgerd, service: FakeService, options: list[object]) -> None:
+    status_answers(service, 0, "Open")
+    service.nodes[1].stop()
+    ran = ledgerd("status", *options, "-o", "json", "--timeout", 0.2)
+    assert [(item["node_id"], item["state"]) for item in ran.json["items"]] == [("0" * 64, "PartOfNetwork"), ("1" * 64, None)]
+
+
+def test_status_of_a_service_that_nobody_leads_is_a_failure(ledgerd: Ledgerd, service: FakeService, options: list[object]) -> None:
+    for number in range(2):
+        status_answers(service, number, "Open", primary=None)
+    ran = ledgerd("status", *options, "-o", "json")
+    assert (ran.status, ran.json["service_status"]) == (1, "Open")
+    assert "No node leads, so nothing is committed" in ran.err
 
 
 def test_status_on_a_terminal_shows_urls_whole_and_problems_below(
