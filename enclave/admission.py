@@ -36,6 +36,8 @@ from ledgerd.enclave.join_policy import accepted, parse_evidence, record_of
 from ledgerd.enclave.keys import CERTIFICATE_VALIDITY_DAYS, ServiceKeys, at_milliseconds, node_id_of, spki
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.leaving import is_removable, trusted_nodes
+from ledgerd.enclave.sessions import remote_of
+from ledgerd.enclave.throttle import Throttle
 from ledgerd.governance import tables
 from ledgerd.ledger import cbor
 from ledgerd.ledger.attestation.binding import PROTOCOL_VERSION, binding_digest
@@ -116,6 +118,7 @@ class Admission:
     def __init__(self, node: Admitting) -> None:
         self._node = node
         self._nonces = Nonces()
+        self._throttle = Throttle()  # of documents that do not verify
 
     def add_to(self, registry: Registry) -> None:
         """Add both endpoints."""
@@ -178,6 +181,11 @@ class Admission:
 
     def _attest(self, context: Context, request: "_JoinRequest", public_key: bytes) -> Verdict:
         node = self._node
+        remote = remote_of(context.request.reply_to)
+        if not self._throttle.allows(remote, node.now):
+            raise RequestError(
+                429, "TooManyRequests", "Too many documents were refused just now; ask again in a second.", (("retry-after", "1"),)
+            )
         self._nonces.redeem(request.nonce, node.now)
         verifier = accepted(context).verifier_of(request.evidence)
         expected = node.configuration.relevant(node.service.public)
@@ -186,14 +194,18 @@ class Admission:
                 "configuration refused by rule 'configuration': the joiner's differs from this service's in "
                 f"{differing_keys(request.configuration, expected)}; start it with the service's own values"
             )
-        return verifier.verify_now(
-            request.evidence,
-            now_ms=node.now_ms,
-            nonce=request.nonce,
-            public_key=public_key,
-            user_data=binding_digest(request.configuration, request.encryption_key),
-            configuration=configuration_digest(request.configuration),
-        )
+        try:
+            return verifier.verify_now(
+                request.evidence,
+                now_ms=node.now_ms,
+                nonce=request.nonce,
+                public_key=public_key,
+                user_data=binding_digest(request.configuration, request.encryption_key),
+                configuration=configuration_digest(request.configuration),
+            )
+        except AttestationError:
+            self._throttle.refused(remote, node.now)
+            raise
 
     def _record(
         self, context: Context, request: "_JoinRequest", verdict: Verdict, node_id: NodeId, key: ec.EllipticCurvePublicKey

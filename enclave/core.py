@@ -158,7 +158,7 @@ class Enclave:
         """When `tick` is due if nothing happens before, monotonic seconds."""
         if self._sessions is not None and self._sessions.has_backlog:
             return self._now
-        wakeup = self._next_sweep
+        wakeup = self._next_sweep if self._sessions is not None else float("inf")
         if self._stops_at is not None:
             wakeup = min(wakeup, self._stops_at)
         if self._joining is not None:
@@ -263,7 +263,7 @@ class Enclave:
             return
         if kind == CLIENT and self._sessions is not None:
             self._kinds[stream] = CLIENT
-            self._sessions.opened(stream)
+            self._sessions.opened(stream, event.remote)
         elif kind == PEER and self._serving is not None:
             self._kinds[stream] = PEER
             self._serving.peer_opened(stream)

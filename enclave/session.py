@@ -24,18 +24,20 @@ class Session:
         since: When the phase began; for a session without a request, when it last had one.
         over_cap: It came when all places were taken, and is told so.
         unread: Bytes of a handshake whose turn has not come, or None.
+        remote: Whence it comes, `address:port`, as the host says.
         gone: It is over; somebody may still refer to it.
         lingered: Bytes swallowed since it was refused.
     """
 
-    __slots__ = ("dirty", "gone", "lingered", "over_cap", "phase", "protocol", "since", "stream", "tls", "unread", "unread_bytes")
+    __slots__ = ("dirty", "gone", "lingered", "over_cap", "phase", "protocol", "remote", "since", "stream", "tls", "unread", "unread_bytes")
 
-    def __init__(self, stream: int, tls: TlsConnection, since: float, over_cap: bool) -> None:
+    def __init__(self, stream: int, tls: TlsConnection, since: float, remote: str, over_cap: bool) -> None:
         self.stream = stream
         self.tls = tls
         self.protocol: Protocol | None = None
         self.phase = HANDSHAKE
         self.since = since
+        self.remote = remote
         self.over_cap = over_cap
         self.dirty = False
         self.gone = False

@@ -3,7 +3,7 @@
 The host says that a stream opened, carried bytes, closed; `requests` fills with complete requests; `answer` takes their responses;
 `take_output` gives what all sessions have to send, one TLS write for each session and wake-up. Nothing here raises for
 what a client or the host says. Time comes with `sweep`; between two sweeps it stands still, which is exact enough for deadlines.
-A handshake costs a millisecond and anybody may ask for one, so a few are done in each wake-up and the others wait for the next: those who
+A handshake costs a millisecond and anybody may ask for one, so one step is done in each wake-up and the others wait for the next: those who
 have a session are served meanwhile.
 Not here: HTTP itself (`enclave.http`), `ledgerd/1` (`enclave.pipeline`), who the caller is (`enclave.auth`), who leaves when all places
 are taken (`enclave.places`), execution.
@@ -23,9 +23,15 @@ from ledgerd.enclave.tls import PIPELINE_PROTOCOL, TlsContext
 ReplyTo: TypeAlias = Exchange | Call
 """The `reply_to` of every request that came from a client's session; test with `isinstance`."""
 
-HANDSHAKES_MAX: Final = 4  # steps of handshakes in one wake-up: four milliseconds; what waits has another wake-up at once
+HANDSHAKES_MAX: Final = 1  # steps of handshakes in one wake-up: a millisecond, and a commit takes several wake-ups; the next comes at once
 HANDSHAKE_SIZE_BYTES_MAX: Final = 64 << 10  # that wait; a flight with a large certificate has some 10 KiB
 _LINGER_SIZE_BYTES_MAX: Final = 8 << 20  # swallowed after a refusal, so that the client gets to read why instead of a reset
+
+
+def remote_of(reply_to: object) -> str:
+    """Whence a request came, as the host says; "" if by no session of this node."""
+    owner = reply_to.connection.owner if isinstance(reply_to, ReplyTo) else None
+    return owner.remote if isinstance(owner, Session) else ""
 
 
 class SessionLimits(NamedTuple):
@@ -116,8 +122,8 @@ class Sessions:
         """True if something waits for the next wake-up, which should come at once."""
         return bool(self._delayed or self._requests)
 
-    def opened(self, stream: int) -> None:
-        """The host accepted a client's stream."""
+    def opened(self, stream: int, remote: str = "") -> None:
+        """The host accepted a client's stream, from `remote` as it says."""
         sessions = self._sessions
         if stream in sessions:
             return  # an honest host never reuses a number; the old session goes on and the new bytes will not fit it
@@ -136,7 +142,7 @@ class Sessions:
                 return
             else:
                 over_cap = True
-        sessions[stream] = Session(stream, self._context.connection(), self._now, over_cap)
+        sessions[stream] = Session(stream, self._context.connection(), self._now, remote, over_cap)
         if count >= self.peak:
             self.peak = count + 1
 

@@ -67,6 +67,7 @@ class TlsContext:
         context = _context(server=True, minimum=SSL.TLS1_2_VERSION)
         _use(context, chain, key)
         context.set_cipher_list(_CIPHERS_TLS12)
+        context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # most clients are silent most of the time, and need not hold 25 KiB each meanwhile
         context.set_verify(SSL.VERIFY_PEER, _accept_any)
         # A resumed session brings its client certificate along inside the ticket, sealed by this context's key.
         context.set_session_id(b"ledgerd clients")

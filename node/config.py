@@ -426,9 +426,14 @@ class _Section:
         return bool(self._take(key, bool, "give true or false", False))
 
     def anything(self, key: str) -> Any:
-        """Whatever stands there."""
+        """Whatever stands there, if JSON has it, too."""
         self._taken.add(key)
-        return self.values.get(key)
+        value = self.values.get(key)
+        try:
+            json.dumps(value)
+        except TypeError:
+            self.problem(key, "the ledger keeps it as JSON, which has neither dates nor times; write them as strings")
+        return value
 
     def number(self, key: str, default: int, least: int, most: int) -> int:
         """An integer within bounds."""

@@ -18,6 +18,7 @@ from ledgerd.enclave.app import App, Context, RequestError
 from ledgerd.enclave.archive import RECEIPTS_MAX
 from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER, Event
 from ledgerd.enclave.serving import DOCUMENTS_MAX
+from ledgerd.enclave.throttle import BURST, SECONDS
 from ledgerd.enclave.tls import PIPELINE_PROTOCOL, TlsContext
 from ledgerd.ledger.entry import read_public
 from ledgerd.ledger.errors import HostError, IntegrityError, PeerError
@@ -304,6 +305,31 @@ def test_a_request_to_join_that_others_could_not_bear_is_a_400(
     assert answer.status == 400
     assert json.loads(answer.body)["error"]["code"] == "InvalidInput"
     assert len(host.entries) == lines
+
+
+def test_a_thousand_documents_at_once_are_not_verified_and_a_joiner_from_elsewhere_is_admitted(
+    join_request: tuple[Cluster, dict[str, Any]],
+) -> None:
+    cluster, body = join_request
+    host = cluster.hosts["n0"]
+    serving = host.enclave._serving
+    assert serving is not None
+
+    nonces = serving._admission._nonces
+
+    def stale() -> bytes:
+        """What costs most: all is genuine, but made for another nonce."""
+        return json.dumps({**body, "nonce": nonces.give(cluster.now).hex()}).encode()
+
+    stranger = cluster.client(host)
+    for _ in range(1_000):
+        stranger.start("POST", "/node/join", stale())
+    cluster.until(lambda: len(stranger.answers) == 1_000)
+    assert [answer.status for answer in stranger.answers] == [401] * BURST + [429] * (1_000 - BURST)
+    late = cluster.join("n2")
+    cluster.until(lambda: late.notices.get("open") == "yes")
+    cluster.run(BURST * SECONDS)
+    assert stranger.ask("POST", "/node/join", stale()).status == 401, "and not for ever"
 
 
 def test_nonces_given_to_others_do_not_use_up_those_of_a_joiner() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from ledgerd.apps.logging import app
 from ledgerd.enclave import answering, boundary
+from ledgerd.enclave.core import Enclave
 from ledgerd.ledger import receipt
 from ledgerd.ledger.ids import parse_transaction_id
 from support.cluster import Client, Cluster, Host
@@ -342,3 +343,9 @@ def test_a_backup_points_to_the_primary(cluster: Cluster) -> None:
     answer = cluster.client(cluster.hosts["n1"]).ask("GET", "/node/primary")
     assert answer.status == 307
     assert answer.headers["location"] == "https://n0.rpc:8001/node/primary"
+
+
+def test_an_enclave_that_nobody_has_configured_yet_waits_and_does_not_spin() -> None:
+    enclave = Enclave(app, 5.0)
+    enclave.tick(6.0)
+    assert enclave.next_wakeup() == float("inf")

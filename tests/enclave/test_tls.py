@@ -128,6 +128,11 @@ def test_alpn_follows_the_server_preference(offered: list[bytes] | None, chosen:
     assert server.alpn == chosen
 
 
+def test_silent_clients_hold_no_buffers() -> None:
+    """`scripts/crowd` shows what that saves; here only that nobody switches it off."""
+    assert server_context()._context.set_mode(0) & SSL.MODE_RELEASE_BUFFERS
+
+
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION], ids=["TLS 1.2", "TLS 1.3"])
 def test_a_resumed_session_keeps_the_identity_of_its_client(version: int) -> None:
     context = server_context()

@@ -177,6 +177,14 @@ def test_a_node_either_starts_or_joins(tmp_path: Path, extra: str) -> None:
         load(write(tmp_path, text))
 
 
+@pytest.mark.parametrize("value", ["1979-05-27", "07:32:00", "[{a = 1979-05-27T07:32:00Z}]"])
+def test_data_that_is_no_json_is_refused_with_its_key(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"node\.data: .*write them as strings"):
+        load(write(tmp_path, START.replace('{owner = "bank"}', value)))
+    with pytest.raises(ConfigurationError, match=r"data: .*write them as strings"):
+        load(write(tmp_path, START.replace('{name = "first"}', value)))
+
+
 def test_what_is_no_toml_is_told_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"is not TOML: .*line 1"):
         load(write(tmp_path, "[node\n"))

@@ -204,7 +204,7 @@ class Cluster:
         stream = host.next_stream
         host.next_stream += 1
         host.streams[stream] = (source, source_stream)
-        host.inbox.append(boundary.Opened(stream, kind, "test"))
+        host.inbox.append(boundary.Opened(stream, kind, f"{source.name if isinstance(source, Host) else 'client'}:1"))
         return stream
 
     def _connect(self, host: Host, connect: boundary.Connect) -> None:

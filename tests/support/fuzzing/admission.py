@@ -141,7 +141,9 @@ def _client_certificate() -> Target:
                 client.connection.bio_write(said)
         if not connection.established:
             return False
-        if connection.peer_certificate is None or _spki(own) not in connection.peer_certificate:
+        shown = connection.peer_certificate
+        # The same key may be written in another way than ours; then it is to be read.
+        if shown is None or (_spki(own) not in shown and x509.load_der_x509_certificate(shown).public_key() != own.key.public_key()):
             raise BrokenLaw("a certificate of a key that nobody proved")
         return True
 
@@ -206,6 +208,7 @@ def _join_request() -> Target:
     assert serving is not None
     executor = serving._answering._executor
     admission = serving._admission
+    admission._throttle.refused = lambda remote, now: None  # type: ignore[method-assign]
     admission._nonces.redeem = lambda nonce, now: None  # type: ignore[method-assign]
     serving.status.log = lambda level, text: None
     seeds = [body for path, body in recorded.asked if path == "/node/join"][:1]
