@@ -65,7 +65,7 @@ class Crowd:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._stopping.set()
         self._thread.join()
         for held in self._held.values():
