@@ -31,6 +31,9 @@ from ledgerd.node.simulator.pki import SimulatedRoot, make_root
 PCRS = {0: b"\x10" * 48, 1: b"\x11" * 48, 2: b"\x12" * 48}
 
 
+_HASHES: dict[int, hashes.SHA384 | hashes.SHA512] = {384: hashes.SHA384(), 521: hashes.SHA512()}  # by the size of the key, in bits
+
+
 @dataclass
 class Identity:
     """A member's or user's key and self-signed certificate."""
@@ -56,7 +59,7 @@ def make_identity(name: str, curve: ec.EllipticCurve | None = None) -> Identity:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=30))
-        .sign(key, {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}[key.curve.key_size])
+        .sign(key, _HASHES.get(key.curve.key_size, hashes.SHA256()))
     )
     return Identity(key, certificate)
 

@@ -73,7 +73,7 @@ def test_users(node: Governed) -> None:
 
 def test_nodes(node: Governed) -> None:
     interface = {"bind_address": "0.0.0.0:8000", "published_address": "n0:8000", "protocol": "tcp"}
-    record = {
+    record: dict[str, Any] = {
         "status": "Pending",
         "retired_committed": False,
         "quote_info": {"format": "AWS_Nitro_v1", "quote": "cXVvdGU=", "endorsements": ""},
@@ -240,7 +240,7 @@ def test_its_modules(node: Governed) -> None:
 
 
 def test_the_join_policy(node: Governed) -> None:
-    nothing = {"measurements": [], "hostData": {}, "uvmEndorsements": {}, "tcbVersions": {}}
+    nothing: dict[str, Any] = {"measurements": [], "hostData": {}, "uvmEndorsements": {}, "tcbVersions": {}}
     assert node.read("/service/join-policy") == {"nitro": {"measurements": [], "roots": {}}, "snp": nothing}
     feeds = {"feed": {"svn": "22"}}
     firmware = {"boot_loader": 4, "tee": 0, "snp": 24, "microcode": 219}
