@@ -34,14 +34,14 @@ def test_members(node: Governed) -> None:
             tables.MEMBER_ENCRYPTION_KEYS: {id_of(who).encode(): b"KEY" for who in (BOB, CAROL)},
         }
     )
-    alice = {
+    alice: dict[str, Any] = {
         "memberId": id_of(ALICE),
         "status": "Active",
         "certificate": ALICE.pem,
         "memberData": "alice",
         "recoveryRole": "NonParticipant",
     }
-    bob = {
+    bob: dict[str, Any] = {
         "memberId": id_of(BOB),
         "status": "Active",
         "certificate": BOB.pem,
@@ -49,7 +49,7 @@ def test_members(node: Governed) -> None:
         "publicEncryptionKey": "KEY",
         "recoveryRole": "Participant",
     }
-    carol = {
+    carol: dict[str, Any] = {
         "memberId": id_of(CAROL),
         "status": "Accepted",
         "certificate": CAROL.pem,
