@@ -91,26 +91,44 @@ def _certificate_policy(name: str, role: str, certificates: str, info: str, data
     return Policy(name, authenticate, reads_tables=True, security=None)
 
 
-def _signed_by_active_member(request: Request, store: Store) -> Caller | str:
-    """The body is a COSE Sign1 of an active member's, whoever has sent it: the session's certificate does not matter."""
-    if request.headers.get("content-type") != COSE:
-        return f"Missing or unexpected content type: a signed request is {COSE}"
-    try:
-        signed = requests.read(request.body)
-    except FormatError as error:
-        return f"Failed to parse the signed request: {error}"
-    key = signed.member_id.encode()
-    certificate, info = store.get(tables.MEMBER_CERTS, key), store.get(tables.MEMBER_INFO, key)
-    if certificate is None or info is None:
-        return "Signer is not a known member"
-    member = tables.decode(info)
-    if member["status"] != tables.ACTIVE:
-        return "Signer is not an active member"
-    try:
-        requests.verify(signed, parse_certificate(certificate.decode()))
-    except IntegrityError as error:
-        return f"Failed to verify the signed request: {error}"
-    return Caller("member_cose_sign1", signed.member_id, None, lambda: member.get("member_data"), signed)
+def signed_by_member(kind: str, *, active: bool = True) -> Policy:
+    """The policy of an endpoint whose body is a COSE Sign1 of a member's, whoever has sent it: the session's certificate does not matter.
+
+    For /gov only: an application must not be handed what was signed for the service.
+
+    Args:
+        kind: What the request must say that it is, one of `requests.TYPES`.
+        active: The member must be Active; otherwise one that has not acknowledged yet is taken, too.
+    """
+
+    def authenticate(request: Request, store: Store) -> Caller | str:
+        if request.headers.get("content-type") != COSE:
+            return f"Missing or unexpected content type: a signed request is {COSE}"
+        try:
+            signed = requests.read(request.body)
+        except FormatError as error:
+            return f"Failed to parse the signed request: {error}"
+        key = signed.member_id.encode()
+        certificate, info = store.get(tables.MEMBER_CERTS, key), store.get(tables.MEMBER_INFO, key)
+        if certificate is None or info is None:
+            return "Signer is not a known member"
+        try:
+            requests.verify(signed, parse_certificate(certificate.decode()))
+        except IntegrityError as error:
+            return f"Failed to verify the signed request: {error}"
+        if signed.kind != kind:
+            return f"The request is signed as a {signed.kind}, not as a {kind}: {requests.HEADER_TYPE} must say {kind}"
+        member = tables.decode(info)
+        if active and member["status"] != tables.ACTIVE:
+            return "Signer is not an active member"
+        return Caller("member_cose_sign1", signed.member_id, None, lambda: member.get("member_data"), signed)
+
+    return Policy(
+        "member_cose_sign1", authenticate, reads_tables=True, security=_SIGNED, challenge='COSE-SIGN1 realm="Signed request access"'
+    )
+
+
+_SIGNED: Final = {"type": "http", "scheme": "cose_sign1", "description": "The body is a COSE_Sign1 with CCF's headers, by a member's key."}
 
 
 def _any_cert(request: Request, store: Store) -> Caller | str:
@@ -125,15 +143,6 @@ def _no_auth(request: Request, store: Store) -> Caller | str:
 
 NOBODY: Final = Caller("no_auth", "", None)
 NO_AUTH: Final = Policy("no_auth", _no_auth, reads_tables=False, security=None)
-
-# For /gov only, which checks what the request is for: an application must not be handed what was signed for the service.
-SIGNED_BY_MEMBER: Final = Policy(
-    "member_cose_sign1",
-    _signed_by_active_member,
-    reads_tables=True,
-    security=None,
-    challenge='COSE-SIGN1 realm="Signed request access"',
-)
 
 POLICIES: Final[dict[str, Policy]] = {
     policy.name: policy

@@ -2,10 +2,10 @@
 
 So far without ballots: where the genesis says that admission is automatic (for development), one active member's proposal is accepted
 at once; where it says `vote` none is, which the answer says. The actions are those of `governance.actions`.
-Not here: who signed (`enclave.auth`), what a node's leaving means afterwards (`enclave.leaving`).
+Not here: reading and withdrawing them (`enclave.governing`), who signed (`enclave.auth`), what a node's leaving means afterwards
+(`enclave.leaving`).
 """
 
-import base64
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -14,18 +14,16 @@ from typing import Any, Final, Protocol
 from cryptography import x509
 
 from ledgerd.enclave import leaving
-from ledgerd.enclave.auth import SIGNED_BY_MEMBER
-from ledgerd.enclave.endpoints import Context, Endpoint, Registry, Result
+from ledgerd.enclave.endpoints import Context, Registry, Result
+from ledgerd.enclave.governing.api import record_request, request_of, signed
+from ledgerd.enclave.governing.proposals import forget_decided
 from ledgerd.enclave.keys import CERTIFICATE_VALIDITY_DAYS, CLOCK_SLACK, at_milliseconds
 from ledgerd.enclave.kv import MapHandle
-from ledgerd.enclave.requests import JSON, Response
-from ledgerd.governance import actions, requests, tables
+from ledgerd.governance import actions, descriptions, requests, tables
 from ledgerd.governance.actions import Action
 from ledgerd.governance.requests import SignedRequest
 from ledgerd.ledger.errors import FormatError, RequestError
 from ledgerd.ledger.ids import NodeId, Seqno
-
-API_VERSIONS: Final = ("2024-07-01",)
 
 Trust = Callable[[Context, NodeId, dict[str, Any], x509.CertificateSigningRequest, datetime, int], None]
 
@@ -49,7 +47,7 @@ class Node(Protocol):
 
 
 class Proposals:
-    """`POST /gov/members/proposals:create`, and reading what was proposed."""
+    """`POST /gov/members/proposals:create`."""
 
     def __init__(self, node: Node, trust: Trust) -> None:
         """Args: trust: writes that a waiting node is trusted; see `Admission.trust`."""
@@ -57,43 +55,27 @@ class Proposals:
         self._trust_node = trust
 
     def add_to(self, registry: Registry) -> None:
-        """Add the endpoints."""
-        registry.add(Endpoint("POST", "/members/proposals:create", self._create, policies=(SIGNED_BY_MEMBER,)))
-        registry.add(Endpoint("GET", "/members/proposals", self._list))
-        registry.add(Endpoint("GET", "/members/proposals/{proposal_id}", self._one))
-        registry.add(Endpoint("GET", "/members/proposals/{proposal_id}/actions", self._actions))
-
-    # Reading.
-
-    def _list(self, context: Context) -> Result:
-        _check_version(context)
-        return {"value": [_shown(key.decode(), tables.decode(value)) for key, value in context.governance(tables.PROPOSALS_INFO).items()]}
-
-    def _one(self, context: Context) -> Result:
-        _check_version(context)
-        proposal_id = context.params["proposal_id"]
-        value = context.governance(tables.PROPOSALS_INFO).get(proposal_id.encode())
-        if value is None:
-            raise _not_found(proposal_id)
-        return _shown(proposal_id, tables.decode(value))
-
-    def _actions(self, context: Context) -> Result:
-        _check_version(context)
-        proposal_id = context.params["proposal_id"]
-        value = context.governance(tables.PROPOSALS).get(proposal_id.encode())
-        if value is None:
-            raise _not_found(proposal_id)
-        return Response(200, (), value, JSON)
+        """Add the endpoint."""
+        registry.add(
+            signed(
+                "/members/proposals:create",
+                self._create,
+                "Propose; signed are the actions.",
+                requests.PROPOSAL,
+                {200: descriptions.Proposal},
+                {
+                    400: "InvalidCreatedAt, LastNode, NodeAlreadyRetired, NodeNotPending, ProposalCreatedTooLongAgo, "
+                    "ProposalFailedToValidate, ProposalReplay, TooFewLiveNodes, UnknownNode",
+                    501: "NotImplemented",
+                    503: "NodeNotCommitted, PrimaryNotFound",
+                },
+            )
+        )
 
     # Proposing.
 
     def _create(self, context: Context) -> Result:
-        _check_version(context)
-        caller = context.caller
-        assert caller is not None and caller.signed is not None, "the policy has found a signed request"
-        signed = caller.signed
-        if signed.kind != requests.PROPOSAL:
-            raise RequestError(401, "InvalidAuthenticationInfo", f"The request is signed as a {signed.kind}, not as a {requests.PROPOSAL}.")
+        request = request_of(context)
         if self._node.settings.get("admission") != "automatic":
             raise RequestError(
                 501,
@@ -103,31 +85,35 @@ class Proposals:
             )
         if not self._node.is_settled:
             raise RequestError(503, "PrimaryNotFound", "This primary is new and does not know yet who is there. Ask again.", _SOON)
-        proposal_id = sha256(self._node.root + signed.digest).hexdigest()
-        self._remember(context, signed, proposal_id)
+        proposal_id = sha256(self._node.root + request.digest).hexdigest()
+        self._remember(context, request, proposal_id)
         try:
-            wanted = actions.read(signed.payload)
+            wanted = actions.read(request.payload)
         except FormatError as error:
             raise RequestError(400, "ProposalFailedToValidate", f"Proposal failed to validate: {error}.") from None
         before = leaving.trusted_nodes(context)
         for action in wanted:
             (self._remove if action.name == actions.REMOVE_NODE else self._trust)(context, action)
         leaving.check_quorum(before, leaving.trusted_nodes(context), self._node.live_nodes)
-        info = {"proposer_id": caller.id, "state": tables.ACCEPTED, "ballots": {}, "final_votes": {}}
-        self._record(context, signed, proposal_id, info)
+        info = {"proposer_id": request.member_id, "state": tables.ACCEPTED, "ballots": {}, "final_votes": {}}
+        context.kv[tables.PROPOSALS].set(proposal_id.encode(), request.payload)
+        context.kv[tables.PROPOSALS_INFO].set(proposal_id.encode(), tables.encode(info))
+        forget_decided(context, besides=proposal_id)
+        record_request(context, request)
+        member = f"member {request.member_id[:16]}..."
         for action in wanted:
-            self._node.log("info", f"member {caller.id[:16]}... proposed {action.name} of node {action.node_id[:16]}..., accepted at once")
-        return _shown(proposal_id, info)
+            self._node.log("info", f"{member} proposed {action.name} of node {action.node_id[:16]}..., accepted at once")
+        return descriptions.proposal(proposal_id, info)
 
-    def _remember(self, context: Context, signed: SignedRequest, proposal_id: str) -> None:
+    def _remember(self, context: Context, request: SignedRequest, proposal_id: str) -> None:
         """Refuse what was sent before, or could have been: the window of recent requests has a fixed size.
 
         What has fallen out of the window is older than its median, so what is older than that cannot be told from a replay.
         """
-        if signed.created_at > requests.CREATED_AT_MAX:
+        if request.created_at > requests.CREATED_AT_MAX:
             raise RequestError(400, "InvalidCreatedAt", f"created_at is at most {requests.CREATED_AT_MAX}, in seconds since 1970.")
         recent = context.kv[tables.COSE_RECENT_PROPOSALS]
-        key = signed.replay_key
+        key = request.replay_key
         known = recent.get(key.encode())
         if known is not None:
             raise RequestError(400, "ProposalReplay", f"This very request was accepted before, as proposal {tables.decode(known)}.")
@@ -146,18 +132,6 @@ class Proposals:
         for name in keys[: max(0, len(keys) + 1 - window)]:
             recent.delete(name.encode())
         recent.set(key.encode(), tables.encode(proposal_id))
-
-    def _record(self, context: Context, signed: SignedRequest, proposal_id: str, info: dict[str, Any]) -> None:
-        """Keep the request for auditors; with a proposal that is decided, those decided before go: the ledger has them."""
-        proposals, infos = context.kv[tables.PROPOSALS], context.kv[tables.PROPOSALS_INFO]
-        for key, value in infos.items():
-            if tables.decode(value)["state"] != "Open":
-                infos.delete(key)
-                proposals.delete(key)
-        envelope = tables.encode(base64.b64encode(signed.envelope).decode())
-        context.kv[tables.COSE_HISTORY].set(signed.member_id.encode(), envelope)
-        proposals.set(proposal_id.encode(), signed.payload)
-        infos.set(proposal_id.encode(), tables.encode(info))
 
     # Actions.
 
@@ -204,31 +178,3 @@ def _record_of(records: MapHandle, node_id: str) -> dict[str, Any]:
         raise RequestError(400, "UnknownNode", f"There is no node {node_id}; /node/network/nodes lists all.")
     record: dict[str, Any] = tables.decode(value)
     return record
-
-
-def _shown(proposal_id: str, info: dict[str, Any]) -> dict[str, Any]:
-    """A proposal in CCF's shape."""
-    shown = {
-        "proposalId": proposal_id,
-        "proposerId": info["proposer_id"],
-        "proposalState": info["state"],
-        "ballotCount": len(info["ballots"]),
-    }
-    for key, name in (("final_votes", "finalVotes"), ("vote_failures", "voteFailures"), ("failure", "failure")):
-        if key in info:
-            shown[name] = info[key]
-    return shown
-
-
-def _not_found(proposal_id: str) -> RequestError:
-    text = f"There is no proposal {proposal_id[:64]}; of those that are decided only the last one is kept here, the ledger has all."
-    return RequestError(404, "ProposalNotFound", text)
-
-
-def _check_version(context: Context) -> None:
-    version = context.query.get("api-version")
-    known = ", ".join(API_VERSIONS)
-    if version is None:
-        raise RequestError(400, "MissingApiVersionParameter", f"The query parameter 'api-version' is missing; there are {known}.")
-    if version not in API_VERSIONS:
-        raise RequestError(400, "UnsupportedApiVersionValue", f"api-version {version[:32]!r} is not known; there are {known}.")

@@ -27,6 +27,10 @@ from ledgerd.enclave.endpoints import Deferred, Registry
 from ledgerd.enclave.entropy import jitter
 from ledgerd.enclave.execution import Executor
 from ledgerd.enclave.frontend import ATTESTATION, RECEIPT, Frontend, attestation_object
+from ledgerd.enclave.governing import recovery
+from ledgerd.enclave.governing.acks import Acknowledgement
+from ledgerd.enclave.governing.proposals import KnownProposals
+from ledgerd.enclave.governing.service import ServiceState
 from ledgerd.enclave.group_commit import GroupCommit
 from ledgerd.enclave.host_rejects import DOCUMENT, FETCHED, STORED, HostRejects
 from ledgerd.enclave.idempotency import MAP as IDEMPOTENCY_MAP
@@ -169,7 +173,13 @@ class Serving:
         self._admission.add_to(self._registries["node"])
         self._leaving = Leaving(self.status)
         self._leaving.add_to(self._registries["node"])
-        Proposals(self.status, self._admission.trust).add_to(self._registries["gov"])
+        governing = self._registries["gov"]
+        frontend.add_to(governing, "ledgerd governance")
+        Proposals(self.status, self._admission.trust).add_to(governing)
+        KnownProposals(self.status).add_to(governing)
+        Acknowledgement(self.status).add_to(governing)
+        ServiceState(self.status).add_to(governing)
+        recovery.add_to(governing)
         executor = Executor(
             store,
             self._registries,

@@ -5,6 +5,7 @@ member's id as key id, `ccf.gov.msg.type` and `ccf.gov.msg.created_at`, and for 
 Not here: who is a member and may do what (`enclave.auth`), what a proposal does (`governance.actions`), COSE itself (`ledger.cose`).
 """
 
+import json
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledgerd.ledger import cose
 from ledgerd.ledger.errors import FormatError, IntegrityError, UsageError
+from ledgerd.ledger.signature import unique
 
 HEADER_TYPE: Final = "ccf.gov.msg.type"
 HEADER_CREATED_AT: Final = "ccf.gov.msg.created_at"
@@ -21,7 +23,12 @@ HEADER_PROPOSAL_ID: Final = "ccf.gov.msg.proposal_id"
 CONTENT_TYPE: Final = "application/cose"
 
 PROPOSAL: Final = "proposal"
-TYPES: Final = frozenset({PROPOSAL, "ballot", "withdrawal", "ack", "state_digest", "recovery_share", "encrypted_recovery_share"})
+BALLOT: Final = "ballot"
+WITHDRAWAL: Final = "withdrawal"
+ACK: Final = "ack"
+STATE_DIGEST: Final = "state_digest"
+RECOVERY_SHARE: Final = "recovery_share"
+TYPES: Final = frozenset({PROPOSAL, BALLOT, WITHDRAWAL, ACK, STATE_DIGEST, RECOVERY_SHARE, "encrypted_recovery_share"})
 
 CREATED_AT_MAX: Final = 9_999_999_999  # seconds since 1970: ten digits, so that keys of the replay window sort as times
 
@@ -128,3 +135,19 @@ def verify(request: SignedRequest, certificate: x509.Certificate) -> None:
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise IntegrityError(f"member {request.member_id[:16]}... has no key on an elliptic curve; requests are signed with ECDSA")
     cose.verify(request.message, key)
+
+
+def field_of(payload: bytes, name: str) -> str:
+    """Read one text out of the JSON object that a member has signed. Other fields are the member's own business.
+
+    Raises: FormatError: It is no JSON object in UTF-8, names a field twice, or has no such field of well-formed text.
+    """
+    try:
+        root = json.loads(payload.decode(), object_pairs_hook=unique)
+        value = root.get(name) if type(root) is dict else None
+        if type(value) is str:
+            value.encode()  # a lone surrogate would be read here and could not be written
+            return value
+    except (ValueError, RecursionError, FormatError):
+        pass
+    raise FormatError(f'the signed payload is no JSON object with the text "{name}"')

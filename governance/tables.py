@@ -11,6 +11,7 @@ from typing import Any, Final
 MEMBER_CERTS: Final = "public:ccf.gov.members.certs"  # member id -> PEM
 MEMBER_ENCRYPTION_KEYS: Final = "public:ccf.gov.members.encryption_public_keys"  # member id -> PEM
 MEMBER_INFO: Final = "public:ccf.gov.members.info"
+MEMBER_ACKS: Final = "public:ccf.gov.members.acks"
 USER_CERTS: Final = "public:ccf.gov.users.certs"  # user id -> PEM
 USER_INFO: Final = "public:ccf.gov.users.info"
 NODE_INFO: Final = "public:ccf.gov.nodes.info"
@@ -24,6 +25,11 @@ SNP_TCB_VERSIONS: Final = "public:ccf.gov.nodes.snp.tcb_versions"  # CPUID in he
 SERVICE_INFO: Final = "public:ccf.gov.service.info"
 SERVICE_CONFIG: Final = "public:ccf.gov.service.config"
 CONSTITUTION: Final = "public:ccf.gov.constitution"  # JSON string of the source text
+MODULES: Final = "public:ccf.gov.modules"  # name of a JavaScript module, such as "/main.js" -> its source text
+ENDPOINTS: Final = "public:ccf.gov.endpoints"  # "GET /path" -> properties of an application's endpoint in JavaScript
+JWT_ISSUERS: Final = "public:ccf.gov.jwt.issuers"  # issuer -> how its keys are got
+JWT_KEYS: Final = "public:ccf.gov.jwt.public_signing_keys_metadata_v2"  # key id -> its keys, with issuer and constraint
+CA_CERT_BUNDLES: Final = "public:ccf.gov.tls.ca_cert_bundles"  # name -> certificates in PEM, a JSON string
 PROPOSALS: Final = "public:ccf.gov.proposals"  # proposal id -> the proposal's bytes
 PROPOSALS_INFO: Final = "public:ccf.gov.proposals_info"
 COSE_HISTORY: Final = "public:ccf.gov.cose_history"  # member id -> base64 of the last request that it signed, a JSON string
@@ -45,7 +51,9 @@ ACTIVE: Final = "Active"  # of a member
 ACCEPTED: Final = "Accepted"  # of a member that has not yet said that it agrees; and of a proposal
 
 OPENING: Final = "Opening"
-OPEN: Final = "Open"
+OPEN: Final = "Open"  # of a service; and of a proposal on which members vote
+WITHDRAWN: Final = "Withdrawn"  # of a proposal
+WAITING_FOR_SHARES: Final = "WaitingForRecoveryShares"
 
 
 def encode(record: Any) -> bytes:

@@ -1,8 +1,9 @@
-"""What a member says to its service: proposals, signed with the member's own key, which never leaves this machine.
+"""What a member says to its service: proposals, acknowledgements, all signed with the member's own key, which never leaves this machine.
 
 Not here: sending them (`Client.submit`), their form (`governance.requests`), what they ask for (`governance.actions`).
 """
 
+import json
 import time
 from os import PathLike
 from pathlib import Path
@@ -13,13 +14,14 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from ledgerd.governance import actions, requests
+from ledgerd.governance import acks, actions, requests
 from ledgerd.governance.actions import Action
 from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.network.client.values import Call
 
 API_VERSION: Final = "2024-07-01"
-PROPOSALS_PATH: Final = f"/gov/members/proposals:create?api-version={API_VERSION}"
+_VERSION: Final = f"?api-version={API_VERSION}"
+PROPOSALS_PATH: Final = f"/gov/members/proposals:create{_VERSION}"
 
 
 class Member:
@@ -42,8 +44,25 @@ class Member:
 
         Sent twice with one idempotency key, as `Client.submit` does, it counts once; without, the second one is refused as a replay.
         """
-        body = requests.sign(self._key, self._certificate, requests.PROPOSAL, actions.write(wanted), created_at=int(time.time()))
-        return Call("POST", PROPOSALS_PATH, body, {"content-type": requests.CONTENT_TYPE})
+        return self._signed(requests.PROPOSAL, PROPOSALS_PATH, actions.write(wanted))
+
+    def withdrawal(self, proposal_id: str) -> Call:
+        """The request that withdraws one's own proposal."""
+        path = f"/gov/members/proposals/{proposal_id}:withdraw{_VERSION}"
+        return self._signed(requests.WITHDRAWAL, path, b"", proposal_id=proposal_id)
+
+    def state_digest(self) -> Call:
+        """The request for the digest of the service's present state, which `acknowledgement` signs."""
+        return self._signed(requests.STATE_DIGEST, f"/gov/members/state-digests/{self.id}:update{_VERSION}", b"")
+
+    def acknowledgement(self, digest: str) -> Call:
+        """The request by which the member says that it has seen the state of this digest, and takes part."""
+        payload = json.dumps({acks.STATE_DIGEST: digest}, separators=(",", ":")).encode()
+        return self._signed(requests.ACK, f"/gov/members/state-digests/{self.id}:ack{_VERSION}", payload)
+
+    def _signed(self, kind: str, path: str, payload: bytes, proposal_id: str | None = None) -> Call:
+        body = requests.sign(self._key, self._certificate, kind, payload, created_at=int(time.time()), proposal_id=proposal_id)
+        return Call("POST", path, body, {"content-type": requests.CONTENT_TYPE})
 
 
 def _read(path: Path) -> bytes:

@@ -80,6 +80,19 @@ COMMANDS: Final = {
         },
         {"list": "nodes", "retire": "nodes"},
     ),
+    "gov": _noun(
+        "gov",
+        "Look at what governance has recorded, and take part as a member.",
+        {
+            "members": "List the members: who governs.",
+            "users": "List the users: who may use the application.",
+            "service": "Show the service: its status, its certificate, and its configuration.",
+            "policy": "List what a node has to show to join: each image, root, or the like that is accepted.",
+            "proposals": "List the proposals that are open, and the last one that was decided.",
+            "ack": "Acknowledge the service's state: the member takes part from then on.",
+            "withdraw": "Withdraw a proposal: whoever made it may, as long as it is open.",
+        },
+    ),
     "doctor": Entry(
         "ledgerd.node.cli.doctor", "doctor", "Look whether a node can run on this machine, and say what to do where it cannot."
     ),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable
 from typing import Any, TypedDict
 
@@ -13,6 +12,7 @@ from ledgerd.enclave import openapi
 from ledgerd.enclave.app import App, Context, RequestError, Response, UsageError
 from ledgerd.enclave.endpoints import Registry
 from support.executing import MEMBER, STRANGER, USER, Node, error_of
+from support.openapi import check_openapi
 
 
 @dataclasses.dataclass
@@ -149,35 +149,6 @@ def document(app: App) -> dict[str, Any]:
     app.register(registry)
     made = openapi.document(registry, app.name, app.version, app.description)
     return json.loads(json.dumps(made))  # type: ignore[no-any-return]
-
-
-def check_openapi(made: dict[str, Any]) -> None:
-    """The rules of OpenAPI 3.0.3 that our documents could break."""
-    assert made["openapi"] == "3.0.3"
-    assert made["info"]["title"] and made["info"]["version"]
-    identifiers = []
-    for path, item in made["paths"].items():
-        assert path.startswith("/")
-        for method, operation in item.items():
-            assert method in {"get", "put", "post", "delete", "options", "head", "patch"}
-            identifiers.append(operation.get("operationId"))
-            declared = [(parameter["name"], parameter["in"]) for parameter in operation.get("parameters", [])]
-            assert len(declared) == len(set(declared))
-            assert sorted(name for name, where in declared if where == "path") == sorted(re.findall(r"\{(\w+)\}", path))
-            assert all(parameter["required"] for parameter in operation.get("parameters", []) if parameter["in"] == "path")
-            assert all("schema" in parameter for parameter in operation.get("parameters", []))
-            assert operation["responses"]
-            for status, response in operation["responses"].items():
-                assert re.fullmatch(r"[1-5][0-9][0-9]|default", status)
-                assert response["description"]
-            for policy in operation.get("security", []):
-                assert set(policy) <= set(made["components"]["securitySchemes"])
-    named = [identifier for identifier in identifiers if identifier]
-    assert len(named) == len(set(named))
-    for reference in re.findall(r'"\$ref": "([^"]*)"', json.dumps(made)):
-        node = made
-        for part in reference.removeprefix("#/").split("/"):
-            node = node[part]
 
 
 def test_the_documents_keep_the_rules_of_openapi() -> None:

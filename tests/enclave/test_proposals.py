@@ -120,7 +120,7 @@ def test_a_request_signed_for_something_else_is_no_proposal(cluster: Cluster) ->
     n0, _, n2 = cluster.hosts.values()
     answer = send(cluster, n0, envelope(cluster.member, Action(REMOVE_NODE, node_id(n2)), kind="ballot"))
     assert code(answer) == (401, "InvalidAuthenticationInfo")
-    assert "signed as a ballot" in json.loads(answer.body)["error"]["message"]
+    assert "signed as a ballot" in details(answer)
 
 
 @pytest.mark.parametrize(

@@ -104,3 +104,39 @@ def test_nothing_is_signed_that_could_not_be_read() -> None:
             requests.sign(MEMBER.key, MEMBER.certificate, kind, b"", created_at=at)
     with pytest.raises(UsageError, match="certificate"):
         requests.sign(ec.generate_private_key(ec.SECP256R1()), MEMBER.certificate, requests.PROPOSAL, b"", created_at=0)
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (b'{"ballot":"x"}', "x"),
+        (b' {"other":[1],"ballot":""} ', ""),
+        ('{"ballot":"ü\\u00fc\\ud83d\\ude00"}'.encode(), "üü😀"),
+    ],
+)
+def test_a_field_of_what_was_signed_is_read(payload: bytes, expected: str) -> None:
+    assert requests.field_of(payload, "ballot") == expected
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"null",
+        b'["ballot"]',
+        b'{"ballot":null}',
+        b'{"ballot":["x"]}',
+        b'{"Ballot":"x"}',
+        b'{"ballot":"x"} {}',
+        b'{"ballot":"a","ballot":"a"}',
+        b'{"ballot":"x","more":{"a":1,"a":2}}',
+        b'{"ballot":"\\udc00"}',
+        b'{"ballot":"\xff"}',
+        b'\xef\xbb\xbf{"ballot":"x"}',
+        '{"ballot":"x"}'.encode("utf-16"),
+        b'{"ballot":' + b"[" * 100_000,
+    ],
+)
+def test_a_field_that_two_readers_could_read_differently_is_refused(payload: bytes) -> None:
+    with pytest.raises(FormatError, match="ballot"):
+        requests.field_of(payload, "ballot")

@@ -31,6 +31,9 @@ from ledgerd.node.simulator.pki import SimulatedRoot, make_root
 PCRS = {0: b"\x10" * 48, 1: b"\x11" * 48, 2: b"\x12" * 48}
 
 
+_HASHES: dict[int, hashes.SHA384 | hashes.SHA512] = {384: hashes.SHA384(), 521: hashes.SHA512()}  # by the size of the key, in bits
+
+
 @dataclass
 class Identity:
     """A member's or user's key and self-signed certificate."""
@@ -43,9 +46,9 @@ class Identity:
         return self.certificate.public_bytes(Encoding.PEM).decode()
 
 
-def make_identity(name: str) -> Identity:
-    """A new key with a certificate by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def make_identity(name: str, curve: ec.EllipticCurve | None = None) -> Identity:
+    """A new key, on P-256 unless said, with a certificate by itself."""
+    key = ec.generate_private_key(curve or ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
     certificate = (
@@ -56,7 +59,7 @@ def make_identity(name: str) -> Identity:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=30))
-        .sign(key, hashes.SHA256())
+        .sign(key, _HASHES.get(key.curve.key_size, hashes.SHA256()))
     )
     return Identity(key, certificate)
 

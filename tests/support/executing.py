@@ -37,6 +37,7 @@ class Node:
         self.store = Store({idempotency.MAP: settings.idempotency_window})
         self.app = Registry("app")
         self.node = Registry("node")
+        self.gov = Registry("gov")
         for endpoint in endpoints:
             self.app.add(endpoint)
         if app is not None:
@@ -45,7 +46,11 @@ class Node:
         self.is_primary = True
         self.views: list[tuple[int, int]] = [(2, 1)]  # view, its first seqno
         self.executor = Executor(
-            self.store, {"app": self.app, "node": self.node}, app_is_open=lambda: self.is_open, view_of=self.view_of, settings=settings
+            self.store,
+            {"app": self.app, "node": self.node, "gov": self.gov},
+            app_is_open=lambda: self.is_open,
+            view_of=self.view_of,
+            settings=settings,
         )
         self.store.apply(1, GENESIS)
 

@@ -3,7 +3,7 @@
 import json
 from typing import Final
 
-from ledgerd.governance import actions, requests
+from ledgerd.governance import actions, requests, tables
 from ledgerd.ledger.errors import FormatError, IntegrityError
 from support.cluster import make_identity
 from support.fuzzing.laws import BrokenLaw, Maker, Target
@@ -83,4 +83,31 @@ def _proposal() -> Target:
     return Target("proposal", [_PROPOSAL], judge, tokens=tokens, bombs=bombs)
 
 
-MAKERS: Final[dict[str, Maker]] = {"governance-request": _governance_request, "proposal": _proposal}
+def _signed_field() -> Target:
+    """What a member says in a vote or an acknowledgement: one text in a JSON object, which the ledger then keeps."""
+
+    def judge(data: bytes) -> bool:
+        try:
+            said = requests.field_of(data, "ballot")
+        except FormatError:
+            return False
+        if requests.field_of(tables.encode({"ballot": said}), "ballot") != said:
+            raise BrokenLaw("what was said is read otherwise when it is written again")
+        if json.loads(data)["ballot"] != said:
+            raise BrokenLaw("another reader reads something else")
+        return True
+
+    seeds = [
+        b'{"ballot":"export function vote(rawProposal, proposerId) { return true; }"}',
+        '{"a":[{}],"ballot":"\\u00fc\\ud83d\\ude00 ü"}'.encode(),
+    ]
+    tokens = [b"\\ud800", b'"ballot":', b"\xff", b"\xef\xbb\xbf", b"null", b"1e999", b"\x00"]
+    bombs = [b"[" * 100_000, b'{"ballot":' + b'{"a":' * 100_000, b'{"ballot":"' + b"a" * 1_000_000 + b'"}', b"9" * 100_000]
+    return Target("signed-field", seeds, judge, tokens=tokens, bombs=bombs)
+
+
+MAKERS: Final[dict[str, Maker]] = {
+    "governance-request": _governance_request,
+    "proposal": _proposal,
+    "signed-field": _signed_field,
+}

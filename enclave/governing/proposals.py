@@ -1,0 +1,182 @@
+"""Proposals after they were made: reading them, withdrawing them, and ballots up to the point where one is counted.
+
+Not here: making and resolving them, which is for `enclave.proposals`; what they may ask for (`governance.actions`).
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from ledgerd.enclave.endpoints import Context, Registry, Result
+from ledgerd.enclave.governing.api import (
+    JAVASCRIPT,
+    id_in_path,
+    javascript,
+    reading,
+    record_request,
+    request_of,
+    signed,
+    signed_proposal_in_path,
+    signer_in_path,
+)
+from ledgerd.enclave.requests import JSON, Response
+from ledgerd.governance import descriptions, requests, tables
+from ledgerd.ledger.errors import FormatError, RequestError
+
+Count = Callable[[Context, str, dict[str, Any]], dict[str, Any]]
+"""Counts the ballots of an open proposal: gets its id and its record with the new ballot in it, returns the record as it is now. It writes
+that record, what the proposal does if it is accepted, and nothing if it raises RequestError."""
+
+
+class Node(Protocol):
+    """What these endpoints ask of the node that they run on."""
+
+    def log(self, level: str, text: str) -> None: ...
+
+
+class KnownProposals:
+    """The endpoints of proposals that are there."""
+
+    def __init__(self, node: Node, count: Count | None = None) -> None:
+        """Args: count: counts ballots; without it none is taken."""
+        self._node = node
+        self._count = count
+
+    def add_to(self, registry: Registry) -> None:
+        """Add them."""
+        one = "/members/proposals/{proposalId}"
+        ballot = one + "/ballots/{memberId}"
+        missing = {400: "InvalidResourceName", 404: "ProposalNotFound"}
+        registry.add(
+            reading("/members/proposals", self._list, "Proposals that are open, and the last one decided.", descriptions.Proposals)
+        )
+        registry.add(reading(one, self._show, "One proposal.", descriptions.Proposal, missing))
+        registry.add(reading(one + "/actions", self._actions, "What it proposes, as it was signed.", JSON, missing))
+        registry.add(
+            signed(
+                one + ":withdraw",
+                self._withdraw,
+                "Withdraw a proposal of one's own; 204 if there is none, or none any more.",
+                requests.WITHDRAWAL,
+                {200: descriptions.Proposal, 204: None},
+                {400: "InvalidResourceName, ProposalNotOpen", 403: "AuthorizationFailed"},
+            )
+        )
+        registry.add(
+            reading(
+                ballot,
+                self._ballot,
+                "The script by which a member has voted.",
+                JAVASCRIPT,
+                {400: "InvalidResourceName", 404: "ProposalNotFound, VoteNotFound"},
+            )
+        )
+        registry.add(
+            signed(
+                ballot + ":submit",
+                self._submit,
+                'Vote; signed is {"ballot": "SCRIPT"}. The same again is no error.',
+                requests.BALLOT,
+                {200: descriptions.Proposal},
+                {
+                    400: "InvalidInput, InvalidResourceName, ProposalNotOpen, VoteAlreadyExists",
+                    404: "ProposalNotFound",
+                    501: "NotImplemented",
+                },
+            )
+        )
+
+    # Reading.
+
+    def _list(self, context: Context) -> Result:
+        rows = context.governance(tables.PROPOSALS_INFO).items()
+        return descriptions.Proposals(value=[descriptions.proposal(key.decode(), tables.decode(value)) for key, value in rows])
+
+    def _show(self, context: Context) -> Result:
+        proposal_id = id_in_path(context, "proposalId")
+        return descriptions.proposal(proposal_id, _info(context, proposal_id))
+
+    def _actions(self, context: Context) -> Result:
+        proposal_id = id_in_path(context, "proposalId")
+        value = context.governance(tables.PROPOSALS).get(proposal_id.encode())
+        if value is None:
+            raise _not_found(proposal_id)
+        return Response(200, (), value, JSON)
+
+    def _ballot(self, context: Context) -> Result:
+        proposal_id = id_in_path(context, "proposalId")
+        member_id = id_in_path(context, "memberId")
+        script = _info(context, proposal_id)["ballots"].get(member_id)
+        if script is None:
+            raise RequestError(404, "VoteNotFound", f"Member {member_id} has not voted on proposal {proposal_id}.")
+        return javascript(script.encode())
+
+    # Members' requests.
+
+    def _withdraw(self, context: Context) -> Result:
+        proposal_id = signed_proposal_in_path(context)
+        request = request_of(context)
+        infos = context.kv[tables.PROPOSALS_INFO]
+        value = infos.get(proposal_id.encode())
+        if value is None:
+            return None  # whether there ever was one, nobody here knows any more
+        info: dict[str, Any] = tables.decode(value)
+        if info["proposer_id"] != request.member_id:
+            raise RequestError(
+                403, "AuthorizationFailed", f"Proposal {proposal_id} is of member {info['proposer_id']}, who alone may withdraw it."
+            )
+        if info["state"] not in (tables.OPEN, tables.WITHDRAWN):
+            raise RequestError(400, "ProposalNotOpen", f"Proposal {proposal_id} is {info['state']} and cannot be withdrawn any more.")
+        if info["state"] == tables.OPEN:
+            info["state"] = tables.WITHDRAWN
+            infos.set(proposal_id.encode(), tables.encode(info))
+            forget_decided(context, besides=proposal_id)
+            record_request(context, request)
+            self._node.log("info", f"member {request.member_id[:16]}... withdrew proposal {proposal_id[:16]}...")
+        return descriptions.proposal(proposal_id, info)
+
+    def _submit(self, context: Context) -> Result:
+        proposal_id = signed_proposal_in_path(context)
+        member_id = signer_in_path(context, "InvalidResourceName")
+        info = _info(context, proposal_id)
+        if info["state"] != tables.OPEN:
+            raise RequestError(400, "ProposalNotOpen", f"Proposal {proposal_id} is {info['state']}; votes are for open ones.")
+        try:
+            ballot = requests.field_of(request_of(context).payload, _BALLOT)
+        except FormatError as error:
+            raise RequestError(400, "InvalidInput", f"A vote is not of that form: {error}.") from None
+        before = info["ballots"].get(member_id)
+        if before == ballot:
+            return descriptions.proposal(proposal_id, info)
+        if before is not None:
+            text = f"Member {member_id} has voted on proposal {proposal_id} already, by another ballot, which counts."
+            raise RequestError(400, "VoteAlreadyExists", text)
+        if self._count is None:
+            raise RequestError(501, "NotImplemented", "Ballots cannot be counted here yet: this one was not taken, nothing has changed.")
+        info["ballots"][member_id] = ballot
+        record_request(context, request_of(context))
+        return descriptions.proposal(proposal_id, self._count(context, proposal_id, info))
+
+
+_BALLOT: Final = "ballot"
+
+
+def forget_decided(context: Context, besides: str) -> None:
+    """With a proposal that is decided, `besides`, those decided before leave the state: the ledger has them."""
+    proposals, infos = context.kv[tables.PROPOSALS], context.kv[tables.PROPOSALS_INFO]
+    for key, value in infos.items():
+        if key != besides.encode() and tables.decode(value)["state"] != tables.OPEN:
+            infos.delete(key)
+            proposals.delete(key)
+
+
+def _info(context: Context, proposal_id: str) -> dict[str, Any]:
+    value = context.governance(tables.PROPOSALS_INFO).get(proposal_id.encode())
+    if value is None:
+        raise _not_found(proposal_id)
+    info: dict[str, Any] = tables.decode(value)
+    return info
+
+
+def _not_found(proposal_id: str) -> RequestError:
+    text = f"There is no proposal {proposal_id}; of those that are decided only the last one is kept here, the ledger has all."
+    return RequestError(404, "ProposalNotFound", text)

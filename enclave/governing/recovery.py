@@ -1,0 +1,42 @@
+"""Recovery shares at `/gov/recovery`: there are none yet, and no service here waits for any; both are said in CCF's words.
+
+Not here: sharing keys, which is not built.
+"""
+
+from ledgerd.enclave.endpoints import Context, Registry, Result
+from ledgerd.enclave.governing.api import id_in_path, reading, signed
+from ledgerd.governance import requests
+from ledgerd.governance.descriptions import EncryptedShare, ShareReceived
+from ledgerd.ledger.errors import RequestError
+
+
+def add_to(registry: Registry) -> None:
+    """Add the two endpoints."""
+    registry.add(
+        reading(
+            "/recovery/encrypted-shares/{memberId}",
+            _share,
+            "A member's recovery share, encrypted to it.",
+            EncryptedShare,
+            {400: "InvalidResourceName", 404: "ResourceNotFound"},
+        )
+    )
+    registry.add(
+        signed(
+            "/recovery/members/{memberId}:recover",
+            _recover,
+            'Submit a recovery share; signed is {"share": "BASE64"}.',
+            requests.RECOVERY_SHARE,
+            {200: ShareReceived},
+            {403: "ServiceNotWaitingForRecoveryShares"},
+        )
+    )
+
+
+def _share(context: Context) -> Result:
+    member_id = id_in_path(context, "memberId")
+    raise RequestError(404, "ResourceNotFound", f"There is no recovery share of member {member_id}: this service makes none yet.")
+
+
+def _recover(context: Context) -> Result:
+    raise RequestError(403, "ServiceNotWaitingForRecoveryShares", "The service is not waiting for recovery shares; nothing was kept.")

@@ -1,0 +1,209 @@
+"""`ledgerd gov`: what governance has recorded, and what a member says to it.
+
+Reads are of what the primary has committed. Not here: making proposals and voting, which need more than tables; `ledgerd node retire`.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from ledgerd.ledger.errors import ConfigurationError, LedgerdError
+from ledgerd.node.cli.output import NODE_ID_SHOWN, Output, command
+from ledgerd.node.cli.service import ServiceOptions, member_options, service_options
+
+if TYPE_CHECKING:
+    from ledgerd.network.client import Client, Member
+
+_MEMBERS: Final = ("member_id", "status", "recovery_role", "member_data")
+_USERS: Final = ("user_id", "user_data")
+_PROPOSALS: Final = ("proposal_id", "state", "ballots", "proposer_id")
+_POLICY: Final = ("platform", "what", "accepted")
+
+_is_id: Final = re.compile(r"[0-9a-f]{64}").fullmatch
+
+
+class StateMismatchError(LedgerdError):
+    """The state to be acknowledged is not the one that was expected; nothing was acknowledged."""
+
+    code = "StateMismatch"
+
+
+class NotWithdrawnError(LedgerdError):
+    """There is no such proposal to be withdrawn."""
+
+    code = "NotWithdrawn"
+
+
+@command("members")
+@service_options
+def gov_members(output: Output, service: ServiceOptions) -> None:
+    """List the members: who governs.
+
+    A member that is Accepted does not vote yet: it has to acknowledge the service's state first, with `ledgerd gov ack`.
+    """
+    rows = [
+        {
+            "member_id": member["memberId"],
+            "status": member["status"],
+            "recovery_role": member["recoveryRole"],
+            "member_data": member["memberData"],
+            "certificate": member.get("certificate"),
+            "public_encryption_key": member.get("publicEncryptionKey"),
+        }
+        for member in _read(service, "service/members")["value"]
+    ]
+    output.rows("gov_members", _MEMBERS, _shortened(output, rows, "member_id"))
+
+
+@command("users")
+@service_options
+def gov_users(output: Output, service: ServiceOptions) -> None:
+    """List the users: who may use the application."""
+    rows = [
+        {"user_id": user["userId"], "user_data": user["userData"], "certificate": user["certificate"]}
+        for user in _read(service, "service/users")["value"]
+    ]
+    output.rows("gov_users", _USERS, _shortened(output, rows, "user_id"))
+
+
+@command("service")
+@service_options
+def gov_service(output: Output, service: ServiceOptions) -> None:
+    """Show the service: its status, its certificate, and its configuration."""
+    info = _read(service, "service/info")
+    configuration = info.get("configuration", {})
+    output.record(
+        "gov_service",
+        {
+            "status": info["status"],
+            "created_by": info.get("creationTransactionId"),
+            "recovery_count": info["recoveryCount"],
+            "service_data": info["serviceData"],
+            "recovery_threshold": configuration.get("recoveryThreshold"),
+            "node_certificate_days": configuration.get("maximumNodeCertificateValidityDays"),
+            "service_certificate_days": configuration.get("maximumServiceCertificateValidityDays"),
+            "recent_proposals": configuration.get("recentCoseProposalsWindowSize"),
+            "certificate": info["certificate"],
+        },
+    )
+
+
+@command("policy")
+@service_options
+def gov_policy(output: Output, service: ServiceOptions) -> None:
+    """List what a node has to show to join: each image, root, or the like that is accepted."""
+    policy = _read(service, "service/join-policy")
+    rows = [
+        *(_line("nitro", "image", ":".join(image[name] for name in ("PCR0", "PCR1", "PCR2"))) for image in policy["nitro"]["measurements"]),
+        *(_line("nitro", "root", fingerprint, pem) for fingerprint, pem in policy["nitro"]["roots"].items()),
+        *(_line("snp", "measurement", measurement) for measurement in policy["snp"]["measurements"]),
+        *(_line("snp", "host data", digest, data) for digest, data in policy["snp"]["hostData"].items()),
+        *(_line("snp", "UVM endorsement", did, feeds) for did, feeds in policy["snp"]["uvmEndorsements"].items()),
+        *(_line("snp", "firmware", cpuid, least) for cpuid, least in policy["snp"]["tcbVersions"].items()),
+    ]
+    output.rows("gov_policy", _POLICY, rows)
+
+
+def _line(platform: str, what: str, accepted: str, detail: Any = None) -> dict[str, Any]:
+    return {"platform": platform, "what": what, "accepted": accepted, "detail": detail}
+
+
+@command("proposals")
+@service_options
+def gov_proposals(output: Output, service: ServiceOptions) -> None:
+    """List the proposals that are open, and the last one that was decided."""
+    rows = [
+        {
+            "proposal_id": proposal["proposalId"],
+            "state": proposal["proposalState"],
+            "ballots": proposal["ballotCount"],
+            "proposer_id": proposal["proposerId"],
+            "final_votes": proposal.get("finalVotes"),
+            "vote_failures": proposal.get("voteFailures"),
+            "failure": proposal.get("failure"),
+        }
+        for proposal in _read(service, "members/proposals")["value"]
+    ]
+    output.rows("gov_proposals", _PROPOSALS, _shortened(output, rows, "proposer_id"))
+
+
+@command("ack")
+@member_options
+@click.option("--ask", "only_asks", is_flag=True, help="Only ask for the digest of the present state; acknowledge nothing.")
+@click.option("--digest", metavar="HEX", help="Acknowledge this digest, that was asked for before, and no other.")
+@service_options
+def gov_ack(output: Output, service: ServiceOptions, member: tuple[Path, Path], only_asks: bool, digest: str | None) -> None:
+    """Acknowledge the service's state: the member takes part from then on.
+
+    The state is named by a digest: the root over the ledger that the service has signed last. To compare it with a copy of the ledger
+    before signing, ask for it with --ask, and acknowledge it with --digest. Without these two, it is asked for and acknowledged at once.
+    """
+    if only_asks and digest is not None:
+        raise ConfigurationError("--ask asks for a digest and --digest acknowledges one: give one of the two")
+    if digest is not None and _is_id(digest) is None:
+        raise ConfigurationError(f"{digest!r} is no digest: it has 64 lower-case hexadecimal digits")
+    signer = _signer(member)
+    with service.client() as client:
+        if digest is None:
+            call = signer.state_digest()
+            answer = client.submit(call.method, call.path, call.body, headers=call.headers)
+            digest = str(answer.json()["stateDigest"])
+        else:
+            asked = _get(client, f"members/state-digests/{signer.id}")["stateDigest"]
+            if asked != digest:
+                raise StateMismatchError(
+                    f"the digest that was asked for last is {asked}, not {digest}; nothing was acknowledged. Look at that one, or ask anew"
+                )
+        if not only_asks:
+            call = signer.acknowledgement(digest)
+            answer = client.submit(call.method, call.path, call.body, headers=call.headers)
+        status = _get(client, f"service/members/{signer.id}")["status"]
+    output.record("gov_ack", {"member_id": signer.id, "state_digest": digest, "acknowledged": not only_asks, "status": status})
+
+
+@command("withdraw")
+@click.argument("proposal_id")
+@member_options
+@service_options
+def gov_withdraw(output: Output, service: ServiceOptions, member: tuple[Path, Path], proposal_id: str) -> None:
+    """Withdraw a proposal: whoever made it may, as long as it is open.
+
+    PROPOSAL_ID is its whole name: `ledgerd gov proposals`.
+    """
+    if _is_id(proposal_id) is None:
+        raise ConfigurationError(f"{proposal_id!r} is no proposal's name: it has 64 lower-case hexadecimal digits")
+    signer = _signer(member)
+    with service.client() as client:
+        call = signer.withdrawal(proposal_id)
+        answer = client.submit(call.method, call.path, call.body, headers=call.headers)
+    if answer.status == 204:
+        raise NotWithdrawnError(f"the service knows no proposal {proposal_id}: it never was, or others were decided since")
+    output.record("gov_withdraw", {"proposal_id": proposal_id, "state": answer.json()["proposalState"]})
+
+
+def _signer(member: tuple[Path, Path]) -> "Member":
+    from ledgerd.network.client import Member  # noqa: PLC0415
+
+    return Member(*member)
+
+
+def _read(service: ServiceOptions, path: str) -> dict[str, Any]:
+    with service.client() as client:
+        return _get(client, path)
+
+
+def _get(client: "Client", path: str) -> dict[str, Any]:
+    from ledgerd.network.client.members import API_VERSION  # noqa: PLC0415
+
+    answer: dict[str, Any] = client.get(f"/gov/{path}?api-version={API_VERSION}", committed=True).json()
+    return answer
+
+
+def _shortened(output: Output, rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """On a terminal names are shown as far as they tell one from another; pipes have them whole, to be given to other commands."""
+    if output.json or not sys.stdout.isatty():
+        return rows
+    return [{**row, name: row[name][:NODE_ID_SHOWN]} for row in rows]
