@@ -318,7 +318,8 @@ Beginnings(log, r, last) ==
 HearPrimary(n, r) ==
     LET s == node[n]
         known == IF s.view = r.view THEN s.matched ELSE 0
-        commits == {i \in s.commit..r.commit : i = s.commit \/ r.log[i].kind = "sign"}
+        \* Who was told of more by an earlier primary than this one knows of is told nothing new.
+        commits == {s.commit} \cup {i \in (s.commit + 1)..r.commit : r.log[i].kind = "sign"}
         Outcomes(last) == {Heard(s, r, prev, last, commit, echo, given) : prev \in Beginnings(s.log, r, last),
                                                                    commit \in {i \in commits : i >= CommittedBefore(r.log, last)},
                                                                    echo \in IF Hashes THEN {<<>>, r.heard[n].digest} ELSE {<<>>},

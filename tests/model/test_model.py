@@ -1,23 +1,11 @@
 """The specification holds at a small size, and fails where a rule is broken. The larger sizes: `scripts/model`."""
 
-import os
-
 import pytest
 
 from support.models import BUGS, MODULE, Bug, configuration, sizes
 from support.tlc import MODEL, Tlc
 
 CHEAP = ("early", "newest", "memory", "ordered stand")
-
-
-@pytest.fixture(scope="module")
-def tlc() -> Tlc:
-    try:
-        return Tlc()
-    except FileNotFoundError as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
 
 
 def test_the_smallest_size_holds_in_every_state(tlc: Tlc) -> None:

