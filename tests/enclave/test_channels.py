@@ -147,13 +147,12 @@ def test_a_flood_of_handshakes_waits_for_its_turn_and_a_node_that_is_known_does_
     wire.b.received(1, message)
     assert wire.b.take_messages() == [(A.node_id, b"in between")]
     answered: list[int] = []
-    for wakeups in range(1, 100):
-        assert wire.b.has_backlog
+    wakeups = 0
+    while wire.b.has_backlog:
+        wakeups += 1
         output, _ = wire.b.take_output()
         assert len(output) <= 2 * HANDSHAKES_MAX
         answered += [stream for stream, _ in output]
-        if not wire.b.has_backlog:
-            break
     assert answered == list(range(100, 140)), "all had their turn, in order"
     assert wakeups >= 40 / HANDSHAKES_MAX - 1
     assert before.items() <= wire.b._channels.items()
