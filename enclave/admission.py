@@ -51,6 +51,7 @@ from ledgerd.ledger.ids import NodeId, Seqno
 NONCE_SIZE_BYTES: Final = 32
 NONCE_LIFETIME_SECONDS: Final = 60.0  # a joiner answers within milliseconds; a minute bears a machine that swaps
 CATCHING_UP_ENTRIES: Final = 1_000  # a node that lacks so many, a tenth of a second's work, is let in before the next one
+REQUEST_SIZE_BYTES_MAX: Final = 256 << 10  # before its JSON is read; evidence, endorsements and data, at their longest, take half
 NONCES_MAX: Final = 1 << 16  # 10 MB; the oldest goes first, and nobody can ask for so many while a joiner has its document made
 
 
@@ -339,6 +340,8 @@ class _JoinRequest:
     def __init__(self, body: bytes) -> None:
         """Raises: RequestError: 400, a field is missing or malformed."""
         try:
+            if len(body) > REQUEST_SIZE_BYTES_MAX:
+                raise ValueError
             root = json.loads(body)
             self.nonce = bytes.fromhex(root["nonce"])
             self.evidence = parse_evidence(root["quote_info"])

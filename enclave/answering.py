@@ -31,6 +31,7 @@ from ledgerd.ledger.ids import NodeId, Seqno, TransactionId
 UNCOMMITTED_MAX: Final = 10_000  # CCF's `max_uncommitted_tx_count`: beyond it requests are refused, not queued
 UNCOMMITTED_BYTES_MAX: Final = 256 << 20  # of entries in memory; the same for large ones
 EXECUTED_MAX: Final = 1_000  # requests in one wake-up: tens of milliseconds, well under a heartbeat; the rest waits for the next one
+EXECUTED_BYTES_MAX: Final = 256 << 10  # of their bodies: reading JSON that means harm costs 0.3 s a mebibyte, and one may be so large
 ANSWERED_BYTES_MAX: Final = 8 << 20  # of answers in one wake-up: forty bytes can ask for a megabyte, and first the host takes what is there
 QUEUED_MAX: Final = 10_000  # requests that wait to be executed
 QUEUED_BYTES_MAX: Final = 64 << 20
@@ -238,10 +239,11 @@ class Answering:
         uncommitted = consensus.uncommitted
         memory_bytes = consensus.memory_bytes
         self._answered_bytes = 0
-        left = EXECUTED_MAX
-        while requests and left and self._answered_bytes < ANSWERED_BYTES_MAX:
+        left, left_bytes = EXECUTED_MAX, EXECUTED_BYTES_MAX
+        while requests and left and left_bytes > 0 and self._answered_bytes < ANSWERED_BYTES_MAX:
             left -= 1
             request = requests.popleft()
+            left_bytes -= len(request.body)
             self._queued_bytes -= len(request.body)
             if elsewhere is not None:
                 refused = refusals.FORWARDED_TWICE if isinstance(request.reply_to, RemoteReply) else elsewhere(request)

@@ -9,6 +9,7 @@ Not here: what messages mean (`enclave.consensus`), whom to dial and when (`encl
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -22,6 +23,9 @@ from ledgerd.ledger.ids import NodeId
 
 MESSAGE_SIZE_BYTES_MAX: Final = 16 << 20  # a batch of entries is at most 1 MiB; one entry may be larger
 HELLO: Final = b"ledgerd-channel/1 "  # then the 8-byte number of the channel: the first message on every channel
+
+HANDSHAKES_MAX: Final = 4  # steps of strangers' handshakes in one wake-up: four milliseconds; what waits has another wake-up at once
+HANDSHAKE_SIZE_BYTES_MAX: Final = 64 << 10  # that wait; a node's flight has some 2 KiB
 
 _PREFIX_BYTES: Final = 4
 _HELLO_BYTES: Final = len(HELLO) + 8
@@ -92,6 +96,7 @@ class _Channel:
         "since",
         "stream",
         "tls",
+        "unread",
     )
 
     def __init__(self, stream: int, expected: NodeId | None, since: float) -> None:
@@ -108,6 +113,7 @@ class _Channel:
         self.buffer = bytearray()
         self.need = _PREFIX_BYTES
         self.dirty = False
+        self.unread = b""  # of a handshake whose turn has not come
 
 
 class Channels:
@@ -119,6 +125,7 @@ class Channels:
         "_channels",
         "_closing",
         "_cuts",
+        "_delayed",
         "_dial",
         "_dialled",
         "_dials",
@@ -132,6 +139,7 @@ class Channels:
         "_node_id",
         "_now",
         "_service",
+        "_shaken",
         "_unix_seconds",
     )
 
@@ -176,6 +184,13 @@ class Channels:
         self._cuts: list[NodeId] = []
         self._lost: list[NodeId] = []
         self._failures: list[str] = []
+        self._delayed: deque[_Channel] = deque()  # whose handshake waits for its turn
+        self._shaken = 0  # steps of handshakes in this wake-up
+
+    @property
+    def has_backlog(self) -> bool:
+        """True if something waits for the next wake-up, which should come at once."""
+        return bool(self._delayed or self._messages)
 
     def use(self, chain: Sequence[x509.Certificate], key: EllipticCurvePrivateKey, service: x509.Certificate) -> None:
         """Show and expect new certificates in handshakes from now on."""
@@ -215,10 +230,38 @@ class Channels:
         self._channels[stream] = channel
 
     def received(self, stream: int, data: bytes) -> None:
-        """The host carried bytes. Never raises: what breaks the protocol ends the channel, and `take_failures` says why."""
+        """The host carried bytes. Never raises: what breaks the protocol ends the channel, and `take_failures` says why.
+
+        A step of a handshake costs up to a millisecond, and whoever reaches the port for peers may ask for it. So a few are taken in each
+        wake-up, and those who have proven who they are do not wait for the rest.
+        """
         channel = self._channels.get(stream)
         if channel is None:
             return
+        if channel.is_dialled or channel.tls.established:
+            self._take(channel, data)
+        elif channel.unread or self._shaken >= HANDSHAKES_MAX:
+            if not channel.unread:
+                self._delayed.append(channel)
+            channel.unread += data
+            if len(channel.unread) > HANDSHAKE_SIZE_BYTES_MAX:
+                self._fail(channel, "more is sent in a handshake than any node has to say")
+        else:
+            self._shaken += 1
+            self._take(channel, data)
+
+    def _go_on(self) -> None:
+        """Take the next handshakes that wait, as many as one wake-up bears."""
+        self._shaken = 0
+        delayed = self._delayed
+        while delayed and self._shaken < HANDSHAKES_MAX:
+            channel = delayed.popleft()
+            if self._channels.get(channel.stream) is channel:
+                data, channel.unread = channel.unread, b""
+                self._shaken += 1
+                self._take(channel, data)
+
+    def _take(self, channel: _Channel, data: bytes) -> None:
         tls = channel.tls
         was_established = tls.established
         chunks = tls.feed(data)
@@ -297,6 +340,7 @@ class Channels:
     def take_output(self) -> tuple[list[tuple[int, bytes]], list[int]]:
         """What to send, and which streams to close once that is sent; each is handed over once."""
         output: list[tuple[int, bytes]] = []
+        self._go_on()
         dirty = self._dirty
         if dirty:
             self._dirty = []
@@ -431,6 +475,7 @@ class Channels:
         channel.queue.clear()
         channel.queued = 0
         channel.buffer.clear()
+        channel.unread = b""
         peer = channel.peer
         if peer is None:
             return

@@ -19,6 +19,9 @@ _METHODS: Final = frozenset(METHODS)
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]{1,256}")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _PATH: Final = re.compile(r"/[\x21\x22\x24-\x7e]*")  # visible ASCII without "#"
+# A list costs a hundred times its byte, and time to match: a mebibyte of lists in lists takes a second. In frames above this size what is
+# nested deeper than a request is refused as soon as it shows; in smaller ones looking would cost more than it saves.
+_FLAT_SIZE_BYTES_MIN: Final = 4 << 10
 _NAMES_MAX: Final = 4096
 _GOOD_MAX: Final = 256
 _GOOD_SIZE_BYTES_MAX: Final = 512
@@ -26,6 +29,20 @@ _GOOD_SIZE_BYTES_MAX: Final = 512
 _pack: Final = msgpack.Packer().pack  # one for all: making it costs more than using it
 _names: set[str] = set()
 _good_sizes: dict[tuple[tuple[str, str], ...], int] = {}  # headers of earlier requests, text all of it, and their sizes
+
+
+def _flat_list(items: list[Any]) -> list[Any]:
+    """Called when a list is read to its end, those within it first. Raises: ValueError: There is a list in it."""
+    if list in map(type, items):
+        raise ValueError
+    return items
+
+
+def _flat_map(items: dict[Any, Any]) -> dict[Any, Any]:
+    """As `_flat_list`, of maps, which hold neither lists nor maps in a request."""
+    if not {list, dict}.isdisjoint(map(type, items.values())):
+        raise ValueError
+    return items
 
 
 class Call:
@@ -160,7 +177,12 @@ class PipelineConnection:
 
     def _take(self, frame: bytes) -> None:
         try:
-            item = msgpack.unpackb(frame, max_array_len=8, max_map_len=HEADER_FIELDS_MAX, max_ext_len=0)
+            if len(frame) < _FLAT_SIZE_BYTES_MIN:
+                item = msgpack.unpackb(frame, max_array_len=8, max_map_len=HEADER_FIELDS_MAX, max_ext_len=0)
+            else:
+                item = msgpack.unpackb(
+                    frame, max_array_len=8, max_map_len=HEADER_FIELDS_MAX, max_ext_len=0, list_hook=_flat_list, object_hook=_flat_map
+                )
         except (ValueError, msgpack.UnpackException, RecursionError):
             item = None
         if type(item) is not list or len(item) != 5:

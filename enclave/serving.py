@@ -272,7 +272,7 @@ class Serving:
 
     def next_wakeup(self) -> float:
         """When `tick` is due if nothing happens before."""
-        if self._answering.has_backlog:
+        if self._answering.has_backlog or self._dialling.channels.has_backlog:
             return self._now
         busy = self._answering.is_waiting or len(self._archive) > 0
         return min(

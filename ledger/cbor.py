@@ -12,6 +12,9 @@ import cbor2
 from ledgerd.ledger.errors import FormatError, UsageError
 
 DEPTH_MAX: Final = 16  # the deepest thing we read, a COSE receipt, has 7 levels
+# What reading costs goes by items, not by bytes: a mebibyte of empty maps takes two seconds, and anybody may send one. The largest
+# thing we read, a COSE receipt, has some hundred items; so many as these cost ten milliseconds.
+ITEMS_MAX: Final = 4096
 _INT_MAX: Final = (1 << 64) - 1
 _INT_MIN: Final = -(1 << 64)
 # tags that cbor2 would turn into dates, big numbers, references, regular expressions, mail: none belongs in what we read
@@ -28,7 +31,8 @@ def encode(value: Any) -> bytes:
 
 
 def decode(data: bytes, *, depth: int = DEPTH_MAX, indefinite: bool = False) -> Any:
-    """Decode exactly one item: no bytes after it, no duplicate keys, no indefinite lengths unless asked, tags only as CBORTag.
+    """Decode exactly one item: no bytes after it, no duplicate keys, no indefinite lengths unless asked, tags only as CBORTag, and at
+    most ITEMS_MAX items within.
 
     The order of keys is not checked: others sign with another one. What must be in ours is compared with `encode`.
 
@@ -39,6 +43,7 @@ def decode(data: bytes, *, depth: int = DEPTH_MAX, indefinite: bool = False) -> 
     """
     if not 0 < depth <= DEPTH_MAX:
         raise UsageError(f"depth is 1 to {DEPTH_MAX}, not {depth}")
+    _check_count(data)
     stream = BytesIO(data)
     try:
         value = cbor2.CBORDecoder(
@@ -55,6 +60,24 @@ def decode(data: bytes, *, depth: int = DEPTH_MAX, indefinite: bool = False) -> 
     if left := len(data) - stream.tell():
         raise FormatError(f"not strict CBOR: {left} bytes follow the item")
     return value
+
+
+def _check_count(data: bytes) -> None:
+    """Count the items, which stand one after the other whatever is nested in what; whether they are well-formed is cbor2's to say."""
+    at, size, left = 0, len(data), ITEMS_MAX
+    while at < size:
+        if not left:
+            raise FormatError(f"not strict CBOR: more than {ITEMS_MAX} items, which is more than anything has that we read")
+        left -= 1
+        head = data[at]
+        at += 1
+        value = head & 31
+        if 24 <= value < 28:
+            width = 1 << (value - 24)
+            value = int.from_bytes(data[at : at + width], "big")
+            at += width
+        if head >> 5 in (2, 3) and head & 31 != 31:  # a string, but for the head of one in pieces
+            at += value
 
 
 def _refuse(_decoder: Any) -> Any:

@@ -100,11 +100,12 @@ class Leading(Sending):
         """Whether commit stands still though quorums answer: messages get through, and entries onto no further disk.
 
         So it is when this node's own host does not store, or carries nothing to one peer while another is down. The others may be a
-        majority without it, and cannot know.
+        majority without it, and cannot know. What counts of the own disk is that it has all of it: how much it has is the host's word, and
+        a host that gave it entry by entry could keep a service from committing for hours.
         """
         committables = self._log.committables
         oldest = committables[0] if committables else Seqno(0)
-        standing = (oldest, min(self.stored_seqno, oldest) + sum(min(peer.match, oldest) for peer in self._peers.values()))
+        standing = (oldest, (self.stored_seqno >= oldest) + sum(min(peer.match, oldest) for peer in self._peers.values()))
         if not oldest or standing != self._standing:
             self._standing, self._standing_since = standing, now
         return now >= self._standing_since + self._settings.stalled

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
-from ledgerd.enclave.channels import HELLO, ChannelLimits, Channels, check_node_certificate, node_id_of
+from ledgerd.enclave.channels import HANDSHAKES_MAX, HELLO, ChannelLimits, Channels, check_node_certificate, node_id_of
 from ledgerd.ledger.errors import IntegrityError, UsageError
 from ledgerd.ledger.ids import NodeId
 from support.tls import NOW, Identity, MemoryClient, identity
@@ -132,6 +132,46 @@ def test_each_direction_has_its_own_channel() -> None:
     wire.carry()
     assert wire.a.take_messages() == [(B.node_id, b"to a")]
     assert wire.b.take_messages() == [(A.node_id, b"to b")]
+
+
+def test_a_flood_of_handshakes_waits_for_its_turn_and_a_node_that_is_known_does_not() -> None:
+    wire = joined()
+    before = wire.b._channels.copy()
+    greetings = [MemoryClient().take_output() for _ in range(40)]
+    for stream, greeting in enumerate(greetings, 100):
+        wire.b.accepted(stream)
+        wire.b.received(stream, greeting[:50])
+        wire.b.received(stream, greeting[50:])
+    wire.a.send(B.node_id, b"in between")
+    (_, message), *_ = wire.a.take_output()[0]
+    wire.b.received(1, message)
+    assert wire.b.take_messages() == [(A.node_id, b"in between")]
+    answered: list[int] = []
+    wakeups = 0
+    while wire.b.has_backlog:
+        wakeups += 1
+        output, _ = wire.b.take_output()
+        assert len(output) <= 2 * HANDSHAKES_MAX
+        answered += [stream for stream, _ in output]
+    assert answered == list(range(100, 140)), "all had their turn, in order"
+    assert wakeups >= 40 / HANDSHAKES_MAX - 1
+    assert before.items() <= wire.b._channels.items()
+
+
+def test_what_a_stranger_says_while_its_handshake_waits_is_bounded_and_forgotten_with_it() -> None:
+    channels = B.channels()
+    greetings = [MemoryClient().take_output() for _ in range(HANDSHAKES_MAX + 2)]
+    for stream, greeting in enumerate(greetings, 1):
+        channels.accepted(stream)
+        channels.received(stream, greeting)
+    endless, gone = len(greetings) - 1, len(greetings)
+    for _ in range(70):
+        channels.received(endless, bytes(1024))
+    channels.closed(gone)
+    output, closing = channels.take_output()
+    assert [stream for stream, _ in output] == list(range(1, HANDSHAKES_MAX + 1))
+    assert closing == [endless]
+    assert not channels.has_backlog
 
 
 # Who is believed

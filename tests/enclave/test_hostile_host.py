@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledgerd.apps.logging import app
-from ledgerd.enclave import answering, boundary, joining
+from ledgerd.enclave import admission, answering, boundary, joining
 from ledgerd.enclave.admission import Nonces
 from ledgerd.enclave.app import App, Context, RequestError
 from ledgerd.enclave.archive import RECEIPTS_MAX
@@ -443,6 +443,39 @@ def test_requests_that_are_cheap_to_send_are_executed_a_bounded_number_at_a_time
     cluster.until(lambda: len(client.got) == 200)
     assert sum(1 for size in ready_bytes[before:] if size) >= 10
     assert cluster.now - now < 0.05, "the rest does not wait for a tick"
+
+
+def test_large_bodies_are_read_one_after_the_other_with_heartbeats_in_between(
+    single: tuple[Cluster, Host], ready_bytes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty bodies whose last byte comes in one frame: reading them all could take longer than an election timeout."""
+    monkeypatch.setattr(answering, "EXECUTED_BYTES_MAX", 10_000)
+    cluster, host = single
+    client = Pipeline(cluster, host)
+    before = len(ready_bytes)
+    now = cluster.now
+    client.send(*[("PUT", "/app/records/k", {}, b"x" * 9_000)] * 30)
+    cluster.until(lambda: len(client.got) == 30)
+    assert {status for status, _ in client.got} == {204}
+    assert sum(1 for size in ready_bytes[before:] if size) >= 15
+    assert cluster.now - now < 0.05, "the rest does not wait for a tick"
+
+
+def test_what_anybody_may_send_to_governance_and_admission_takes_no_time_to_refuse(single: tuple[Cluster, Host]) -> None:
+    cluster, host = single
+    client = cluster.client(host)
+    maps = 1_000_000
+    envelope = b"\xd2\x84\x40\xa1\x01\x9a" + maps.to_bytes(4, "big") + b"\xa0" * maps + b"\x40\x40"  # seconds of cbor2's time
+    answer = client.ask("POST", "/gov/members/proposals:create?api-version=2024-07-01", envelope, content_type="application/cose")
+    assert answer.status == 401 and b"more than 4096 items" in answer.body
+    lists = b"[" + b"[]," * 340_000 + b"0]"  # a third of a second of json's
+    looked_at: list[int] = []
+    monkeypatch = pytest.MonkeyPatch()
+    with monkeypatch.context() as patch:
+        patch.setattr(admission.json, "loads", lambda body: looked_at.append(len(body)))  # type: ignore[attr-defined]
+        answer = client.ask("POST", "/node/join", lists, content_type="application/json")
+    assert answer.status == 400
+    assert looked_at == []
 
 
 def test_requests_beyond_what_may_wait_are_refused_at_once(single: tuple[Cluster, Host], monkeypatch: pytest.MonkeyPatch) -> None:

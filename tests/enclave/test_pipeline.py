@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ledgerd.enclave import pipeline
 from ledgerd.enclave.http import Counters, Limits
 from ledgerd.enclave.pipeline import REQUEST_ID_MAX, Call, PipelineConnection
 from ledgerd.enclave.requests import JSON, TEXT, Request, Response
@@ -198,6 +199,30 @@ def test_a_large_frame_in_small_records_is_not_copied_again_and_again() -> None:
     body = b"x" * (1 << 20)
     side.feed(frame(1, "PUT", "/x", {}, body), 100)  # 10,000 pieces; quadratic copying would take minutes
     assert side.requests[0].body == body
+
+
+@pytest.mark.parametrize("head", [b"\x98", b"\x88"])
+def test_lists_in_lists_are_refused_before_they_are_built(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mebibyte of them takes a second to read, and anybody may send one."""
+    calls: list[str] = []
+
+    def count(name: str) -> None:
+        check = getattr(pipeline, name)
+
+        def counted(items: Any) -> Any:
+            calls.append(name)
+            return check(items)
+
+        monkeypatch.setattr(pipeline, name, counted)
+
+    count("_flat_list")
+    count("_flat_map")
+    nested = bytes([head[0] & 0xF0])
+    while len(nested) < 100_000:
+        nested = head + (nested * 8 if head == b"\x98" else b"".join(b"\xa1" + bytes([97 + key]) + nested for key in range(8)))
+    side = Side(Limits(body_bytes=1 << 20)).feed(prefixed(nested))
+    assert side.requests == [] and side.connection.ended
+    assert len(calls) < 20
 
 
 def test_a_header_that_occurs_twice_in_an_answer_is_joined() -> None:

@@ -126,3 +126,20 @@ def test_what_has_no_deterministic_form_here_is_refused(value: Any) -> None:
 def test_the_depth_that_may_be_asked_for_is_bounded(depth: int) -> None:
     with pytest.raises(UsageError):
         cbor.decode(b"\x00", depth=depth)
+
+
+@pytest.mark.parametrize("item", ["00", "a0", "80", "40", "6161", "c600", "5fff", "9fff", "f4", "1800"])
+def test_what_would_take_long_to_read_is_refused_by_its_count_of_items(item: str) -> None:
+    most = 1 << 20
+    data = bytes.fromhex("9b") + most.to_bytes(8, "big") + bytes.fromhex(item) * most
+    with pytest.raises(FormatError, match="more than 4096 items"):
+        cbor.decode(data, indefinite=True)
+    with pytest.raises(FormatError, match="more than 4096 items"):
+        cbor.decode(b"\x9f" + bytes.fromhex(item) * most + b"\xff", indefinite=True)
+
+
+def test_large_strings_are_one_item_each() -> None:
+    value = [bytes(1 << 20), "x" * (1 << 16), b"\xa0" * 300, *range(4092)]
+    assert cbor.decode(cbor.encode(value)) == value
+    with pytest.raises(FormatError, match="more than 4096 items"):
+        cbor.decode(cbor.encode([*value, 0]))

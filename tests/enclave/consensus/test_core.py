@@ -627,6 +627,30 @@ def test_a_primary_that_its_own_host_and_a_cut_keep_from_committing_leaves_it_to
     assert primary.core.commit_seqno > wanted
 
 
+def test_a_host_that_claims_one_entry_more_every_few_seconds_does_not_keep_the_others_from_committing() -> None:
+    cluster = service("n1", "n2", "n3")
+    n1 = cluster.members["n1"]
+    cluster.cut_between(["n1"], ["n3"])
+
+    def keep() -> None:
+        n1.writes.popleft()
+
+    n1.store = keep  # type: ignore[method-assign]
+    write(cluster, "n1", count=100)
+    wanted = n1.core.last_seqno
+    for _ in range(3):
+        cluster.run(5)
+        if n1.core.role is Role.PRIMARY:
+            data = n1.machine.log[len(n1.disk)]
+            n1.disk.append(data)
+            n1.disk_digests.append(n1.machine.digests[len(n1.disk)])
+            n1.core.stored(n1.core._generation, View(2), Seqno(len(n1.disk)))
+    assert len(n1.disk) < wanted
+    primary = cluster.primary()
+    assert primary is not None and primary is not n1
+    assert primary.core.commit_seqno > wanted
+
+
 def test_a_primary_whose_peer_catches_up_slowly_is_not_stalled() -> None:
     cluster = service("n1", "n2", settings=Settings(stalled=0.5, election_timeout=100.0))
     n1, n2 = cluster.members["n1"].core, cluster.members["n2"]
