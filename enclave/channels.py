@@ -39,6 +39,7 @@ class ChannelLimits(NamedTuple):
     queued_bytes: int = 32 << 20  # waiting for a handshake or the next wake-up; past it the channel is cut
     unproven: int = 64  # accepted streams that have not proven who they are; the oldest goes first
     handshake_seconds: float = 5.0
+    record_seconds: float = 5.0  # for the rest of a record of which some has come: its length may be a lie, and what follows fits no other
     records: int = 1 << 24  # RFC 8446 5.5 lets one AES-GCM key seal 2^24.5; then a new handshake makes a new key
 
 
@@ -97,6 +98,7 @@ class _Channel:
         "stream",
         "tls",
         "unread",
+        "waits_since",
     )
 
     def __init__(self, stream: int, expected: NodeId | None, since: float) -> None:
@@ -106,6 +108,7 @@ class _Channel:
         self.peer = expected
         self.proven = False  # dialled: handshake done; accepted: also its number was taken
         self.since = since
+        self.waits_since: float | None = None  # accepted: when bytes came that made no record yet
         self.tls: TlsConnection
         self.queue: list[bytes] = []
         self.queued = 0
@@ -273,9 +276,12 @@ class Channels:
             if channel.is_dialled:
                 self._fail(channel, "the peer sent on a channel that is not its own")
                 return
+            channel.waits_since = None
             for chunk in chunks:
                 if not self._read(channel, chunk):
                     return
+        elif channel.waits_since is None and not channel.is_dialled:
+            channel.waits_since = self._now
         if tls.closed:
             self._fail(channel, tls.error)
 
@@ -319,7 +325,7 @@ class Channels:
                 self._drop(channel)
 
     def sweep(self, now: float, unix_seconds: int | None = None) -> None:
-        """Move time, end handshakes that are past the deadline and channels of retired nodes. Call it about once a second."""
+        """Move time, end what is past a deadline (handshakes, records) and channels of retired nodes. Call it about once a second."""
         self._now = now
         if unix_seconds is not None:
             self._unix_seconds = unix_seconds
@@ -330,6 +336,9 @@ class Channels:
                     self._fail(channel, "the handshake took too long")
             elif channel.peer is not None and self._is_retired(channel.peer):
                 self._fail(channel, "the node is retired")
+            elif channel.waits_since is not None and channel.waits_since < now - self._limits.record_seconds:
+                # Heartbeats would take minutes to fill a record of 16 KiB that nobody sent, and be lost in it.
+                self._fail(channel, "the rest of a record does not come; what was on the way is damaged or cut short")
 
     def take_messages(self) -> list[tuple[NodeId, bytes]]:
         """Messages since the last call, each with the node that sent it, in order of arrival."""

@@ -99,7 +99,10 @@ class Joining:
         self._user_data = binding_digest(self._relevant, keys.encryption_public)
         self._request_pem = keys.certificate_request(configuration.names).public_bytes(Encoding.PEM).decode()
         self._context = TlsContext.for_dialled()
-        self._target = (join.target.host, join.target.port)
+        self._told = self._target = self._led_to = (
+            join.target.host,
+            join.target.port,
+        )  # by the configuration; now; by the last redirection
         self._client: HttpClient | None = None
         self._stream: int | None = None
         self._connected = False
@@ -341,7 +344,7 @@ class Joining:
             host, port = None, None
         if not host or not port or parts.scheme != "https":
             raise PeerError("it points to a place that is not https://HOST:PORT")
-        self._target = (host, port)
+        self._target = self._led_to = (host, port)
         self._drop()
         self._later(self._dial)
         return True
@@ -366,6 +369,8 @@ class Joining:
             return
         if self._attempts in (1, 10):
             self._listener.log("warning", f"joining: {why}; trying again")
+        # The primary that it was led to may be gone for good; the node of the configuration knows the next one, unless that one is gone.
+        self._target = self._led_to if self._target == self._told else self._told
         self._later(self._dial)
 
     def _refuse(self, reason: str) -> None:

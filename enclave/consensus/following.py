@@ -40,6 +40,8 @@ class Following(Membership):
                 return
             self._refuse(sender, message)
             return
+        # What an earlier message has shown counts no more: the primary's memory may have been set back since, and names be used again.
+        self._proven = self.commit_seqno
         if message.prev_seqno > self._proven and not self._agrees(sender, message):
             return
         if message.entries and not self._take(sender, message):

@@ -15,7 +15,9 @@ from ledgerd.enclave.consensus.messages import NO_DIGEST
 from ledgerd.enclave.consensus.quorum import Configuration
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 
-_MARKS_MAX: Final = 32  # hash states kept on the way; digests are asked for at the ends of batches, mostly of the last one
+# Hash states kept on the way: digests are asked for where messages end, when they leave and when they are acknowledged. So more than there
+# are on the way to a peer (`Settings.flight_messages`), lest each acknowledgement hash everything that is held.
+_MARKS_MAX: Final = 320
 
 
 class LogEntry(NamedTuple):

@@ -23,9 +23,9 @@ class AppendEntries(NamedTuple):
 
     `round` grows with time: an answer to a round says that its sender still followed this primary when it arrived.
     `acked_seqno` and `acked_digest` repeat the peer's own last acknowledgement to this primary (0 and zeros before the first), so that
-    a peer whose memory was rolled back finds that out. `prev_digest` is that of the primary's log up to `prev_seqno` until the peer has
-    shown that its own is the same (zeros afterwards, and where it is no longer held): a name, `view.seqno`, can stand for two entries if
-    somebody's memory was rolled back before this primary began.
+    a peer whose memory was rolled back finds that out. `prev_digest` is that of the primary's log up to `prev_seqno` (zeros where it is no
+    longer held): a name, `view.seqno`, can stand for two entries if somebody's memory was rolled back, before this primary began or since:
+    it may be the primary's own.
     """
 
     view: View

@@ -118,7 +118,7 @@ class Sending(Membership):
     def _append_to(self, peer: Progress, entries: list[bytes], last: Seqno) -> None:
         log = self._log
         previous = peer.sent
-        digest = None if peer.flow is Flow.REPLICATE else log.digest(previous)
+        digest = log.digest(previous)
         self._messages.append(
             (
                 peer.node_id,

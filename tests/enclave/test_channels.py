@@ -480,6 +480,51 @@ def test_a_handshake_that_takes_too_long_is_cut() -> None:
     assert a.take_cuts() == [B.node_id]
 
 
+def sealed(a: Channels, message: bytes) -> bytes:
+    """What leaves `a` for its only channel."""
+    assert a.send(B.node_id, message)
+    ((_, data),) = a.take_output()[0]
+    return data
+
+
+def test_a_record_whose_length_was_changed_does_not_hold_up_the_channel() -> None:
+    a, b = A.channels(), B.channels()
+    wire = Wire(a, b)
+    wire.dial()
+    wire.carry()
+    data = bytearray(sealed(a, b"one"))
+    data[3] ^= 0x20  # of the record's length: 8 KiB more
+    b.sweep(100.0)
+    b.received(1, bytes(data))
+    for second in range(5):
+        b.received(1, sealed(a, b"heartbeat"))
+        b.sweep(101.0 + second)
+    assert (b.take_messages(), b.take_failures()) == ([], [])  # it may still be a slow way
+    b.sweep(106.0)
+    assert "the rest of a record does not come" in b.take_failures()[0]
+    wire.carry()
+    assert a.take_cuts() == [B.node_id]
+    wire.dial()
+    assert a.send(B.node_id, b"two")
+    wire.carry()
+    assert b.take_messages() == [(A.node_id, b"two")]
+
+
+def test_a_record_that_comes_in_pieces_is_waited_for_and_then_forgotten() -> None:
+    a, b = A.channels(), B.channels()
+    wire = Wire(a, b)
+    wire.dial()
+    wire.carry()
+    data = sealed(a, b"one")
+    b.sweep(100.0)
+    b.received(1, data[:9])
+    b.sweep(104.0)
+    b.received(1, data[9:])
+    assert b.take_messages() == [(A.node_id, b"one")]
+    b.sweep(200.0)
+    assert b.take_failures() == []
+
+
 def test_streams_that_do_not_say_who_they_are_push_out_each_other_only() -> None:
     wire = joined(b=B.channels(ChannelLimits(unproven=3)))
     for stream in range(10, 14):

@@ -414,6 +414,31 @@ def test_a_joiner_that_asks_a_backup_follows_to_the_primary() -> None:
     cluster.until(lambda: joiner.notices.get("open") == "yes")
 
 
+def test_a_joiner_that_was_led_to_a_primary_which_is_gone_asks_the_node_of_its_configuration_again() -> None:
+    cluster = Cluster(app)
+    first, *_ = cluster.start(3)
+    cluster.run(1)  # so that everybody knows that the configuration of three is final
+    cluster.kill(first)
+    joiner = cluster.join("n3", target="n1")  # which still takes the first one for the primary, and says so
+    cluster.until(lambda: joiner.notices.get("open") == "yes")
+    assert "no connection to n0.rpc" in warnings(joiner)
+
+
+def test_a_joiner_goes_on_with_the_primary_when_the_node_of_its_configuration_is_gone() -> None:
+    cluster = Cluster(app)
+    first, second, _ = cluster.start(3)
+    first.stores = False  # so that it takes a while
+    joiner = cluster.join("n3", target="n1")
+    cluster.run(1)
+    cluster.kill(second)
+    for stream, (end, _) in list(joiner.streams.items()):
+        if end is first:
+            cluster.close_stream(joiner, stream)
+            joiner.inbox.append(boundary.Closed(stream))
+    first.stores = True
+    cluster.until(lambda: joiner.notices.get("open") == "yes")
+
+
 def test_a_ledger_that_does_not_begin_with_the_attested_genesis_stops_the_joiner() -> None:
     cluster = Cluster(app)
     cluster.start(1)

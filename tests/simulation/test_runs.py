@@ -1,12 +1,13 @@
 """Runs as they come: no rule is broken, everything that can happen does, and a seed is all there is to a run."""
 
 from collections import Counter
+from random import Random
 
 import pytest
 
 from support.simulation.disk import LIES
 from support.simulation.invariants import RULES
-from support.simulation.plan import FAULTS, draw, from_json
+from support.simulation.plan import FAULTS, SET_BACK, draw, from_json, set_back
 from support.simulation.recipes import RECIPES
 from support.simulation.run import run
 
@@ -43,7 +44,19 @@ def test_a_seed_and_its_list_of_events_both_repeat_a_run_exactly(world: str) -> 
 def test_every_rule_has_a_reason_and_every_fault_is_drawn() -> None:
     assert len(RULES) >= 20 and all(reason.endswith(".") for reason in RULES.values())
     drawn = {fault for seed in range(40) for fault in draw(seed, "core").faults}
-    assert drawn == FAULTS.keys()
+    assert drawn == {*FAULTS, SET_BACK}
+
+
+def test_peers_of_a_primary_that_was_set_back_are_known_as_another_logs() -> None:
+    coverage: Counter[str] = Counter()
+    stopped = 0
+    for seed in range(12):
+        result = run(set_back(draw(seed, "core"), Random(seed)))
+        assert result.failure is None, f"seed {seed}: {result.failure}"
+        coverage += result.coverage
+        stopped += result.faults["node stops: a memory was set back"]
+    assert stopped
+    assert not {"flow: PROBE FORKED", "flow: REPLICATE FORKED", "flow: DIVERGED FORKED", "flow: DIVERGED CUT"} - coverage.keys()
 
 
 def test_whole_enclaves_run_with_real_cryptography_too() -> None:

@@ -4,7 +4,7 @@ Each class changes one decision of the core and is otherwise the core.
 """
 
 from ledgerd.enclave.consensus.core import Consensus
-from ledgerd.enclave.consensus.messages import AppendEntries, AppendRefused, RequestVote
+from ledgerd.enclave.consensus.messages import AppendAccepted, AppendEntries, AppendRefused, RequestVote
 from ledgerd.enclave.consensus.quorum import majority, quorum_seqno
 from ledgerd.enclave.consensus.roles import Cause, Retirement, Role
 from ledgerd.ledger.ids import NodeId, Seqno, View
@@ -164,6 +164,14 @@ class RemovedNodesNeverStand(Consensus):
         return self.is_member
 
 
+class HashNotCompared(Consensus):
+    """Takes an acknowledgement of another log, whose entries have the same names, for one of its own."""
+
+    def _receive_accepted(self, sender: NodeId, message: AppendAccepted) -> None:
+        digest = self._log.digest(message.seqno) if message.seqno <= self._log.last_seqno else None
+        super()._receive_accepted(sender, message if digest is None else message._replace(digest=digest))
+
+
 # From here on, those that scenarios are to find; the simulation is not asked to.
 
 
@@ -262,4 +270,5 @@ PLANTED: tuple[type[Consensus], ...] = (
     AnswersByLease,
     KeepsLostConfigurations,
     RemovedNodesNeverStand,
+    HashNotCompared,
 )

@@ -240,6 +240,25 @@ def test_what_cannot_be_compared_is_final_only_under_a_signature_that_follows() 
     assert n2.core.commit_seqno == 7
 
 
+def test_what_a_primary_set_back_wrote_before_is_not_called_final_by_what_it_says_afterwards() -> None:
+    cluster = service("n1", "n2", "n3")
+    n2 = cluster.members["n2"]
+    write(cluster, "n1", count=2)
+    while cluster.packets:
+        cluster.deliver()
+    while n2.writes:
+        n2.store()
+    assert (n2.core.last_seqno, n2.core.commit_seqno) == (7, 4)  # the last one a signature, so all of it was shown to be the primary's
+    # Set back to entry 4, it has written something else up to 7, with others, and does not know that this peer has the first.
+    digest = n2.core._log.digest(Seqno(4))
+    assert digest is not None
+    told = AppendEntries(View(2), View(2), Seqno(4), Seqno(7), View(2), 9, Seqno(4), digest, digest, [])
+    n2.core.receive(NodeId("n1"), told)
+    assert (n2.core.failed, n2.core.commit_seqno) == (None, 4)
+    n2.core.receive(NodeId("n1"), told._replace(prev_seqno=Seqno(6), prev_digest=sha256(b"other").digest()))
+    assert "is another than this node's" in str(n2.core.failed)
+
+
 # Entries and messages that an honest primary would not send.
 
 

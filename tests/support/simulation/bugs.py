@@ -5,13 +5,14 @@ sequence (`recipes`) and few other faults, or with hosts that only lie; the usua
 """
 
 from dataclasses import replace
+from random import Random
 from typing import Final, NamedTuple
 
 from ledgerd.enclave import serving
 from support import consensus_bugs
 from support.simulation import bugs_service, core_world
 from support.simulation.patches import Change
-from support.simulation.plan import SMALL, Plan, draw
+from support.simulation.plan import SMALL, Plan, draw, set_back
 
 
 class Bug(NamedTuple):
@@ -25,6 +26,7 @@ class Bug(NamedTuple):
         recipe: The steered sequence of these runs; None for runs as they come.
         nodes: How many these runs start with; None for as they come.
         lying: In these runs hosts lie about their disks from beginning to end, and nothing else goes wrong.
+        set_back: In these runs a host sets back the memory of an enclave.
     """
 
     name: str
@@ -34,12 +36,15 @@ class Bug(NamedTuple):
     recipe: str | None = None
     nodes: int | None = None
     lying: bool = False
+    set_back: bool = False
 
     def plan(self, seed: int) -> Plan:
         """The plan of one of its seeds."""
         plan = draw(seed, self.world, nodes=self.nodes)
         if self.lying:
             return replace(plan, settings=dict(SMALL), recipes=(), faults={"lie": 1.0})
+        if self.set_back:
+            return set_back(plan, Random(f"set back {seed}"))
         if self.recipe is None:
             return plan
         return replace(plan, recipes=(self.recipe,), faults={name: s for name, s in plan.faults.items() if name in ("delay", "drift")})
@@ -55,6 +60,7 @@ _STEERED: Final = {
     "says_invalid_by_guess": ("undone and kept", 5),
     "idempotency_outlives_a_rollback": ("asked again", 3),
 }
+_SET_BACK: Final = ("HashNotCompared",)
 _LYING: Final = ("believes_storage",)
 
 
@@ -63,7 +69,7 @@ def _consensus() -> list[Bug]:
     for bug in (*consensus_bugs.PLANTED, *consensus_bugs.FOUND_BY_SCENARIOS):
         recipe, nodes = _STEERED.get(bug.__name__, (None, None))
         changes: tuple[Change, ...] = ((core_world, "Consensus", bug), (serving, "Consensus", bug))
-        found.append(Bug(bug.__name__, changes, "core", 30, recipe, nodes))
+        found.append(Bug(bug.__name__, changes, "core", 30, recipe, nodes, set_back=bug.__name__ in _SET_BACK))
     return found
 
 

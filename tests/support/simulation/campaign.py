@@ -14,8 +14,8 @@ from support.simulation import coverage
 from support.simulation.plan import Plan, draw
 from support.simulation.run import Result, run
 
-# Which world a seed has, by its remainder. The complete one by its name only: it is young (docs/testing.md).
-WORLDS: Final = ("core", "replica")
+# Which world a seed has, by its remainder.
+WORLDS: Final = ("core", "replica", "complete")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ledgerd.enclave import core as enclave_core
 from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER
 from ledgerd.enclave.consensus.core import Retirement
 from ledgerd.enclave.core import Enclave
+from ledgerd.enclave.joining import ATTEMPTS_MAX
 from ledgerd.enclave.outbound import HttpClient
 from ledgerd.enclave.serving import Serving
 from ledgerd.enclave.tls import TlsContext
@@ -42,11 +43,31 @@ _BEGAN: Final = 1_800_000_000.0  # seconds since 1970, by the platform's clock
 _BOOT_STEPS: Final = 400
 
 
-class CompleteNode(Node):
-    """An enclave and its host. It is among the world's nodes once it serves; before, it joins."""
+class Dial:
+    """One connection of a joiner, and whether it could lead to anything.
 
-    def __init__(self, world: "CompleteWorld", name: str, document: bytes) -> None:
+    Attributes:
+        target: Whom it leads to.
+        is_hindered: That node was gone, stopped or cut off at some moment.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.is_hindered = False
+
+
+class CompleteNode(Node):
+    """An enclave and its host. It is among the world's nodes once it serves; before, it joins.
+
+    Attributes:
+        told: Whom it was told to ask when it joined.
+        dials: Its last connections, while it joins.
+    """
+
+    def __init__(self, world: "CompleteWorld", name: str, told: str, document: bytes) -> None:
         super().__init__(name, "", world.rate())
+        self.told = told
+        self.dials: deque[Dial] = deque(maxlen=ATTEMPTS_MAX)
         self.enclave = Enclave(app, self.clock)
         self.nsm = SimulatedNsm(
             world.root,
@@ -102,7 +123,7 @@ class CompleteWorld(ServiceWorld):
         self.joining: dict[str, CompleteNode] = {}
         self.lines: dict[tuple[str, str], Line] = {}
         self.registry.winners[FIRST_VIEW] = "n1"
-        self._configure("n1", new_service("secp256r1", open_at_nodes=1))
+        self._configure("n1", "", new_service("secp256r1", open_at_nodes=1))
         self._until(lambda: "n1" in self.nodes and self.nodes["n1"].shadow.commit > 0)
         self.certificate = self.nodes["n1"].notices["service_certificate"]
         for number in range(2, plan.nodes + 1):
@@ -118,9 +139,9 @@ class CompleteWorld(ServiceWorld):
             self.rest()
         raise Violation("ServiceBegins", "a service on a good network does not begin")
 
-    def _configure(self, name: str, mode: dict[str, Any]) -> None:
+    def _configure(self, name: str, told: str, mode: dict[str, Any]) -> None:
         configured = document(name, [self.root.certificate_pem], **mode)
-        node = self.joining[name] = CompleteNode(self, name, tables.encode(configured))
+        node = self.joining[name] = CompleteNode(self, name, told, tables.encode(configured))
         self.wake(node)
 
     def begins_to_serve(self, served: Serving) -> None:
@@ -169,6 +190,7 @@ class CompleteWorld(ServiceWorld):
             node.clock += seconds
         super().do_pass(seconds)
         for node in list(self.joining.values()):
+            self._look_at_the_way(node)
             self.inputs += 1
             self.wake(node)
 
@@ -209,23 +231,54 @@ class CompleteWorld(ServiceWorld):
             node.questions.append((boundary.Fetch(*fetch), self.entries_asked(node, fetch)))
         node.notices.update(dict(ready.notices))
         if ready.stop is not None:
-            retired = node.serving is not None and node.core.retirement is Retirement.RETIRED_COMMITTED
-            if ready.stop != 0 or not retired:
-                raise Violation("NobodyStops", f"{node.name} stops with {ready.stop}: {node.notices.get('refused')}")
-            node.is_up = False
-            self.crashed(node)
+            self._stops(node, ready.stop)
+
+    def _stops(self, node: CompleteNode, status: int) -> None:
+        """An enclave ends.
+
+        It may when it is removed for good. A joiner may give up as well, since it can only wait for somebody who does not come: when each
+        of its last `ATTEMPTS_MAX` connections could lead to nothing, and the node that it was told to ask, which would know of a new
+        primary, was among those that it tried. There is no other reason: no honest service refuses an honest joiner.
+
+        Raises: Violation: It has no such reason.
+        """
+        reason = node.notices.get("refused", "")
+        if node.name in self.joining:
+            self._look_at_the_way(node)
+            tried = node.dials
+            is_patient = len(tried) == ATTEMPTS_MAX and any(dial.target == node.told for dial in tried)
+            if status != 1 or not reason.startswith("gave up after") or not is_patient or not all(dial.is_hindered for dial in tried):
+                ways = " ".join(f"{dial.target}{'' if dial.is_hindered else ' (open)'}" for dial in tried)
+                raise Violation("NobodyStops", f"{node.name}, which joins, stops with {status}: {reason}; told to ask {node.told}; {ways}")
+            del self.joining[node.name]
+            self.faults["joiner gives up"] += 1
+        elif status != 0 or node.core.retirement is not Retirement.RETIRED_COMMITTED:
+            raise Violation("NobodyStops", f"{node.name} stops with {status}: {reason}")
+        node.is_up = False
+        self.crashed(node)
 
     # Wires.
 
     def _connect(self, node: CompleteNode, connect: boundary.Connect) -> None:
         name, _, door = connect.host.partition(".")
         target = self.nodes.get(name)
+        if node.name in self.joining:
+            node.dials.append(Dial(name))
+            self._look_at_the_way(node)
         if target is None or not target.is_up or (node.name, name) in self.network.cut:
             node.inbox.append(boundary.Closed(connect.stream))
             return
         stream = target.open_stream(node, connect.stream, PEER if door == "peer" else CLIENT)
         node.streams[connect.stream] = (target, stream)
         node.inbox.append(boundary.Opened(connect.stream, OUTBOUND, connect.host))
+
+    def _look_at_the_way(self, node: CompleteNode) -> None:
+        """Note whether a joiner's connection can lead to anything just now."""
+        if node.dials:
+            dial = node.dials[-1]
+            target = self.nodes.get(dial.target)
+            is_cut = (node.name, dial.target) in self.network.cut
+            dial.is_hindered |= target is None or not target.is_up or target.is_paused or is_cut
 
     def _carry(self, node: CompleteNode, stream: int, data: bytes) -> None:
         end, far = node.streams.get(stream, (None, 0))
@@ -302,7 +355,7 @@ class CompleteWorld(ServiceWorld):
         node = self._node(other)
         if packet is None or node is None or type(packet[2]) is not boundary.Received:
             return
-        streams = sorted(stream for stream, (end, _) in node.streams.items() if isinstance(end, CompleteNode))
+        streams = sorted(stream for stream, (end, _) in node.streams.items() if isinstance(end, CompleteNode) and end.name in self.nodes)
         if streams:
             self.faults["reflection" if other == source else "misdelivery"] += 1
             self.inputs += 1
@@ -324,9 +377,8 @@ class CompleteWorld(ServiceWorld):
         """A new enclave asks to be admitted, and is, by itself."""
         if name in self.nodes or name in self.joining or target not in self.nodes:
             return
-        self._configure(
-            name, {"mode": "join", "join": {"target": {"host": f"{target}.rpc", "port": 1}, "service_certificate": self.certificate}}
-        )
+        join = {"target": {"host": f"{target}.rpc", "port": 1}, "service_certificate": self.certificate}
+        self._configure(name, target, {"mode": "join", "join": join})
 
     def retirement(self, node: Any, leavers: list[str]) -> WriteSet:
         """What governance writes to retire nodes: their records, as they are, with another status."""

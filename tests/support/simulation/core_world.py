@@ -5,23 +5,27 @@ several unsigned configurations, signatures at any place, reads at any moment.
 """
 
 import contextlib
+from collections import deque
 from collections.abc import Hashable
+from copy import deepcopy
+from hashlib import sha256
 from typing import Any, Final
 
 from ledgerd.enclave.consensus.core import Appended, Configuration, Consensus, LogEntry, Note, Role, Settings
-from ledgerd.ledger.errors import HostError
+from ledgerd.ledger.errors import HostError, IntegrityError
 from ledgerd.ledger.ids import FIRST_VIEW, NodeId, Seqno, TransactionId, View
-from support.simulation.disk import Report, Write
+from support.simulation.disk import Disk, Report, Write
 from support.simulation.invariants import Violation
-from support.simulation.observation import PLAIN, Meaning
-from support.simulation.plan import Plan
+from support.simulation.observation import PLAIN, Meaning, plain
+from support.simulation.plan import SET_BACK, Plan
 from support.simulation.world import Event, Node, World
 
 _PLAIN: Final = ord("p")
+_SIGNATURE: Final = ord("s")
 
 
 def make_entry(letter: str, view: int, seqno: int, rest: str = "") -> bytes:
-    """An entry's bytes. Letters: p plain, s signature, c configuration (`rest`: its nodes), r removal on record (`rest`: whose)."""
+    """An entry's bytes. Letters: p plain, s signature (`rest`: a root), c configuration (`rest`: its nodes), r removal (`rest`: whose)."""
     return f"{letter}{view}.{seqno} {rest}".encode()
 
 
@@ -36,15 +40,37 @@ def read_entry(data: bytes, before: frozenset[str]) -> Meaning:
 
 
 class Machine:
-    """The state machine below consensus: it counts, and says what entries mean."""
+    """The state machine below consensus: it counts, and says what entries mean.
 
-    def __init__(self) -> None:
+    Attributes:
+        roots: A digest over everything up to each entry, for signatures to have; only where names may stand for two entries, as it costs.
+    """
+
+    def __init__(self, has_roots: bool) -> None:
         self.last = 0
         self.committed = 0
+        self.roots = [b""] if has_roots else None
+
+    def root(self) -> str:
+        """What a signature entry here covers."""
+        return "" if self.roots is None else self.roots[-1].hex()
+
+    def extend(self, data: bytes) -> None:
+        """The next entry, where there are roots.
+
+        Raises: IntegrityError: It is a signature, over something else.
+        """
+        assert self.roots is not None
+        if data[0] == _SIGNATURE and data.split()[1:] != [self.root().encode()]:
+            raise IntegrityError("the signed root is another")
+        self.roots.append(sha256(self.roots[-1] + data).digest()[:8])
 
     def append(self, view: View, first: Seqno, entries: list[bytes]) -> Appended:
         if first != self.last + 1:
             raise Violation("StateFollowsLog", f"entries from {first} on are applied to a state at {self.last}")
+        if self.roots is not None:
+            for data in entries:
+                self.extend(data)
         self.last += len(entries)
         notes = []
         for seqno, data in enumerate(entries, first):
@@ -56,6 +82,8 @@ class Machine:
         if not self.committed <= to.seqno < self.last:
             raise Violation("StateFollowsLog", f"a state at {self.last}, final up to {self.committed}, is taken back to {to.seqno}")
         self.last = to.seqno
+        if self.roots is not None:
+            del self.roots[to.seqno + 1 :]
 
     def commit(self, to: Seqno) -> None:
         if not self.committed < to <= self.last:
@@ -69,20 +97,30 @@ def _note(seqno: Seqno, meaning: Meaning) -> Note:
 
 
 class CoreNode(Node):
-    """Consensus, a state that counts, a disk."""
+    """Consensus, a state that counts, a disk.
+
+    Attributes:
+        former: The disk that it had before it was set back, with what it had acknowledged then.
+    """
 
     def __init__(self, world: "CoreWorld", name: str) -> None:
         super().__init__(name, name, world.rate())
-        self.machine = Machine()
+        self.former: Disk | None = None
+        self.machine = Machine(SET_BACK in world.plan.faults)
         self.core = Consensus(NodeId(name), self.machine, world.settings, world.jitter, self.clock)
         self.watch(world.registry, world.judge)
+
+    def has_stored(self, view: int, seqno: int) -> bool:
+        return self.disk.has(view, seqno) or (self.former is not None and self.former.has(view, seqno))
 
     def append(self, letter: str, rest: str = "") -> None:
         """As the primary: make the next entry."""
         core = self.core
         seqno = Seqno(core.last_seqno + 1)
-        data = make_entry(letter, core.view, seqno, rest)
+        data = make_entry(letter, core.view, seqno, self.machine.root() if letter == "s" else rest)
         self.machine.last += 1
+        if self.machine.roots is not None:
+            self.machine.extend(data)
         if letter == "p":
             core.replicate_plain(core.view, seqno, (data,), (data,))
         else:
@@ -95,12 +133,16 @@ class CoreWorld(World):
 
     Attributes:
         asked: Reads that wait, by token: the node, and whether its log had everything final when it was asked.
+        copies: Memories and disks as they were, by node, for a host to put back.
+        heard: What those nodes were given since: senders and packets.
     """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan, read_entry)
         self.settings = Settings(**plan.settings)
         self.asked: dict[Hashable, tuple[str, bool]] = {}
+        self.copies: dict[str, CoreNode] = {}
+        self.heard: dict[str, deque[tuple[CoreNode, Any]]] = {}
         first = CoreNode(self, "n1")
         self.add(first)
         first.core.start_primary(FIRST_VIEW)
@@ -120,11 +162,13 @@ class CoreWorld(World):
     # What a node does.
 
     def arrive(self, node: CoreNode, sender: CoreNode, packet: Any) -> None:
+        if self.copies and node.name in self.copies:
+            self.heard[node.name].append((sender, packet))
         node.core.tick(node.clock)
         node.core.receive(NodeId(sender.name), packet)
 
     def stored(self, node: CoreNode, report: Report) -> None:
-        node.core.stored(report.generation, View(report.view), Seqno(report.seqno))
+        node.core.stored(report.generation, View(plain(report.view)), Seqno(report.seqno))
 
     def broken(self, node: CoreNode, other: CoreNode) -> None:
         node.core.cut(NodeId(other.name))
@@ -140,7 +184,7 @@ class CoreWorld(World):
                 views = node.shadow.views[ready.first_seqno : ready.first_seqno + len(ready.entries)]
                 report = node.disk.submit(Write(ready.generation, ready.truncate_after, ready.first_seqno, ready.entries, views))
                 if report is not None:
-                    core.stored(report.generation, View(report.view), Seqno(report.seqno))
+                    self.stored(node, report)
             post = self.network.post
             for to, message in ready.messages:
                 if to in self.nodes:
@@ -156,6 +200,11 @@ class CoreWorld(World):
             elif not ready.fetch:
                 break
         self.judge.look(node)
+        if core.failed is not None:
+            node.is_up = False
+            self.faults["node stops: a memory was set back"] += 1
+            if self.trace is not None:
+                self.trace(f"{node.name} stops: {core.failed}")
 
     def _fetch(self, node: CoreNode, first: int) -> None:
         """Read back for a peer that lags. What a lying host gives back is for the worlds that check it; here it gives nothing."""
@@ -165,11 +214,14 @@ class CoreWorld(World):
         entries = []
         for seqno, data in enumerate(found or [], first):
             note = _note(Seqno(seqno), read_entry(data, frozenset()))
-            view = View(node.disk.views[seqno])
+            view = View(plain(node.disk.views[seqno]))
             entries.append(LogEntry(view, Seqno(seqno), data, data, note.committable, note.configuration, note.removed))
         node.core.fetched(Seqno(first), entries)
 
     def _answered(self, node: CoreNode, confirmed: list[Hashable], refused: list[Hashable]) -> None:
+        if node.name in self.registry.set_back:
+            # No digest keeps old answers of its peers from passing for new ones, and it may be asked what it has answered before.
+            confirmed = []
         for token in confirmed:
             asked = self.asked.pop(token, None)
             if asked is None or asked[0] != node.name:
@@ -256,7 +308,57 @@ class CoreWorld(World):
             raise Violation("StoredIsGiven", f"{name} believes that {report.view}.{report.seqno} is on its disk")
         self.wake(node)
 
+    # Events of a host that sets back a memory.
+
+    def do_copy(self, name: str) -> None:
+        """A host copies an enclave's memory, and its own disk."""
+        node = self._node(name)
+        if node is not None and not self.registry.set_back:
+            shared = {id(thing): thing for thing in (self, self.registry, self.judge, self.settings)}
+            self.copies = {name: deepcopy(node, shared)}
+            self.heard = {name: deque()}
+
+    def do_restore(self, name: str) -> None:
+        """It puts the copy back, once."""
+        node = self._node(name)
+        copied = self.copies.pop(name, None)
+        if node is None or copied is None:
+            return
+        self.faults["memory set back"] += 1
+        self.registry.set_back.add(name)
+        former, clock, rate = node.disk, node.clock, node.rate
+        vars(node).update(vars(copied))
+        node.former, node.clock, node.rate, node.disk.lie = former, clock, rate, former.lie
+        node.watch_elections()
+        self.asked = {token: asked for token, asked in self.asked.items() if asked[0] != name}
+        self.wake(node)
+
+    def do_again(self, name: str, index: int = 0) -> None:
+        """It gives an enclave something again that it was given before it was set back: the `index`-th that is left of it."""
+        node, heard = self._node(name), self.heard.get(name)
+        if node is not None and heard and index < len(heard) and name in self.registry.set_back:
+            sender, packet = heard[index]
+            del heard[index]
+            self.faults["replay"] += 1
+            self.inputs += 1
+            self.arrive(node, sender, packet)
+            self.wake(node)
+
     # What the driver may ask for.
+
+    def set_back_event(self, chance: Any) -> Event | None:
+        """A host takes a copy of an enclave's memory, sometimes a newer one; puts it back; and then plays again what it had played."""
+        if self.registry.set_back:
+            (name,) = self.registry.set_back
+            left = len(self.heard.get(name, ()))
+            return ("again", name, 0 if chance.random() < 0.7 else chance.randrange(left)) if left else None
+        if self.copies and chance.random() < 0.3:
+            return ("restore", next(iter(self.copies)))
+        primary = self.primary()
+        running = self.running()
+        if primary is not None and chance.random() < 0.5:
+            return ("copy", primary.name)
+        return ("copy", chance.choice(running).name) if running else None
 
     def an_update(self, node: Any, chance: Any) -> Event:
         """Something for a client to change."""
@@ -317,6 +419,19 @@ class CoreWorld(World):
 
     # The end.
 
+    def may_stand_still(self) -> bool:
+        """Where a memory was set back nodes may stop, since they cannot tell whose it was; and whom it led to another entry of the name of
+        a final one is lost to the service, though perhaps nobody can know. The others must go on as long as they are a majority.
+        """
+        final = self.registry.final
+        able = {
+            node.node_id
+            for node in self.up()
+            if all(mine == one or plain(mine) != plain(one) for mine, one in zip(node.shadow.views, final, strict=False))
+        } - self.registry.set_back
+        known = {nodes for node in self.nodes.values() for _, nodes in node.shadow.configurations}
+        return bool(self.registry.set_back) and any(len(nodes & able) * 2 <= len(nodes) for nodes in known)
+
     def demand(self) -> int | None:
         """Have something new made; the seqno that must become final, or None if there is no primary."""
         primary = self.primary()
@@ -331,7 +446,8 @@ class CoreWorld(World):
         """What nodes keep beside their logs is what the logs say, and honest disks have it."""
         for node in self.up():
             log, shadow = node.core._log, node.shadow
-            starts = [(v, s) for s, v in enumerate(shadow.views) if s and v != shadow.views[s - 1]]
+            views = list(map(plain, shadow.views))
+            starts = [(v, s) for s, v in enumerate(views) if s and v != views[s - 1]]
             if node.core.view_history != starts:
                 raise Violation("ViewHistory", f"{node.name}: {node.core.view_history}, its log says {starts}")
             if log.base > min(shadow.commit, node.core.stored_seqno):

@@ -15,7 +15,7 @@ from typing import Any, Final
 from ledgerd.enclave.consensus.core import Retirement, Role
 from support.simulation import recipes
 from support.simulation.disk import LIES
-from support.simulation.plan import Plan
+from support.simulation.plan import SET_BACK, Plan
 from support.simulation.world import Event
 
 _SPELL_STEPS: Final = 250  # how long a fault that ends by itself lasts, about
@@ -63,6 +63,7 @@ class Driver:
             "membership": (0.06, self._membership),
             "replace": (0.02, self._replace),
             "client": (0.1, self._trouble),
+            SET_BACK: (0.1, self._set_back),
         }
         weights += [(weight * faults[name] * 2, draw) for name, (weight, draw) in rare.items() if name in faults]
         self._thresholds = list(accumulate(weight for weight, _ in weights))
@@ -295,6 +296,10 @@ class Driver:
         events = [*world.grow_events(self.chance, 1), *world.shrink_events(dead[0].name)]
         self._queue.extend(events[1:])
         return events[0] if events else None
+
+    def _set_back(self) -> Event | None:
+        event: Event | None = self.world.set_back_event(self.chance)
+        return event
 
     def _trouble(self) -> Event | None:
         event: Event | None = self.world.client_trouble(self.chance)

@@ -44,6 +44,8 @@ def heal(world: Any) -> None:
         members = world.alive(wanted)
         if all(node.shadow.commit >= target for node in members if node.core.retirement is Retirement.NONE):
             return
+    if world.may_stand_still():
+        return
     states = "; ".join(describe(node) for node in world.up())
     raise Violation("ProgressAfterHeal", f"nothing new becomes final: {states}")
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from ledgerd.enclave.consensus.core import Consensus, Retirement, Role
 from ledgerd.ledger.ids import NodeId
-from support.simulation.observation import Registry, Shadow, Witness
+from support.simulation.observation import Registry, Shadow, Witness, plain
 
 
 class Violation(AssertionError):
@@ -77,9 +77,18 @@ def more_than_one_leader(node: Watched, registry: Registry) -> None:
 
 @rule
 def leader_completeness(node: Watched, registry: Registry) -> None:
-    """A primary has every final entry: what it lacks it would replace."""
+    """A primary has every final entry: what it lacks it would replace.
+
+    Where a memory was set back, by name only: those who have the other entry of the name stop when they hear of it. And who was set back
+    may win again in a view that is long over.
+    """
     last = len(registry.final) - 1
-    if node.shadow.views[last : last + 1] != registry.final[-1:]:
+    has, needs = node.shadow.views[last : last + 1], registry.final[-1:]
+    if registry.set_back:
+        if node.shadow.node_id in registry.set_back:
+            return
+        has, needs = list(map(plain, has)), list(map(plain, needs))
+    if has != needs:
         raise _broken(
             "leader_completeness", f"{node.name}, primary of view {node.core.view}, lacks final entry {registry.final[-1]}.{last}"
         )
@@ -106,8 +115,8 @@ def log_matching(node: Watched, view: int, seqno: int, registry: Registry) -> No
 def mono_log(node: Watched, view: int, count: int) -> None:
     """Views never fall along a log."""
     views = node.shadow.views
-    if views[-count - 1] > view:
-        raise _broken("mono_log", f"{node.name} appends an entry of view {view} after one of view {views[-count - 1]}")
+    if plain(views[-count - 1]) > view:
+        raise _broken("mono_log", f"{node.name} appends an entry of view {view} after one of view {plain(views[-count - 1])}")
 
 
 @rule
@@ -127,15 +136,20 @@ def permitted_log_changes(node: Watched, to: int) -> None:
     shadow = node.shadow
     if to < shadow.commit:
         raise _broken("permitted_log_changes", f"{node.name} rolls back to {to}, below its commit at {shadow.commit}")
-    if node.core.role is Role.PRIMARY and (shadow.views[-1] == node.core.view or to != (shadow.signed[-1] if shadow.signed else 0)):
+    if node.core.role is Role.PRIMARY and (plain(shadow.views[-1]) == node.core.view or to != (shadow.signed[-1] if shadow.signed else 0)):
         raise _broken("permitted_log_changes", f"{node.name} rolls back to {to} as primary of view {node.core.view}")
 
 
 @rule
 def quorum_log(node: Watched, to: int, registry: Registry) -> None:
-    """A node that has a final entry keeps it: those that have it are the quorum which made it final."""
+    """A node that has a final entry keeps it: those that have it are the quorum which made it final.
+
+    Who has not come to the view in which it became final is not of that quorum, and may still give way to the primary of an earlier view,
+    which does not know yet that it is deposed.
+    """
     final = registry.final
-    if len(final) > to + 1 and node.shadow.views[to + 1 : to + 2] == final[to + 1 : to + 2]:
+    is_final = len(final) > to + 1 and node.shadow.views[to + 1 : to + 2] == final[to + 1 : to + 2]
+    if is_final and node.core.view >= registry.settled[to + 1]:
         raise _broken("quorum_log", f"{node.name} rolls back to {to}, and {final[to + 1]}.{to + 1} is final")
 
 
@@ -165,7 +179,7 @@ def log_inv(node: Watched, to: int, registry: Registry) -> None:
     views, final = node.shadow.views, registry.final
     first = node.shadow.commit
     if views[first : min(to + 1, len(final))] != final[first : to + 1]:
-        raise _broken("log_inv", f"{node.name} commits up to {views[to]}.{to}, where others have committed another log")
+        raise _broken("log_inv", f"{node.name} commits up to {plain(views[to])}.{to}, where others have committed another log")
 
 
 @rule
@@ -173,7 +187,7 @@ def never_commit_entry_prev_terms(node: Watched, to: int, registry: Registry) ->
     """What becomes final first becomes so at the primary of its own view: an earlier one's may still be replaced (Raft, figure 8)."""
     if to < len(registry.final):
         return
-    view = node.shadow.views[to]
+    view = plain(node.shadow.views[to])
     if node.core.role is not Role.PRIMARY or view != node.core.view:
         raise _broken(
             "never_commit_entry_prev_terms", f"{node.name}, {node.core.role.value} of view {node.core.view}, commits {view}.{to} first"
@@ -191,7 +205,7 @@ def durable(node: Watched, to: int, registry: Registry, nodes: dict[str, Any]) -
             break
         holders = [name for name in members if name in nodes and nodes[name].has_stored(view, to)]
         if len(holders) * 2 <= len(members):
-            raise _broken("durable", f"{node.name} commits {view}.{to}, which only {holders} of {sorted(members)} have on disk")
+            raise _broken("durable", f"{node.name} commits {plain(view)}.{to}, which only {holders} of {sorted(members)} have on disk")
 
 
 # After an event.
@@ -311,9 +325,9 @@ def check_quorum(node: Watched) -> None:
 
 
 @rule
-def nobody_stops(node: Watched) -> None:
-    """An honest enclave never has a reason to stop itself, whatever hosts and networks do."""
-    if node.core.failed is not None:
+def nobody_stops(node: Watched, registry: Registry) -> None:
+    """An honest enclave never has a reason to stop itself, whatever hosts and networks do; but where a memory was set back it may."""
+    if node.core.failed is not None and not registry.set_back:
         raise _broken("nobody_stops", f"{node.name} stops: {node.core.failed}")
 
 
@@ -360,6 +374,7 @@ class Judge(Witness):
         never_commit_entry_prev_terms(node, to, registry)
         durable(node, to, registry, self.by_id)
         if to >= len(registry.final):
+            registry.settled += [node.core.view] * (to + 1 - len(registry.final))
             registry.final += shadow.views[len(registry.final) : to + 1]
 
     # What the world asks after every event.
@@ -368,7 +383,7 @@ class Judge(Witness):
         """A node has handled something."""
         core: Consensus = node.core
         if core.failed is not None:
-            nobody_stops(node)
+            nobody_stops(node, self.registry)
         if core.view != node.view or core.role is not node.role:
             mono_term(node)
             state_transitions(node)

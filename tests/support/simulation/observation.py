@@ -6,7 +6,8 @@ Not here: the rules (`invariants`).
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from copy import deepcopy
+from typing import Any, Final, NamedTuple
 
 from ledgerd.enclave.consensus.log import Log
 from ledgerd.ledger.ids import Seqno, View
@@ -27,6 +28,17 @@ class Meaning(NamedTuple):
 
 
 PLAIN = Meaning()
+
+# A node whose memory was set back may make a second entry of a name that it has used. Where a log has that one, its view is written with
+# this added, once or more.
+_TWIN: Final = 1 << 40
+
+
+def plain(view: int) -> int:
+    """The view of an entry, whichever of its name it is."""
+    return view & (_TWIN - 1)
+
+
 Reader = Callable[[bytes, frozenset[str]], Meaning]
 """Reads an entry's meaning; given the configuration before it."""
 
@@ -46,14 +58,18 @@ class Registry:
     Attributes:
         facts: Every entry, by (view, seqno).
         final: Views of the longest committed log that any node has seen, by seqno; `final[0]` is 0.
+        settled: View of the primary that made each of them final, by seqno.
         winners: Who was primary, by view.
+        set_back: Ids of the nodes whose memory was set back.
     """
 
     def __init__(self, reader: Reader) -> None:
         self.read = reader
         self.facts: dict[tuple[int, int], Fact] = {}
         self.final: list[int] = [0]
+        self.settled: list[int] = [0]
         self.winners: dict[int, str] = {}
+        self.set_back: set[str] = set()
 
     def lineage(self, view: int, seqno: int) -> list[int]:
         """Views of the log that ends in this entry, by seqno."""
@@ -125,16 +141,44 @@ class Shadow:
                 nodes = self.configurations[-1][1] if self.configurations else frozenset()
                 fact = facts[view, seqno] = Fact(data, before, registry.read(data, nodes), self.node_id)
                 self.witness.authored(self, view, seqno)
+                before = view
             elif fact.before != before or fact.data != data:
-                self.witness.differs(self, view, seqno)
-            views.append(view)
-            meaning = fact.meaning
+                before = self._twin(view, seqno, before, data)
+            else:
+                before = view
+            views.append(before)
+            meaning = facts[before, seqno].meaning if before != view else fact.meaning
             if meaning is not PLAIN:
                 self._means(seqno, meaning)
-            before = view
             seqno += 1
         self.changes += 1
         self.witness.extended(self, view, len(entries))
+
+    def _twin(self, view: int, seqno: int, before: int, data: bytes) -> int:
+        """Another entry of this name: how its view is written.
+
+        Who was set back may make one. Anybody may get an entry of one of its two logs on top of the other, as long as no signature over
+        what is beneath tells.
+        """
+        facts, registry = self.registry.facts, self.registry
+        meaning = facts[view, seqno].meaning
+        is_known = False
+        twin = view
+        while (fact := facts.get((twin, seqno))) is not None:
+            if fact.data == data:
+                if fact.before == before:
+                    return twin
+                is_known, meaning = True, fact.meaning
+            twin += _TWIN
+        if self.node_id in registry.set_back:
+            nodes = self.configurations[-1][1] if self.configurations else frozenset()
+            meaning = registry.read(data, nodes)
+        elif not registry.set_back or not is_known or meaning.signs:
+            self.witness.differs(self, view, seqno)
+        facts[twin, seqno] = Fact(data, before, meaning, self.node_id)
+        if not is_known:
+            self.witness.authored(self, view, seqno)
+        return twin
 
     def _means(self, seqno: int, meaning: Meaning) -> None:
         if meaning.nodes is not None:
@@ -205,6 +249,14 @@ class ObservedLog(Log):
     def __init__(self, shadow: Shadow) -> None:
         super().__init__()
         self._shadow = shadow
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ObservedLog":
+        """Hash states can be copied by their own method only; they and entries are never changed, so lists of them are enough."""
+        copied = ObservedLog(deepcopy(self._shadow, memo))
+        for name in Log.__slots__:
+            value = getattr(self, name)
+            setattr(copied, name, list(value) if isinstance(value, list) else value)
+        return copied
 
     def extend(self, view: View, data: Sequence[bytes], leaves: Sequence[bytes]) -> None:
         super().extend(view, data, leaves)

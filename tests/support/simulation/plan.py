@@ -6,7 +6,7 @@ Not here: what comes when (`driver`).
 
 import json
 import random
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 # Classes of faults, and how likely each is on in a seed. What they do at strength s (0 to 1] is the driver's.
@@ -33,6 +33,10 @@ FAULTS: Final[dict[str, float]] = {
     "client": 0.7,  # hangs up, asks again elsewhere, uses a key twice
 }
 
+SET_BACK: Final = "set back"
+"""A host sets back the memory of one enclave; of the core world only, and drawn apart from the others (see `_set_back`)."""
+_SET_BACK_LIKELY: Final = 0.12
+
 RECIPES: Final[tuple[str, ...]] = (
     "deposed reader",
     "last signer leaves",
@@ -46,7 +50,7 @@ RECIPES: Final[tuple[str, ...]] = (
     "undone and kept",
     "asked again",
 )
-"""Steered sequences; see `recipes`."""
+"""Steered sequences that any run may have; see `recipes`."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def draw(seed: int, world: str, *, nodes: int | None = None, crypto: str = "stan
     first = nodes or (chance.choice([1, most, most, most]))
     most = max(most, first)
     recipes = tuple(sorted(chance.sample(RECIPES, chance.choice([0, 1, 2, 3]))))
-    return Plan(
+    plan = Plan(
         seed=seed,
         world=world,
         crypto=crypto,
@@ -142,6 +146,30 @@ def draw(seed: int, world: str, *, nodes: int | None = None, crypto: str = "stan
         },
         fetch=chance.choice([3, 20, 500]),
     )
+    if world == "core" and nodes is None and chance.random() < _SET_BACK_LIKELY:
+        return set_back(plan, chance)
+    return plan
 
+
+def set_back(plan: Plan, chance: random.Random) -> Plan:
+    """The plan with one node whose memory is set back, and nothing that makes a lie of the rules then.
+
+    The service has an even number of nodes: two majorities of it have two nodes in common, so one besides the one that forgets. With an odd
+    number they may have that one only, which gives its vote to a log that lacks what it has acknowledged; no digest prevents that
+    (docs/consensus.md, point 12). For the same reason nothing changes the number.
+    """
+    count = chance.choice([2, 4, 4, 4])
+    faults = {name: strength for name, strength in plan.faults.items() if name not in ("membership", "replace")}
+    steered = tuple(name for name in plan.recipes if name not in _CHANGE_MEMBERS)
+    return replace(
+        plan,
+        nodes=count,
+        nodes_max=count,
+        faults={**faults, SET_BACK: round(chance.uniform(0.1, 1.0), 2)},
+        recipes=(*steered, "memory set back") if chance.random() < 0.7 else steered,
+    )
+
+
+_CHANGE_MEMBERS: Final = ("last signer leaves", "last word of who left", "torn configuration", "lost configuration")
 
 _STEPS: Final = {"core": 2_500, "replica": 2_000, "complete": 1_500}

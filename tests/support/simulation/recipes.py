@@ -412,6 +412,51 @@ def asked_again(world: Any, chance: Random) -> Iterator[Event]:
     yield ("mend",)
 
 
+def memory_set_back(world: Any, chance: Random) -> Iterator[Event]:
+    """A host takes a copy of an enclave's memory, lets it go on, puts the copy back, and plays to it again what it had played before.
+
+    A primary then makes other entries of names that it has used, and hears acknowledgements of the first; a backup has forgotten what it
+    acknowledged, or whom it voted for.
+    """
+    primary = world.primary()
+    if primary is None or world.registry.set_back or len(_members(world, primary)) < 2:
+        return
+    names = {node.name for node in _members(world, primary)}
+    node = primary if chance.random() < 0.7 else world.nodes[chance.choice(sorted(names))]
+    others = names - {node.name}
+    if chance.random() < 0.5:  # so that it asks where its peers' logs end
+        for other in sorted(others):
+            yield ("break", node.name, other)
+    if chance.random() < 0.5:
+        yield world.an_update(primary, chance)
+    yield ("copy", node.name)
+    for _ in range(chance.choice([1, 2, 3])):
+        yield world.an_update(primary, chance)
+        yield world.a_signature(primary)
+        for _ in range(3):
+            yield from _turn(world, names, 0.02)
+    alone = chance.random() < 0.6
+    if alone:
+        yield ("partition", "both", node.name)
+    if alone and node is primary and chance.random() < 0.5:
+        yield from _elect(world, others, primary.core.view)
+    yield ("restore", node.name)
+    leads = node.core.role is Role.PRIMARY
+    for _ in range(chance.choice([1, 2, 4])):
+        if leads:
+            yield world.an_update(node, chance)
+            yield world.a_signature(node)
+            yield ("store", node.name)
+    for step in range(60):
+        yield ("again", node.name, 0 if chance.random() < 0.8 else chance.randrange(6))
+        if step % 10 == 9:
+            yield ("tick", node.name, 0.05)
+            yield ("break", node.name, chance.choice(sorted(others)))
+    yield ("mend",)
+    for _ in range(4):
+        yield from _turn(world, {name for name in names if world.nodes[name].is_up}, 0.05)
+
+
 RECIPES: Final[dict[str, Recipe]] = {
     "deposed reader": deposed_reader,
     "last signer leaves": last_signer_leaves,
@@ -424,4 +469,5 @@ RECIPES: Final[dict[str, Recipe]] = {
     "lost configuration": lost_configuration,
     "undone and kept": undone_and_kept,
     "asked again": asked_again,
+    "memory set back": memory_set_back,
 }

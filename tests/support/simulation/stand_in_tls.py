@@ -24,7 +24,7 @@ _FINISHED: Final = b"F"
 _DATA: Final = b"D"
 _CLOSE: Final = b"C"
 _NO_TAG: Final = bytes(8)
-_SIZE_MAX: Final = 1 << 20
+_SIZE_MAX: Final = RECORD_SIZE_BYTES_MAX + 256  # as TLS 1.3 has it
 
 
 class Context:
@@ -135,15 +135,18 @@ class Connection:
             self._send(_CLOSE, b"")
 
     def _say_hello(self, protocols: list[bytes]) -> None:
-        body = msgpack.packb((self._nonce, self._context.chain, protocols))
+        body = msgpack.packb((self._context.is_server, self._nonce, self._context.chain, protocols))
         self._output.append(_HEAD.pack(_HELLO, len(body), _NO_TAG) + body)
 
     def _hear_hello(self, body: bytes) -> None:
         try:
-            nonce, self._chain, protocols = msgpack.unpackb(body)
+            is_server, nonce, self._chain, protocols = msgpack.unpackb(body)
             nonces = nonce + self._nonce if self._context.is_server else self._nonce + nonce
         except (ValueError, TypeError, msgpack.UnpackException):
             self._fail("a hello that cannot be read")
+            return
+        if is_server is self._context.is_server:
+            self._fail("unexpected message")  # our own, or somebody's of our side
             return
         up, down = blake2b(nonces + b"up", digest_size=16).digest(), blake2b(nonces + b"down", digest_size=16).digest()
         self._keys = (down, up) if self._context.is_server else (up, down)

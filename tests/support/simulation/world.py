@@ -62,19 +62,25 @@ class Node:
         """From now on, what its log does is known; to be called before it has any entry."""
         self.shadow = Shadow(self.node_id, registry, judge)
         self.core._log = ObservedLog(self.shadow)
-        # One wake-up may hold more than one step of an election: after a pause, a timer and the answers to the question before.
-        receive_proposal, ask_for_votes = self.core._receive_propose_vote, self.core._ask_for_votes
+        self.watch_elections()
+
+    def watch_elections(self) -> None:
+        """From now on, `may_stand` says whether it may. One wake-up may hold more than one step of an election: after a pause, a timer and
+        the answers to the question before.
+        """
+        core = self.core
+        receive_proposal, ask_for_votes = type(core)._receive_propose_vote, type(core)._ask_for_votes
 
         def receive_and_note(sender: NodeId, message: ProposeVote) -> None:
             self.may_stand = True
-            receive_proposal(sender, message)
+            receive_proposal(core, sender, message)
 
         def ask_and_note(*, pre_vote: bool) -> None:
             self.may_stand |= pre_vote
-            ask_for_votes(pre_vote=pre_vote)
+            ask_for_votes(core, pre_vote=pre_vote)
 
-        self.core._receive_propose_vote = receive_and_note  # type: ignore[method-assign]  # watched
-        self.core._ask_for_votes = ask_and_note  # type: ignore[method-assign]  # watched
+        core._receive_propose_vote = receive_and_note  # type: ignore[method-assign]  # watched
+        core._ask_for_votes = ask_and_note  # type: ignore[method-assign]  # watched
 
 
 class World:
@@ -361,6 +367,10 @@ class World:
             self.nodes[name].disk.lie = None
 
     # The end.
+
+    def may_stand_still(self) -> bool:
+        """Whether the service need not go on, though every fault has ended."""
+        return False
 
     def calm(self) -> None:
         """End every fault: the network carries, hosts are honest, clocks run, whoever was stopped goes on."""
