@@ -93,7 +93,7 @@ def test_the_version_is_demanded_everywhere(node: Governed, query: str, expected
 # Who may ask.
 
 
-@pytest.mark.parametrize(("path", "kind", "active"), SIGNED)
+@pytest.mark.parametrize(("path", "kind", "active"), SIGNED, ids=[kind for _, kind, _ in SIGNED])
 def test_members_requests_are_refused_to_all_others_with_the_reason(node: Governed, path: str, kind: str, active: bool) -> None:
     good = envelope(ALICE, kind)
     forged = cose.encode(cose.decode(good)._replace(payload=b'{"ballot":"x"}'))
@@ -128,7 +128,7 @@ def test_members_requests_are_refused_to_all_others_with_the_reason(node: Govern
         assert node.post(path, envelope(CAROL, kind)).status != 401
 
 
-@pytest.mark.parametrize(("path", "kind", "active"), SIGNED)
+@pytest.mark.parametrize(("path", "kind", "active"), SIGNED, ids=[kind for _, kind, _ in SIGNED])
 def test_a_member_that_was_removed_is_out_at_its_next_request(node: Governed, path: str, kind: str, active: bool) -> None:
     gone: dict[bytes, bytes | None] = {id_of(ALICE).encode(): None}
     node.put({tables.MEMBER_CERTS: gone, tables.MEMBER_INFO: gone})
