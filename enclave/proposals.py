@@ -108,10 +108,17 @@ class Proposals:
     def _remember(self, context: Context, request: SignedRequest, proposal_id: str) -> None:
         """Refuse what was sent before, or could have been: the window of recent requests has a fixed size.
 
-        What has fallen out of the window is older than its median, so what is older than that cannot be told from a replay.
+        What has fallen out of the window stands before its median, so what stands before that cannot be told from a replay; of several
+        requests of one second, their digests say which. Nor may a request be of the future: a window full of such would refuse all others.
         """
-        if request.created_at > requests.CREATED_AT_MAX:
-            raise RequestError(400, "InvalidCreatedAt", f"created_at is at most {requests.CREATED_AT_MAX}, in seconds since 1970.")
+        latest = min(self._node.now_ms // 1000 + CREATED_AHEAD_SECONDS_MAX, requests.CREATED_AT_MAX)
+        if request.created_at > latest:
+            raise RequestError(
+                400,
+                "InvalidCreatedAt",
+                f"created_at is in seconds since 1970, and at most {latest} now: {CREATED_AHEAD_SECONDS_MAX} s ahead of the service's clock. "
+                "Set the signer's clock, and sign again.",
+            )
         recent = context.kv[tables.COSE_RECENT_PROPOSALS]
         key = request.replay_key
         known = recent.get(key.encode())
@@ -121,12 +128,13 @@ class Proposals:
         window: int = config["recent_cose_proposals_window_size"]
         keys = [name.decode() for name, _ in recent.items()]
         if len(keys) >= window:
-            oldest = keys[len(keys) // 2].partition(":")[0]
-            if key.partition(":")[0] < oldest:
+            median = keys[len(keys) // 2]
+            if key < median:
+                oldest = int(median.partition(":")[0])
                 raise RequestError(
                     400,
                     "ProposalCreatedTooLongAgo",
-                    f"Among {window} recent proposals this is too old to be told from a replay: created_at must be at least {int(oldest)}. "
+                    f"Among {window} recent proposals this is too old to be told from a replay: created_at must be at least {oldest}. "
                     "Sign it again.",
                 )
         for name in keys[: max(0, len(keys) + 1 - window)]:
@@ -169,6 +177,7 @@ class Proposals:
         self._trust_node(context, NodeId(action.node_id), record, request, begins, days)
 
 
+CREATED_AHEAD_SECONDS_MAX: Final = 3600
 _SOON: Final = (("retry-after", "1"),)
 
 

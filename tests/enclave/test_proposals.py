@@ -10,6 +10,7 @@ import pytest
 from ledgerd.apps.logging import app
 from ledgerd.enclave.keys import parse_certificate
 from ledgerd.enclave.outbound import Answer
+from ledgerd.enclave.proposals import CREATED_AHEAD_SECONDS_MAX
 from ledgerd.governance import requests, tables
 from ledgerd.governance.actions import REMOVE_NODE, TRUST_NODE, Action
 from ledgerd.ledger import cose
@@ -181,10 +182,41 @@ def test_what_is_older_than_the_median_of_a_full_window_is_refused(cluster: Clus
     answer = propose(29)  # the window is full: 10, 20, 30, 40, with median 30
     assert code(answer) == (400, "ProposalCreatedTooLongAgo")
     assert "at least 30" in json.loads(answer.body)["error"]["message"]
-    assert propose(30).status == 200  # 10 falls out
+    assert propose(31).status == 200  # 10 falls out
     assert code(send(cluster, n0, sent[10])) == (400, "ProposalCreatedTooLongAgo")
     assert code(send(cluster, n0, sent[40])) == (400, "ProposalReplay")
     assert len(dict(serving._replica.store.map(tables.COSE_RECENT_PROPOSALS).items())) == 4
+
+
+def test_what_falls_out_of_a_window_of_one_second_cannot_come_back(cluster: Cluster) -> None:
+    n0, *_ = cluster.hosts.values()
+    serving: Any = n0.enclave._serving
+    config = tables.decode(serving._replica.store.get(tables.SERVICE_CONFIG, tables.SINGLETON))
+    small = tables.encode({**config, "recent_cose_proposals_window_size": 4})
+    serving._apply_and_propose({tables.SERVICE_CONFIG: {tables.SINGLETON: small}})
+    accepted = []
+    for number in range(1, 60):
+        waiting = f"{number:064x}"
+        serving._apply_and_propose(
+            {tables.NODE_INFO: {waiting.encode(): tables.encode({"status": tables.PENDING, "retired_committed": False})}}
+        )
+        body = envelope(cluster.member, Action(REMOVE_NODE, waiting), created_at=SIGNED_AT)
+        if send(cluster, n0, body).status == 200:
+            accepted.append(body)
+        if len(accepted) == 7:
+            break
+    assert len(accepted) == 7
+    assert {code(send(cluster, n0, body)) for body in accepted} <= {(400, "ProposalReplay"), (400, "ProposalCreatedTooLongAgo")}
+
+
+@pytest.mark.parametrize(("seconds", "accepted"), [(CREATED_AHEAD_SECONDS_MAX, True), (CREATED_AHEAD_SECONDS_MAX + 1, False)])
+def test_a_request_of_the_future_is_refused(cluster: Cluster, seconds: int, accepted: bool) -> None:
+    n0, _, n2 = cluster.hosts.values()
+    serving: Any = n0.enclave._serving
+    at = serving.status.now_ms // 1000 + seconds
+    answer = send(cluster, n0, envelope(cluster.member, Action(REMOVE_NODE, node_id(n2)), created_at=at))
+    assert (answer.status == 200) is accepted
+    assert accepted or code(answer) == (400, "InvalidCreatedAt")
 
 
 def test_a_time_of_more_than_ten_digits_is_refused(cluster: Cluster) -> None:

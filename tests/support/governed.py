@@ -16,7 +16,7 @@ from support.cluster import Identity, make_identity
 from support.executing import Node, error_of
 
 VERSION = "?api-version=2024-07-01"
-SIGNED_AT = 1_800_000_000
+SIGNED_AT = 1_780_000_000
 DIGEST = "5a" * 32
 ALICE, BOB, CAROL = (make_identity(name) for name in ("alice", "bob", "carol"))
 

@@ -7,7 +7,7 @@ from ledgerd.ledger.ids import NodeId
 from support.cluster import Cluster, Host, Identity
 
 CREATE = "/gov/members/proposals:create?api-version=2024-07-01"
-SIGNED_AT = 1_800_000_000
+SIGNED_AT = 1_780_000_000
 
 
 def envelope(identity: Identity, *wanted: Action, created_at: int = SIGNED_AT, kind: str = requests.PROPOSAL) -> bytes:
