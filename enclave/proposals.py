@@ -116,7 +116,7 @@ class Proposals:
             raise RequestError(
                 400,
                 "InvalidCreatedAt",
-                f"created_at is in seconds since 1970, and at most {latest} now: {CREATED_AHEAD_SECONDS_MAX} s ahead of the service's clock. "
+                f"created_at is in seconds since 1970, and at most {latest} now: the service's clock and {CREATED_AHEAD_SECONDS_MAX} s. "
                 "Set the signer's clock, and sign again.",
             )
         recent = context.kv[tables.COSE_RECENT_PROPOSALS]
