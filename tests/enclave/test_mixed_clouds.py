@@ -150,6 +150,7 @@ def test_guests_that_the_policy_does_not_accept_are_refused_by_the_rule_they_bre
         ({"change": {"nonce": "00" * 32}}, "nonce"),
     ):
         assert f"rule '{rule}'" in guest.refused(**fields)
+        guest.cluster.run(1.1)  # refusals are rationed
     log = "\n".join(text for level, text in guest.cluster.hosts["n0"].logs if level == "warning")
     assert "rule 'host_data'" in log
 

@@ -124,8 +124,10 @@ def test_a_sealed_key_can_be_tried_and_its_kms_ends_with_it(tmp_path: Path) -> N
         f". {folder}/kms/credentials; ledgerd node join --config {folder}/next/node.toml 2> {tmp_path}/joined &\n"
         "for _ in $(seq 300); do sleep 0.1\n"
         f"grep -q 'serves the public name' {folder}/next/node.log 2> /dev/null && break; done\n"
+        "for _ in $(seq 100); do\n"
         f'curl -sS --cacert {folder}/kms/authority_cert.pem --connect-to "ledger.example.org:443:$(cat {folder}/next/rpc_address)" '
         f"https://ledger.example.org/node/state > {tmp_path}/state\n"
+        f"grep -q Pending {tmp_path}/state || break; sleep 0.1; done\n"
         f"cp {folder}/next/*.pid {tmp_path}; sleep 0.5\n"
     )
     name = ["--public-name", "ledger.example.org"]
