@@ -71,7 +71,9 @@ def test_a_service_commits_within_twice_its_time_whatever_a_crowd_does(service: 
                 deaf_path="/app/public/records/large",
                 a_second=60,
             ) as crowd:
-                wait_for(lambda: crowd.opened >= 60, "a crowd comes together")
+                end = time.monotonic() + 60
+                while crowd.opened < 60 and time.monotonic() < end:
+                    commits(session, 0.05)  # whoever is silent longest gives its place to a newcomer
                 crowded += commits(session, PHASE_SECONDS)
     median, tenth = ([statistics.quantiles(took, n=10)[at] for took in (calm, crowded)] for at in (4, 8))
     shown = f"milliseconds calm and crowded: {[1000 * value for value in median]}, of the slowest tenth {[1000 * value for value in tenth]}"
