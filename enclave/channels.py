@@ -9,7 +9,6 @@ Not here: what messages mean (`enclave.consensus`), whom to dial and when (`encl
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ledgerd.enclave.tls import RECORD_SIZE_BYTES_MAX, TlsConnection, TlsContext
+from ledgerd.enclave.turns import UNREAD_SIZE_BYTES_MAX, Turns
 from ledgerd.ledger.errors import IntegrityError, UsageError
 from ledgerd.ledger.ids import NodeId
 
@@ -25,7 +25,6 @@ MESSAGE_SIZE_BYTES_MAX: Final = 16 << 20  # a batch of entries is at most 1 MiB;
 HELLO: Final = b"ledgerd-channel/1 "  # then the 8-byte number of the channel: the first message on every channel
 
 HANDSHAKES_MAX: Final = 4  # steps of strangers' handshakes in one wake-up: four milliseconds; what waits has another wake-up at once
-HANDSHAKE_SIZE_BYTES_MAX: Final = 64 << 10  # that wait; a node's flight has some 2 KiB
 
 _PREFIX_BYTES: Final = 4
 _HELLO_BYTES: Final = len(HELLO) + 8
@@ -98,6 +97,7 @@ class _Channel:
         "stream",
         "tls",
         "unread",
+        "unread_bytes",
         "waits_since",
     )
 
@@ -116,7 +116,8 @@ class _Channel:
         self.buffer = bytearray()
         self.need = _PREFIX_BYTES
         self.dirty = False
-        self.unread = b""  # of a handshake whose turn has not come
+        self.unread: list[bytes] | None = None  # see `enclave.turns`
+        self.unread_bytes = 0
 
 
 class Channels:
@@ -128,7 +129,6 @@ class Channels:
         "_channels",
         "_closing",
         "_cuts",
-        "_delayed",
         "_dial",
         "_dialled",
         "_dials",
@@ -142,7 +142,7 @@ class Channels:
         "_node_id",
         "_now",
         "_service",
-        "_shaken",
+        "_turns",
         "_unix_seconds",
     )
 
@@ -187,13 +187,12 @@ class Channels:
         self._cuts: list[NodeId] = []
         self._lost: list[NodeId] = []
         self._failures: list[str] = []
-        self._delayed: deque[_Channel] = deque()  # whose handshake waits for its turn
-        self._shaken = 0  # steps of handshakes in this wake-up
+        self._turns: Turns[_Channel] = Turns(HANDSHAKES_MAX)
 
     @property
     def has_backlog(self) -> bool:
         """True if something waits for the next wake-up, which should come at once."""
-        return bool(self._delayed or self._messages)
+        return bool(self._turns or self._messages)
 
     def use(self, chain: Sequence[x509.Certificate], key: EllipticCurvePrivateKey, service: x509.Certificate) -> None:
         """Show and expect new certificates in handshakes from now on."""
@@ -233,36 +232,14 @@ class Channels:
         self._channels[stream] = channel
 
     def received(self, stream: int, data: bytes) -> None:
-        """The host carried bytes. Never raises: what breaks the protocol ends the channel, and `take_failures` says why.
-
-        A step of a handshake costs up to a millisecond, and whoever reaches the port for peers may ask for it. So a few are taken in each
-        wake-up, and those who have proven who they are do not wait for the rest.
-        """
+        """The host carried bytes. Never raises: what breaks the protocol ends the channel, and `take_failures` says why."""
         channel = self._channels.get(stream)
         if channel is None:
             return
-        if channel.is_dialled or channel.tls.established:
+        if channel.is_dialled or channel.tls.established or self._turns.take(channel, data):
             self._take(channel, data)
-        elif channel.unread or self._shaken >= HANDSHAKES_MAX:
-            if not channel.unread:
-                self._delayed.append(channel)
-            channel.unread += data
-            if len(channel.unread) > HANDSHAKE_SIZE_BYTES_MAX:
-                self._fail(channel, "more is sent in a handshake than any node has to say")
-        else:
-            self._shaken += 1
-            self._take(channel, data)
-
-    def _go_on(self) -> None:
-        """Take the next handshakes that wait, as many as one wake-up bears."""
-        self._shaken = 0
-        delayed = self._delayed
-        while delayed and self._shaken < HANDSHAKES_MAX:
-            channel = delayed.popleft()
-            if self._channels.get(channel.stream) is channel:
-                data, channel.unread = channel.unread, b""
-                self._shaken += 1
-                self._take(channel, data)
+        elif channel.unread_bytes > UNREAD_SIZE_BYTES_MAX:
+            self._fail(channel, "more is sent in a handshake than any node has to say")
 
     def _take(self, channel: _Channel, data: bytes) -> None:
         tls = channel.tls
@@ -349,7 +326,8 @@ class Channels:
     def take_output(self) -> tuple[list[tuple[int, bytes]], list[int]]:
         """What to send, and which streams to close once that is sent; each is handed over once."""
         output: list[tuple[int, bytes]] = []
-        self._go_on()
+        for channel, data in self._turns.due():
+            self._take(channel, data)
         dirty = self._dirty
         if dirty:
             self._dirty = []
@@ -484,7 +462,7 @@ class Channels:
         channel.queue.clear()
         channel.queued = 0
         channel.buffer.clear()
-        channel.unread = b""
+        channel.unread = None
         peer = channel.peer
         if peer is None:
             return

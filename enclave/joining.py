@@ -99,10 +99,9 @@ class Joining:
         self._user_data = binding_digest(self._relevant, keys.encryption_public)
         self._request_pem = keys.certificate_request(configuration.names).public_bytes(Encoding.PEM).decode()
         self._context = TlsContext.for_dialled()
-        self._told = self._target = self._led_to = (
-            join.target.host,
-            join.target.port,
-        )  # by the configuration; now; by the last redirection
+        self._told = (join.target.host, join.target.port)  # by the configuration
+        self._led_to = self._told  # by the last redirection
+        self._target = self._told  # now
         self._client: HttpClient | None = None
         self._stream: int | None = None
         self._connected = False

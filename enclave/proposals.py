@@ -25,6 +25,8 @@ from ledgerd.governance.requests import SignedRequest
 from ledgerd.ledger.errors import FormatError, RequestError
 from ledgerd.ledger.ids import NodeId, Seqno
 
+CREATED_AHEAD_SECONDS_MAX: Final = 3600  # of the service's clock, by which a member's may be wrong
+
 Trust = Callable[[Context, NodeId, dict[str, Any], x509.CertificateSigningRequest, datetime, int], None]
 
 
@@ -177,7 +179,6 @@ class Proposals:
         self._trust_node(context, NodeId(action.node_id), record, request, begins, days)
 
 
-CREATED_AHEAD_SECONDS_MAX: Final = 3600
 _SOON: Final = (("retry-after", "1"),)
 
 

@@ -23,7 +23,7 @@ class Session:
         protocol: Chosen by ALPN once the handshake is done; None before.
         since: When the phase began; for a session without a request, when it last had one.
         over_cap: It came when all places were taken, and is told so.
-        unread: Bytes of a handshake whose turn has not come, or None.
+        unread, unread_bytes: See `enclave.turns`.
         remote: Whence it comes, `address:port`, as the host says.
         gone: It is over; somebody may still refer to it.
         lingered: Bytes swallowed since it was refused.

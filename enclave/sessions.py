@@ -3,14 +3,11 @@
 The host says that a stream opened, carried bytes, closed; `requests` fills with complete requests; `answer` takes their responses;
 `take_output` gives what all sessions have to send, one TLS write for each session and wake-up. Nothing here raises for
 what a client or the host says. Time comes with `sweep`; between two sweeps it stands still, which is exact enough for deadlines.
-A handshake costs a millisecond and anybody may ask for one, so one step is done in each wake-up and the others wait for the next: those who
-have a session are served meanwhile.
 Not here: HTTP itself (`enclave.http`), `ledgerd/1` (`enclave.pipeline`), who the caller is (`enclave.auth`), who leaves when all places
-are taken (`enclave.places`), execution.
+are taken (`enclave.places`), whose handshake is next (`enclave.turns`), execution.
 """
 
 import hashlib
-from collections import deque
 from typing import Final, NamedTuple, TypeAlias
 
 from ledgerd.enclave.http import Counters, Exchange, HttpConnection, Limits
@@ -19,12 +16,12 @@ from ledgerd.enclave.places import Knows, Places
 from ledgerd.enclave.requests import Request, Response
 from ledgerd.enclave.session import ANSWERING, HANDSHAKE, IDLE, LINGERING, READING, Protocol, Session
 from ledgerd.enclave.tls import PIPELINE_PROTOCOL, TlsContext
+from ledgerd.enclave.turns import UNREAD_SIZE_BYTES_MAX, Turns
 
 ReplyTo: TypeAlias = Exchange | Call
 """The `reply_to` of every request that came from a client's session; test with `isinstance`."""
 
 HANDSHAKES_MAX: Final = 1  # steps of handshakes in one wake-up: a millisecond, and a commit takes several wake-ups; the next comes at once
-HANDSHAKE_SIZE_BYTES_MAX: Final = 64 << 10  # that wait; a flight with a large certificate has some 10 KiB
 _LINGER_SIZE_BYTES_MAX: Final = 8 << 20  # swallowed after a refusal, so that the client gets to read why instead of a reset
 
 
@@ -69,7 +66,6 @@ class Sessions:
         "_buffered",
         "_closing",
         "_context",
-        "_delayed",
         "_dirty",
         "_farewells",
         "_limits",
@@ -77,7 +73,7 @@ class Sessions:
         "_places",
         "_requests",
         "_sessions",
-        "_shaken",
+        "_turns",
         "counters",
         "evicted",
         "knows",
@@ -98,8 +94,7 @@ class Sessions:
         self._buffered = 0
         self._places = Places()
         self._farewells: list[tuple[int, bytes]] = []  # of those who had to leave
-        self._delayed: deque[Session] = deque()  # whose handshake waits for its turn
-        self._shaken = 0  # steps of handshakes in this wake-up
+        self._turns: Turns[Session] = Turns(HANDSHAKES_MAX)
         self.knows: Knows = lambda caller: False
         self.counters = Counters()
         self.peak = 0
@@ -120,7 +115,7 @@ class Sessions:
     @property
     def has_backlog(self) -> bool:
         """True if something waits for the next wake-up, which should come at once."""
-        return bool(self._delayed or self._requests)
+        return bool(self._turns or self._requests)
 
     def opened(self, stream: int, remote: str = "") -> None:
         """The host accepted a client's stream, from `remote` as it says."""
@@ -156,36 +151,15 @@ class Sessions:
             if session.lingered > _LINGER_SIZE_BYTES_MAX:
                 self._end(session)
             return
-        if session.protocol is None and (self._shaken >= HANDSHAKES_MAX or session.unread is not None):
-            self._put_off(session, data)
-        else:
+        if session.protocol is not None or self._turns.take(session, data):
             self._read(session, data)
-
-    def _put_off(self, session: Session, data: bytes) -> None:
-        if session.unread is None:
-            session.unread = []
-            self._delayed.append(session)
-        session.unread.append(data)
-        session.unread_bytes += len(data)
-        if session.unread_bytes > HANDSHAKE_SIZE_BYTES_MAX:
+        elif session.unread_bytes > UNREAD_SIZE_BYTES_MAX:
             self.tls_failed += 1
             self._end(session)
-
-    def _go_on(self) -> None:
-        """Take the next handshakes that wait, as many as one wake-up bears."""
-        self._shaken = 0
-        delayed = self._delayed
-        while delayed and self._shaken < HANDSHAKES_MAX:
-            session = delayed.popleft()
-            if session.unread is not None and not session.gone:
-                data = b"".join(session.unread)
-                session.unread, session.unread_bytes = None, 0
-                self._read(session, data)
 
     def _read(self, session: Session, data: bytes) -> None:
         tls = session.tls
         protocol = session.protocol
-        self._shaken += protocol is None
         chunks = tls.feed(data)
         if protocol is None:
             if not session.dirty:
@@ -250,7 +224,8 @@ class Sessions:
     def take_output(self) -> tuple[list[tuple[int, bytes]], list[int]]:
         """What to send, and which streams to close once that is sent; each is handed over once."""
         output, self._farewells = self._farewells, []
-        self._go_on()
+        for session, data in self._turns.due():
+            self._read(session, data)
         dirty = self._dirty
         if dirty:
             self._dirty = []
@@ -377,6 +352,7 @@ class Sessions:
     def _forget(self, session: Session) -> None:
         del self._sessions[session.stream]
         session.gone = True
+        session.unread = None
         protocol = session.protocol
         if protocol is not None:
             self._buffered -= protocol.buffered

@@ -4,14 +4,13 @@ Reads are of what the primary has committed. Not here: making proposals and voti
 """
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
-from ledgerd.node.cli.output import NODE_ID_SHOWN, Output, command
+from ledgerd.node.cli.output import Output, command
 from ledgerd.node.cli.service import ServiceOptions, member_options, service_options
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def gov_members(output: Output, service: ServiceOptions) -> None:
         }
         for member in _read(service, "service/members")["value"]
     ]
-    output.rows("gov_members", _MEMBERS, _shortened(output, rows, "member_id"))
+    output.rows("gov_members", _MEMBERS, rows, named="member_id")
 
 
 @command("users")
@@ -66,7 +65,7 @@ def gov_users(output: Output, service: ServiceOptions) -> None:
         {"user_id": user["userId"], "user_data": user["userData"], "certificate": user["certificate"]}
         for user in _read(service, "service/users")["value"]
     ]
-    output.rows("gov_users", _USERS, _shortened(output, rows, "user_id"))
+    output.rows("gov_users", _USERS, rows, named="user_id")
 
 
 @command("service")
@@ -127,7 +126,7 @@ def gov_proposals(output: Output, service: ServiceOptions) -> None:
         }
         for proposal in _read(service, "members/proposals")["value"]
     ]
-    output.rows("gov_proposals", _PROPOSALS, _shortened(output, rows, "proposer_id"))
+    output.rows("gov_proposals", _PROPOSALS, rows, named="proposer_id")
 
 
 @command("ack")
@@ -200,10 +199,3 @@ def _get(client: "Client", path: str) -> dict[str, Any]:
 
     answer: dict[str, Any] = client.get(f"/gov/{path}?api-version={API_VERSION}", committed=True).json()
     return answer
-
-
-def _shortened(output: Output, rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """On a terminal names are shown as far as they tell one from another; pipes have them whole, to be given to other commands."""
-    if output.json or not sys.stdout.isatty():
-        return rows
-    return [{**row, name: row[name][:NODE_ID_SHOWN]} for row in rows]

@@ -1,7 +1,6 @@
 """`ledgerd node list` and `ledgerd node retire`: which nodes a service has, and letting one of them go."""
 
 import re
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -65,9 +64,7 @@ def node_list(output: Output, service: ServiceOptions) -> None:
         _add_progress(service, rows)
     else:
         rows = _last_known(service, doubt)
-    if not output.json and sys.stdout.isatty():  # pipes have whole names, to be given to other commands
-        rows = [{**row, "node_id": row["node_id"][:NODE_ID_SHOWN]} for row in rows]
-    output.rows("node_list", COLUMNS, rows, droppable=DROPPED, confirmed=doubt is None)
+    output.rows("node_list", COLUMNS, rows, droppable=DROPPED, named="node_id", confirmed=doubt is None)
     if doubt is not None:
         output.note(f"No majority of the nodes confirms this, it is what one of them last knew ({doubt}).")
         output.note(WITHOUT_MAJORITY)

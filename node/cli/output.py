@@ -54,11 +54,19 @@ class Output:
                 click.echo(f"{name}\t{_flat(value)}")
 
     def rows(
-        self, schema: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], droppable: Sequence[str] = (), **more: Any
+        self,
+        schema: str,
+        columns: Sequence[str],
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        droppable: Sequence[str] = (),
+        named: str | None = None,
+        **more: Any,
     ) -> None:
         """Say a list of things: the columns for people, every field for JSON, under `items`; `more` stands beside it, JSON only.
 
-        Of `droppable` columns a terminal leaves out so many, the first first, that the others fit; nothing is ever cut off.
+        Of `droppable` columns a terminal leaves out so many, the first first, that the others fit. Of ids in the column `named` it shows
+        what tells one from another; pipes have them whole, to be given to other commands. Nothing else is ever cut off.
         """
         if self.json:
             self._document(schema, {**more, "items": [dict(row) for row in rows]})
@@ -67,7 +75,7 @@ class Output:
             from rich.table import Table  # noqa: PLC0415
 
             console = Console(markup=False, highlight=False)
-            cells = [{column: _text(row.get(column)) for column in columns} for row in rows]
+            cells = [{column: _text(row.get(column))[: NODE_ID_SHOWN if column == named else None] for column in columns} for row in rows]
             shown = list(columns)
             for column in droppable:
                 if sum(max(len(_label(name)), *(len(cell[name]) for cell in cells), 0) + 2 for name in shown) - 2 > console.width:

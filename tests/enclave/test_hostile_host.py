@@ -681,18 +681,6 @@ class HostileCluster(Cluster):
         return made
 
 
-def writing(cluster: Cluster, hosts: list[Host]) -> Client:
-    """A client of one of these, by which a write was committed: one of them must be able to in the end."""
-    for _ in range(40):
-        for host in hosts:
-            client = cluster.client(host)
-            client.start("PUT", "/app/public/records/after", b"v", prefer="committed")
-            cluster.run(0.5)
-            if client.answers and client.answers[0].status == 204:
-                return client
-    raise AssertionError("nothing can be written any more")
-
-
 @pytest.mark.parametrize("name", ["n0", "n1"])
 @pytest.mark.parametrize("seed", range(8))
 def test_one_host_of_three_can_do_what_it_likes_and_nothing_acknowledged_is_lost_nor_any_ledger_forked(seed: int, name: str) -> None:
@@ -724,7 +712,7 @@ def test_one_host_of_three_can_do_what_it_likes_and_nothing_acknowledged_is_lost
     for other, key, wanted in waiting:
         if other.answers and other.answers[0].status == wanted:
             acknowledged[other.answers[0].headers[ID]] = key
-    client = writing(cluster, honest)
+    client = cluster.writer(honest)
     for transaction, key in acknowledged.items():
         assert status(client, transaction) == "Committed"
         assert client.ask("GET", f"/app/public/records/{key}").body == b"v"

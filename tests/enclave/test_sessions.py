@@ -16,8 +16,9 @@ from OpenSSL import SSL
 
 from ledgerd.enclave.http import Limits
 from ledgerd.enclave.requests import TEXT, Request, Response
-from ledgerd.enclave.sessions import HANDSHAKE_SIZE_BYTES_MAX, HANDSHAKES_MAX, ReplyTo, SessionLimits, Sessions
+from ledgerd.enclave.sessions import HANDSHAKES_MAX, ReplyTo, SessionLimits, Sessions
 from ledgerd.enclave.tls import TlsContext
+from ledgerd.enclave.turns import UNREAD_SIZE_BYTES_MAX
 from ledgerd.ledger.errors import UsageError
 from support.tls import Identity, MemoryClient, identity
 
@@ -492,7 +493,7 @@ def test_what_waits_of_a_handshake_is_bounded() -> None:
         host.sessions.opened(number)
         host.sessions.received(number, MemoryClient().take_output())
     host.sessions.opened(7)
-    for _ in range(HANDSHAKE_SIZE_BYTES_MAX // 1_000 + 1):
+    for _ in range(UNREAD_SIZE_BYTES_MAX // 1_000 + 1):
         host.sessions.received(7, bytes(1_000))
     assert host.sessions.tls_failed == 1
     assert 7 in host.sessions.take_output()[1]

@@ -261,7 +261,7 @@ def attacked(seed: int, name: str) -> LyingCluster:
     assert [host.stopped for host in honest] == [None, None], "another's host ended an honest host's enclave"
     assert (victim.stopped is None) == ("refused" not in victim.notices), "a node that stops says why"
     assert victim.stopped in (None, 1)
-    writer = _writing(cluster, honest)
+    writer = cluster.writer(honest)
     for key, transaction in watched.acknowledged.items():
         answer = writer.ask("GET", f"/app/public/records/{key}")
         assert (answer.status, answer.body) == (200, key.encode())
@@ -307,18 +307,6 @@ def test_an_enclave_that_does_not_expect_lies_is_found(monkeypatch: pytest.Monke
     with pytest.raises(Exception):  # noqa: B017  of whatever kind: without the bug there is none
         for seed in range(3):
             attacked(seed, "n0")
-
-
-def _writing(cluster: Cluster, hosts: list[Host]) -> Client:
-    """A client of one of these, by which a write was committed: one of them must be able to in the end."""
-    for _ in range(60):
-        for host in hosts:
-            client = cluster.client(host)
-            client.start("PUT", "/app/public/records/after", b"v", prefer="committed")
-            cluster.run(0.5)
-            if client.answers and client.answers[0].status == 204:
-                return client
-    raise AssertionError("nothing can be written any more")
 
 
 def test_a_joiner_whose_host_and_module_lie_ends_with_a_reason_or_joins() -> None:

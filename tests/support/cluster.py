@@ -6,7 +6,7 @@ where they are asked for. `Cluster.run` moves virtual time.
 
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -357,3 +357,14 @@ class Cluster:
     def client(self, host: Host, identity: Identity | None = None) -> Client:
         """Connect a client."""
         return Client(self, host, identity)
+
+    def writer(self, hosts: Sequence[Host]) -> Client:
+        """A client of one of these, by which a write was committed: one of them must be able to in the end."""
+        for _ in range(60):
+            for host in hosts:
+                client = self.client(host)
+                client.start("PUT", "/app/public/records/after", b"v", prefer="committed")
+                self.run(0.5)
+                if client.answers and client.answers[0].status == 204:
+                    return client
+        raise AssertionError("nothing can be written any more")

@@ -1,5 +1,9 @@
 """What members do in tests: sign proposals and send them, in a `support.cluster.Cluster`."""
 
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from ledgerd.enclave.outbound import Answer
 from ledgerd.governance import actions, requests
 from ledgerd.governance.actions import REMOVE_NODE, TRUST_NODE, Action
@@ -8,6 +12,14 @@ from support.cluster import Cluster, Host, Identity
 
 CREATE = "/gov/members/proposals:create?api-version=2024-07-01"
 SIGNED_AT = 1_780_000_000
+
+
+def files(identity: Identity, folder: Path) -> list[object]:
+    """A member's files, as options of the command line."""
+    certificate, key = folder / "member_cert.pem", folder / "member_privk.pem"
+    certificate.write_text(identity.pem)
+    key.write_bytes(identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return ["--member-cert", certificate, "--member-key", key]
 
 
 def envelope(identity: Identity, *wanted: Action, created_at: int = SIGNED_AT, kind: str = requests.PROPOSAL) -> bytes:

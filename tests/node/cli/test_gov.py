@@ -1,20 +1,18 @@
 """`ledgerd gov`, against a fake node whose `/gov` is the enclave's own."""
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ledgerd.governance import tables
 from ledgerd.ledger.signature import SIGNATURES
-from support.cluster import Identity
 from support.command_line import Ledgerd
 from support.executing import USER
 from support.fake_service import FakeAnswer, FakeRequest, FakeService
 from support.governed import ALICE, CAROL, DIGEST, Governed, id_of
+from support.members import files
 
 PROPOSAL, OTHER = "0a" * 32, "5b" * 32
 
@@ -41,29 +39,10 @@ class Gov:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[FakeService]:
-    with FakeService(tmp_path, nodes=1) as service:
-        yield service
-
-
-@pytest.fixture
 def gov(service: FakeService) -> Gov:
     gov = Gov()
     service.nodes[0].behaviour = gov
     return gov
-
-
-@pytest.fixture
-def options(service: FakeService) -> list[object]:
-    return ["--url", service.urls[0], "--service-cert", service.certificate_file, "--timeout", 2]
-
-
-def files(identity: Identity, folder: Path) -> list[object]:
-    """A member's files, as options."""
-    certificate, key = folder / "cert.pem", folder / "privk.pem"
-    certificate.write_text(identity.pem)
-    key.write_bytes(identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return ["--member-cert", certificate, "--member-key", key]
 
 
 def propose(gov: Gov, state: str = "Open") -> None:

@@ -1,18 +1,17 @@
 """`ledgerd node list` and `ledgerd node retire`, against fake nodes that answer as real ones do (`tests/end_to_end` has real ones)."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ledgerd.governance import actions, requests
 from ledgerd.governance.actions import REMOVE_NODE, Action
 from support.cluster import Identity, make_identity
 from support.command_line import Ledgerd
 from support.fake_service import FakeAnswer, FakeRequest, FakeService, error
+from support.members import files
 
 PRIMARY, BACKUP, LEAVING, GONE, WAITING = ("aa" * 32, "ab" * 32, "bb" * 32, "cc" * 32, "dd" * 32)
 
@@ -68,29 +67,10 @@ class Nodes:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[FakeService]:
-    with FakeService(tmp_path, nodes=1) as service:
-        yield service
-
-
-@pytest.fixture
 def nodes(service: FakeService) -> Nodes:
     nodes = Nodes(service.urls[0].removeprefix("https://"))
     service.nodes[0].behaviour = nodes
     return nodes
-
-
-@pytest.fixture
-def options(service: FakeService) -> list[object]:
-    return ["--url", service.urls[0], "--service-cert", service.certificate_file, "--timeout", 2]
-
-
-def write(identity: Identity, folder: Path) -> list[object]:
-    """A member's files, as options."""
-    certificate, key = folder / "member_cert.pem", folder / "member_privk.pem"
-    certificate.write_text(identity.pem)
-    key.write_bytes(identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return ["--member-cert", certificate, "--member-key", key]
 
 
 @pytest.fixture
@@ -100,7 +80,7 @@ def member() -> Identity:
 
 @pytest.fixture
 def signing(member: Identity, tmp_path: Path) -> list[object]:
-    return write(member, tmp_path)
+    return files(member, tmp_path)
 
 
 def test_the_list_says_of_each_node_what_it_is_and_whether_it_may_be_stopped(ledgerd: Ledgerd, nodes: Nodes, options: list[object]) -> None:
@@ -267,7 +247,7 @@ def test_members_files_are_looked_at_before_anything_is_asked(
 ) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    elsewhere = write(make_identity("member1"), other)
+    elsewhere = files(make_identity("member1"), other)
     rsa = tmp_path / "rsa.pem"
     rsa.write_text("-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n")
     for given, words in (

@@ -41,11 +41,6 @@ def service(tmp_path: Path, ledger: Service) -> Iterator[FakeService]:
         yield service
 
 
-@pytest.fixture
-def options(service: FakeService) -> list[object]:
-    return ["--url", service.urls[0], "--service-cert", service.certificate_file, "--timeout", 2]
-
-
 def receipts(ledger: Service, seqno: int) -> tuple[bytes, bytes]:
     signed = ledger.signatures[-1]
     record = signature.parse(entry.read_public(ledger.entries[signed - 1]).writes)

@@ -31,7 +31,7 @@ from ledgerd.node.simulator.pki import make_root
 from support.simulation import stand_in_tls
 from support.simulation.application import app
 from support.simulation.clients import Asked, Client
-from support.simulation.disk import Report, Write, flip
+from support.simulation.disk import Report, flip
 from support.simulation.invariants import Violation
 from support.simulation.patches import Change, patched
 from support.simulation.plan import Plan
@@ -216,11 +216,7 @@ class CompleteWorld(ServiceWorld):
             self.judge.look(node)
 
     def _obey(self, node: CompleteNode, ready: boundary.Ready) -> None:
-        if ready.truncate_after is not None or ready.entries:
-            views = node.shadow.views[ready.first_seqno : ready.first_seqno + len(ready.entries)]
-            report = node.disk.submit(Write(ready.generation, ready.truncate_after, ready.first_seqno, ready.entries, views))
-            if report is not None:
-                self.stored(node, report)
+        self.store(node, ready)
         for stream, data in (*ready.peer_bytes, *ready.client_bytes):
             self._carry(node, stream, data)
         for connect in ready.connects:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from ledgerd.enclave.consensus.core import Appended, Configuration, Consensus, LogEntry, Note, Role, Settings
 from ledgerd.ledger.errors import HostError, IntegrityError
 from ledgerd.ledger.ids import FIRST_VIEW, NodeId, Seqno, TransactionId, View
-from support.simulation.disk import Disk, Report, Write
+from support.simulation.disk import Disk, Report
 from support.simulation.invariants import Violation
 from support.simulation.observation import PLAIN, Meaning, plain
 from support.simulation.plan import SET_BACK, Plan
@@ -180,11 +180,7 @@ class CoreWorld(World):
             ready = core.ready()
             if ready.failed is not None:
                 break
-            if ready.truncate_after is not None or ready.entries:
-                views = node.shadow.views[ready.first_seqno : ready.first_seqno + len(ready.entries)]
-                report = node.disk.submit(Write(ready.generation, ready.truncate_after, ready.first_seqno, ready.entries, views))
-                if report is not None:
-                    self.stored(node, report)
+            self.store(node, ready)
             post = self.network.post
             for to, message in ready.messages:
                 if to in self.nodes:

@@ -23,7 +23,7 @@ from ledgerd.ledger.receipt import VerifiedReceipt, verify_cose
 from support.simulation import stand_in
 from support.simulation.application import app
 from support.simulation.clients import Asked, Client
-from support.simulation.disk import Report, Write
+from support.simulation.disk import Report
 from support.simulation.invariants import Violation
 from support.simulation.ledgers import SECRET
 from support.simulation.patches import Change, patched
@@ -249,11 +249,7 @@ class ReplicaWorld(ServiceWorld):
             served.sweep(node.clock)
         ready = Ready()
         served.carry_out(ready)
-        if ready.truncate_after is not None or ready.entries:
-            views = node.shadow.views[ready.first_seqno : ready.first_seqno + len(ready.entries)]
-            report = node.disk.submit(Write(ready.generation, ready.truncate_after, ready.first_seqno, ready.entries, views))
-            if report is not None:
-                served.stored(*report)
+        self.store(node, ready)
         for fetch in ready.fetches:
             node.questions.append((fetch, self.entries_asked(node, fetch)))
         self.judge.look(node)

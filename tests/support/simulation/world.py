@@ -14,7 +14,7 @@ from typing import Any
 from ledgerd.enclave.consensus.core import Consensus, Role
 from ledgerd.enclave.consensus.messages import ProposeVote
 from ledgerd.ledger.ids import NodeId
-from support.simulation.disk import LIES, Disk, Report
+from support.simulation.disk import LIES, Disk, Report, Write
 from support.simulation.invariants import Judge, Violation
 from support.simulation.network import Network
 from support.simulation.observation import ObservedLog, Reader, Registry, Shadow
@@ -129,6 +129,14 @@ class World:
     def wake(self, node: Any) -> None:
         """Let a node work through what came in, and do what it says. Ends in `judge.look`."""
         raise NotImplementedError
+
+    def store(self, node: Any, ready: Any) -> None:
+        """Give a node's disk what the node has for it; some disks have it at once."""
+        if ready.truncate_after is not None or ready.entries:
+            views = node.shadow.views[ready.first_seqno : ready.first_seqno + len(ready.entries)]
+            report = node.disk.submit(Write(ready.generation, ready.truncate_after, ready.first_seqno, ready.entries, views))
+            if report is not None:
+                self.stored(node, report)
 
     def stored(self, node: Any, report: Report) -> None:
         """Tell a node what its host says."""
