@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from ledgerd.enclave.runtime import script_worker
 from ledgerd.enclave.runtime.script_pool import COMMAND
 from ledgerd.enclave.scripts.access import Access
 from ledgerd.enclave.scripts.jobs import End, Limits, Result
+from ledgerd.node.launch import ProcessLauncher
 from support.repository import ROOT
 from support.scripts import Workers, job, workers
 
@@ -253,3 +255,25 @@ def test_the_prelude_is_beside_its_user() -> None:
     assert (ROOT / "enclave" / "runtime" / "prelude.js").is_file()
     assert script_worker.compiled_prelude() == script_worker.compiled_prelude()
     assert COMMAND[-1] == script_worker.__name__
+
+
+def test_workers_run_within_the_process_launcher_s_sandbox() -> None:
+    """Where the enclave itself has few descriptors, one user, no network, and limits that its workers inherit."""
+    code = f"""
+import sys; sys.path.insert(0, {str(ROOT / "tests")!r})
+from support.scripts import job, workers
+with workers() as fleet:
+    found = [fleet.run(job("export const f = () => 1;", alone=alone)).end.value for alone in (False, True, True)]
+    print(found, *fleet.pool.isolation, flush=True)
+"""
+    ours, theirs = socket.socketpair()
+    enclave = ProcessLauncher((sys.executable, "-I", "-W", "ignore", "-c", code)).launch("unused", theirs)
+    try:
+        os.set_blocking(enclave.output, True)
+        told = b"".join(iter(lambda: os.read(enclave.output, 1 << 16), b"")).decode()
+    finally:
+        enclave.stop(1)
+        enclave.close_output()
+        ours.close()
+    assert told.startswith("['done', 'done', 'done'] own-process"), told
+    assert "system-call-filter" in told
