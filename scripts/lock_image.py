@@ -19,7 +19,7 @@ from ledgerd.node.image.lock import Locked
 from ledgerd.node.vm import platform
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-WHEELS: Final = ("cbor2", "cffi", "cryptography", "httptools", "msgpack", "pynacl", "pyopenssl", "typing-extensions")
+WHEELS: Final = ("cbor2", "cffi", "cryptography", "httptools", "msgpack", "pynacl", "pyopenssl", "quickjs-ng", "typing-extensions")
 PACKAGES: Final = (
     "libc6",
     "libexpat1",

@@ -36,7 +36,7 @@ LIBRARIES_KEPT: Final = {
     "libffi.so.8": "_ctypes",
     "libcrypto.so.3": "_hashlib: SHA-2 by the processor's own instructions, several times as fast as Python's own",
 }
-EXTENSIONS_KEPT: Final = ("_contextvars", "_ctypes", "_decimal", "_hashlib", "_json", "_queue", "_typing")
+EXTENSIONS_KEPT: Final = ("_contextvars", "_ctypes", "_decimal", "_hashlib", "_json", "_queue", "_typing", "resource")
 ENCODINGS_KEPT: Final = frozenset(
     {"__init__", "aliases", "ascii", "base64_codec", "charmap", "hex_codec", "idna", "latin_1", "punycode", "raw_unicode_escape"}
     | {"unicode_escape", "utf_16", "utf_16_be", "utf_16_le", "utf_32", "utf_32_be", "utf_32_le", "utf_7", "utf_8", "utf_8_sig"}
@@ -63,7 +63,8 @@ LEFT_OUT: Final[Mapping[str, str]] = {
 _LEFT_OUT: Final = [pattern for patterns in LEFT_OUT.values() for pattern in patterns.split()]
 
 # Of wheels, beyond what is no module: cffi's own Python is for building; what runs needs its one extension.
-WHEELS_LEFT_OUT: Final = ("cffi/*", "*/tests/*", "*/test/*", "*/conftest.py", "msgpack/fallback.py")
+# Of quickjs-ng, the library that is its extension is all that is used.
+WHEELS_LEFT_OUT: Final = ("cffi/*", "quickjs/*", "*/tests/*", "*/test/*", "*/conftest.py", "msgpack/fallback.py")
 DATA_SUFFIXES: Final = (".pem", ".js", ".json", ".txt")
 _LINE: Final = re.compile(r"[\x20-\x7e]+")
 

@@ -31,9 +31,12 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
         json operator re struct types typing urllib
         cbor2 cryptography httptools msgpack nacl OpenSSL
     """),
-    # The enclave's entry: the one place with I/O, and without any library of others.
+    # The enclave's entry: the one place with I/O. Of others' libraries, a script worker's process has msgpack and the JavaScript engine;
+    # the enclave's own process loads no engine, as a test below sees.
     "enclave.runtime": names("""
-        collections contextlib ctypes fcntl gc importlib os queue select signal socket struct sys threading time traceback types typing
+        collections contextlib ctypes fcntl gc importlib json os platform queue resource select signal socket struct sys threading time
+        traceback types typing
+        _quickjs msgpack
     """),
     "apps": frozenset(),
 }
@@ -123,3 +126,16 @@ def test_importing_the_sans_io_enclave_loads_nothing_that_does_io() -> None:
     count, *loaded = done.stdout.split()
     assert int(count) > 40, "the walk found the modules"
     assert not loaded
+
+
+_IMPORT_THE_ENCLAVE: Final = """
+import sys
+import ledgerd.enclave.core, ledgerd.enclave.runtime.main, ledgerd.enclave.runtime.script_pool
+print(*sorted(name for name in sys.modules if "quickjs" in name or name.endswith("script_worker")))
+"""
+
+
+def test_the_enclave_s_own_process_loads_no_javascript_engine() -> None:
+    """A flaw of the engine's is one of a process that holds no key."""
+    done = subprocess.run([sys.executable, "-I", "-c", _IMPORT_THE_ENCLAVE], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,389 @@
+// What scripts find: `ccf`, `console`, and a clock and chance that the enclave has chosen. Run first in every context, as one function.
+//
+// Everything that is used later is taken here, before any script has run, so that a script that replaces built-in functions changes
+// nothing but its own. What a script could do to these functions anyway, it could do by itself: the enclave checks every request.
+//
+// door(n): hands the first n bytes of `shared` over, or -n of them as the beginning of something longer. Answers with a number; values
+// pass through `holder[0]`.
+(function (door, shared, holder, configuration) {
+  'use strict';
+
+  const uncurry = Function.prototype.bind.bind(Function.prototype.call);
+  const getter = (object, name) => uncurry(Object.getOwnPropertyDescriptor(object, name).get);
+  const Buffer = ArrayBuffer;
+  const Bytes = Uint8Array;
+  const typed = Object.getPrototypeOf(Uint8Array.prototype);
+  const lengthOf = getter(ArrayBuffer.prototype, 'byteLength');
+  const copyInto = uncurry(typed.set);
+  const isView = ArrayBuffer.isView;
+  const typedParts = [getter(typed, 'buffer'), getter(typed, 'byteOffset'), getter(typed, 'byteLength')];
+  const dataParts = ['buffer', 'byteOffset', 'byteLength'].map((name) => getter(DataView.prototype, name));
+  const typedTag = getter(typed, Symbol.toStringTag);
+  const { keys, create, defineProperty } = Object;
+  const { isArray } = Array;
+  const { isInteger } = Number;
+  const { stringify, parse } = JSON;
+  const { min, imul } = Math;
+  const Text = String;
+  const Failure = Error;
+  const Mistake = TypeError;
+  const Handles = Proxy;
+
+  const OPEN = 1, TO_BUFFER = 2, TO_TEXT = 3, RANDOM = 4;
+  const SET = 11, DELETE = 12, CLEAR = 13, GET = 14, HAS = 15, VERSION = 16, SIZE = 17, PAGE = 18, CALL = 19, LOG = 20;
+  const READ = 1, WRITE = 2;
+  const HEADER = 16;
+  const REFUSED = -2, FORBIDDEN = -3;
+
+  const space = new Bytes(shared);
+  const header = new Uint32Array(shared, 0, 4);
+  const room = lengthOf(shared);
+  const nothing = new Buffer(0);
+
+  function isBuffer(value) {
+    try {
+      lengthOf(value);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  function spill(buffer, length) {
+    for (let at = 0; at < length; at += room) {
+      const part = min(room, length - at);
+      copyInto(space, new Bytes(buffer, at, part), 0);
+      door(-part);
+    }
+  }
+
+  function ask(operation, number, key, value) {
+    const keyLength = lengthOf(key);
+    const valueLength = lengthOf(value);
+    const fits = HEADER + keyLength + valueLength <= room;
+    if (!fits) {
+      spill(key, keyLength);
+      spill(value, valueLength);
+    }
+    header[0] = operation;
+    header[1] = number;
+    header[2] = keyLength;
+    header[3] = valueLength;
+    if (fits) {
+      copyInto(space, new Bytes(key), HEADER);
+      copyInto(space, new Bytes(value), HEADER + keyLength);
+    }
+    const answer = door(fits ? HEADER + keyLength + valueLength : HEADER);
+    if (answer === REFUSED || answer === FORBIDDEN) {
+      throw answer === REFUSED ? new Failure(received()) : new Mistake(received());
+    }
+    return answer;
+  }
+
+  function received() {
+    const value = holder[0];
+    holder[0] = undefined;
+    return value;
+  }
+
+  function convert(operation, value) {
+    holder[0] = value;
+    ask(operation, 0, nothing, nothing);
+    return received();
+  }
+
+  function expect(count, given) {
+    if (given !== count) throw new Mistake(`Passed ${given} arguments, but expected ${count}`);
+  }
+
+  function needBuffer(value) {
+    if (!isBuffer(value)) throw new Mistake('Argument must be an ArrayBuffer');
+  }
+
+  // Conversions.
+
+  function strToBuf(text) {
+    expect(1, arguments.length);
+    if (typeof text !== 'string') throw new Mistake('Argument must be a string');
+    return convert(TO_BUFFER, text);
+  }
+
+  function bufToStr(buffer) {
+    expect(1, arguments.length);
+    needBuffer(buffer);
+    return convert(TO_TEXT, buffer);
+  }
+
+  function jsonCompatibleToBuf(value) {
+    expect(1, arguments.length);
+    const text = stringify(value);
+    if (typeof text !== 'string') throw new Mistake('Argument must be a JSON value');
+    return convert(TO_BUFFER, text);
+  }
+
+  function bufToJsonCompatible(buffer) {
+    expect(1, arguments.length);
+    needBuffer(buffer);
+    return parse(convert(TO_TEXT, buffer));
+  }
+
+  // Maps.
+
+  const opened = create(null);
+
+  function open(name) {
+    let code = opened[name];
+    if (code === undefined) {
+      holder[0] = name;
+      code = opened[name] = ask(OPEN, 0, nothing, nothing);
+    }
+    return code;
+  }
+
+  class KvMap {
+    #number;
+    #rights;
+    #reasons;
+
+    constructor(name) {
+      const code = open(name);
+      this.#number = code >> 2;
+      this.#rights = code & 3;
+      this._map_name = name;
+    }
+
+    #need(right, method) {
+      if (!(this.#rights & right)) {
+        holder[0] = method;
+        ask(OPEN, this.#number + 1, nothing, nothing);
+      }
+    }
+
+    get(key) {
+      expect(1, arguments.length);
+      needBuffer(key);
+      this.#need(READ, 'get');
+      return ask(GET, this.#number, key, nothing) === 1 ? received() : undefined;
+    }
+
+    has(key) {
+      expect(1, arguments.length);
+      needBuffer(key);
+      this.#need(READ, 'has');
+      return ask(HAS, this.#number, key, nothing) === 1;
+    }
+
+    set(key, value) {
+      expect(2, arguments.length);
+      if (!isBuffer(key) || !isBuffer(value)) throw new Mistake('Arguments must be ArrayBuffers');
+      this.#need(WRITE, 'set');
+      ask(SET, this.#number, key, value);
+      return this;
+    }
+
+    delete(key) {
+      expect(1, arguments.length);
+      needBuffer(key);
+      this.#need(WRITE, 'delete');
+      ask(DELETE, this.#number, key, nothing);
+    }
+
+    clear() {
+      expect(0, arguments.length);
+      this.#need(WRITE, 'clear');
+      ask(CLEAR, this.#number, nothing, nothing);
+    }
+
+    get size() {
+      this.#need(READ, 'size');
+      return ask(SIZE, this.#number, nothing, nothing);
+    }
+
+    getVersionOfPreviousWrite(key) {
+      expect(1, arguments.length);
+      needBuffer(key);
+      this.#need(READ, 'getVersionOfPreviousWrite');
+      const version = ask(VERSION, this.#number, key, nothing);
+      return version < 0 ? undefined : version;
+    }
+
+    forEach(callback) {
+      expect(1, arguments.length);
+      if (typeof callback !== 'function') throw new Mistake('Argument must be a function');
+      this.#need(READ, 'forEach');
+      let start = nothing;
+      let from = nothing; // the first page begins with the first key, whatever that is
+      for (;;) {
+        const answer = ask(PAGE, this.#number, start, from);
+        const entries = received();
+        const count = answer >> 1;
+        start = entries[2 * count];
+        from = one;
+        for (let i = 0; i < count; i++) callback(entries[2 * i + 1], entries[2 * i], this);
+        if (!(answer & 1)) return;
+      }
+    }
+  }
+  const one = new Buffer(1);
+
+  const kv = new Handles(create(null), {
+    get: (_, name) => (typeof name === 'string' ? new KvMap(name) : undefined),
+    set: () => false,
+    defineProperty: () => false,
+    deleteProperty: () => false,
+  });
+
+  // Functions of the enclave's.
+
+  // Written out by hand: an array or an object that is filled step by step runs what a script has put onto their prototypes.
+  function call(name, values) {
+    const buffers = create(null);
+    let count = 0;
+    let size = 0;
+    function plain(value, depth) {
+      if (depth > 16) throw new Mistake('Arguments are nested too deeply');
+      if (isBuffer(value)) {
+        const length = lengthOf(value);
+        const text = `{"$buffer":[${size},${length}]}`;
+        buffers[count++] = value;
+        size += length;
+        return text;
+      }
+      if (typeof value !== 'object' || value === null) return stringify(value) ?? 'null';
+      let text = '';
+      if (isArray(value)) {
+        for (let i = 0; i < value.length; i++) text += (i ? ',' : '') + plain(value[i], depth + 1);
+        return `[${text}]`;
+      }
+      const names = keys(value);
+      for (let i = 0; i < names.length; i++) {
+        if (names[i] === '$buffer') throw new Mistake('An argument has a property $buffer');
+        text += `${i ? ',' : ''}${stringify(names[i])}:${plain(value[names[i]], depth + 1)}`;
+      }
+      return `{${text}}`;
+    }
+    const words = convert(TO_BUFFER, `[${stringify(name)},${plain(values, 0)}]`);
+    const all = new Buffer(size);
+    const target = new Bytes(all);
+    let at = 0;
+    for (let i = 0; i < count; i++) {
+      copyInto(target, new Bytes(buffers[i]), at);
+      at += lengthOf(buffers[i]);
+    }
+    return ask(CALL, 0, words, all) === 1 ? received() : undefined;
+  }
+
+  const ccf = { strToBuf, bufToStr, jsonCompatibleToBuf, bufToJsonCompatible, kv };
+  for (const method of ['enableUntrustedDateTime', 'enableMetricsLogging']) {
+    let enabled = false;
+    defineProperty(ccf, method, {
+      value: function (enable) {
+        expect(1, arguments.length);
+        if (typeof enable !== 'boolean') throw new Mistake('First argument must be a boolean');
+        const before = enabled;
+        enabled = enable;
+        return before;
+      },
+      writable: true, enumerable: true, configurable: true,
+    });
+  }
+  for (const name of configuration.calls) {
+    const parts = name.split('.');
+    let place = ccf;
+    for (const part of parts.slice(0, -1)) place = place[part] ??= {};
+    place[parts[parts.length - 1]] = (...values) => call(name, values);
+  }
+  globalThis.ccf = ccf;
+
+  // Log lines.
+
+  const log = (level) => (...values) => {
+    let line = '';
+    for (let i = 0; i < values.length; i++) line += (i ? ' ' : '') + (typeof values[i] === 'symbol' ? 'symbol' : Text(values[i]));
+    ask(LOG, level, convert(TO_BUFFER, line), nothing);
+  };
+  globalThis.console = { log: log(0), info: log(0), debug: log(0), warn: log(1), error: log(2) };
+
+  // Time and chance.
+
+  const Calendar = Date;
+  const construct = Reflect.construct;
+  let { time: now, seed: state } = configuration;
+  function FixedDate(...values) {
+    if (new.target === undefined) return Text(new Calendar(now));
+    return construct(Calendar, values.length === 0 ? [now] : values, new.target);
+  }
+  for (const name of ['UTC', 'parse']) defineProperty(FixedDate, name, Object.getOwnPropertyDescriptor(Calendar, name));
+  defineProperty(FixedDate, 'now', { value: function now_() { return now; }, writable: true, configurable: true });
+  defineProperty(FixedDate, 'name', { value: 'Date', configurable: true });
+  defineProperty(FixedDate, 'length', { value: 7, configurable: true });
+  defineProperty(FixedDate, 'prototype', { value: Calendar.prototype });
+  defineProperty(Calendar.prototype, 'constructor', { value: FixedDate, writable: true, configurable: true });
+  globalThis.Date = FixedDate;
+
+  Math.random = function random() {
+    if (state === null) return ask(RANDOM, 0, nothing, nothing);
+    // mulberry32: chance that is the same every time
+    state = (state + 0x6d2b79f5) | 0;
+    let t = imul(state ^ (state >>> 15), 1 | state);
+    t = (t + imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+  // What tells of real time, or of when memory is collected.
+  delete globalThis.performance;
+  delete globalThis.WeakRef;
+  delete globalThis.FinalizationRegistry;
+  delete globalThis.gc;
+
+  // For the worker: a further run begins, requests in, results out.
+
+  function again(configuration) {
+    ({ time: now, seed: state } = configuration);
+  }
+
+  function request(object, body) {
+    object.body = {
+      text: () => bufToStr(body),
+      json: () => bufToJsonCompatible(body),
+      arrayBuffer: () => body,
+    };
+    return object;
+  }
+
+  function bytesOf(view) {
+    const parts = typedTag(view) === undefined ? dataParts : typedParts;
+    const length = parts[2](view);
+    const copy = new Buffer(length);
+    copyInto(new Bytes(copy), new Bytes(parts[0](view), parts[1](view), length));
+    return copy;
+  }
+
+  function describe(value) {
+    if (value === undefined) return ['undefined', ''];
+    if (typeof value === 'string') return ['text', value];
+    if (isBuffer(value)) return ['bytes', value];
+    if (isView(value)) return ['bytes', bytesOf(value)];
+    const text = stringify(value);
+    return text === undefined ? ['undefined', ''] : ['json', text];
+  }
+
+  function respond(value) {
+    if (typeof value !== 'object' || value === null) throw new Mistake('Invalid endpoint function return value (not an object).');
+    const { statusCode = 200, headers = {}, body } = value;
+    if (!isInteger(statusCode) || statusCode !== (statusCode | 0)) {
+      throw new Mistake('Invalid endpoint function return value (status code must be an integer).');
+    }
+    if (typeof headers !== 'object' || headers === null) throw new Mistake('Invalid endpoint function return value (headers is not an object).');
+    const names = keys(headers);
+    let pairs = '';
+    for (let i = 0; i < names.length; i++) {
+      const text = headers[names[i]];
+      if (typeof text !== 'string') throw new Mistake('Invalid endpoint function return value (header value type).');
+      pairs += `${i ? ',' : ''}[${stringify(names[i])},${stringify(text)}]`;
+    }
+    const described = describe(body);
+    return [described[0], described[1], statusCode, `[${pairs}]`];
+  }
+
+  return [request, describe, respond, again];
+})

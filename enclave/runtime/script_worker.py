@@ -1,0 +1,486 @@
+"""A script worker: `python -m ledgerd.enclave.runtime.script_worker`, with a connected socket as descriptor 0 and nothing else.
+
+Runs one job after the other, each in an engine of its own that is thrown away with it, unless the job says that it may be used again. It
+holds no key and no state: what a script wants of the maps, it asks the enclave, which checks everything again. What is checked here
+serves the script: an exception in its own language where the enclave would only stop the worker.
+Law: messages leave in order, at the latest with one that waits for an answer. Whatever a script does, this process says how it ended,
+or dies.
+Not here: what the process gives up (`enclave.runtime.sandbox`), the engine (`enclave.runtime.quickjs`), what scripts find (`prelude.js`).
+"""
+
+import gc
+import json
+import os
+import socket
+import struct
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgpack
+
+from ledgerd.enclave.runtime import sandbox
+from ledgerd.enclave.runtime.quickjs import UNDEFINED, Engine, EngineError, ScriptError, Value
+from ledgerd.enclave.scripts import messages
+from ledgerd.enclave.scripts.access import READ, WRITE, Access, explain, rights
+from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, LOG_LINES_MAX, MAPS_MAX, End, Form, Limits, canonical
+from ledgerd.enclave.scripts.messages import KEY_BYTES_MAX, LEVELS, TEXT_LENGTH_MAX, frame
+
+EXIT_NO_SANDBOX: Final = 3
+_FLUSH_BYTES: Final = 256 << 10
+
+# The prelude's own operations; the others are messages of the same number.
+_OPEN, _TO_BUFFER, _TO_TEXT, _RANDOM = 1, 2, 3, 4
+_NONE, _GIVEN, _REFUSED, _FORBIDDEN = 0.0, 1.0, -2.0, -3.0
+_HEADER: Final = struct.Struct("=IIII")
+_LENGTH: Final = struct.Struct(">I")
+_OUT_OF_MEMORY: Final = "InternalError: out of memory"
+_STACK: Final = "RangeError: Maximum call stack size exceeded"
+_COMPILER_HEAP_BYTES: Final = 16 << 20
+INTERPRETERS_MAX: Final = 10  # that are kept for further runs; CCF's own number
+_KEPT_MAPS_MAX: Final = MAPS_MAX // 2  # that leave room for those of a further run
+STACK_BYTES_MAX: Final = 4 << 20  # of the engine; half of what a process has by default
+
+
+class Connection:
+    """The way to the enclave: messages out, together as far as nobody waits for them, and frames in."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._stream = stream
+        self._out: list[list[Any]] = []
+        self._out_bytes = 0
+
+    def send(self, message: list[Any], size: int = 0) -> None:
+        """Say something, soon."""
+        self._out.append(message)
+        self._out_bytes += size
+        if self._out_bytes > _FLUSH_BYTES or len(self._out) >= messages.MESSAGES_MAX // 2:
+            self.flush()
+
+    def flush(self) -> None:
+        """Say all of it now."""
+        if self._out:
+            self._stream.sendall(frame(self._out))
+            self._out.clear()
+            self._out_bytes = 0
+
+    def receive(self) -> list[Any]:
+        """The next frame's messages. The enclave's words need no care: it could do anything to this process anyway."""
+        self.flush()
+        size = _LENGTH.unpack(self._exactly(_LENGTH.size))[0]
+        return msgpack.unpackb(self._exactly(size), raw=False, max_bin_len=size, max_str_len=size)  # type: ignore[no-any-return]
+
+    def _exactly(self, count: int) -> bytes:
+        data = self._stream.recv(count, socket.MSG_WAITALL)
+        while len(data) < count:
+            more = self._stream.recv(count - len(data), socket.MSG_WAITALL)
+            if not more:
+                os._exit(0)  # the enclave is gone, or wants this process no more
+            data += more
+        return data
+
+
+class _LimitError(Exception):
+    """A limit of the job's was passed, and the engine is being stopped."""
+
+
+class Interpreter:
+    """An engine with the prelude, and the maps that its scripts have named so far: handles of theirs keep the numbers."""
+
+    def __init__(self, modules: dict[str, str], limits: Limits, prelude: bytes, configuration: bytes) -> None:
+        self.engine = Engine(limits.heap_bytes, min(limits.stack_bytes, STACK_BYTES_MAX), _resolve, modules.get, lambda count: _NONE)
+        self.maps: list[str] = []
+        self.numbers: dict[str, int] = {}
+        self.functions: dict[tuple[str, str], Value] = {}
+        try:
+            self.request, self.describe, self.respond, self._again = self.engine.start(prelude, configuration)
+        except ScriptError:
+            self.engine.close()
+            raise
+
+    def again(self, configuration: bytes) -> None:
+        """A further run begins."""
+        settings = self.engine.new_json(configuration)
+        self.engine.free(self.engine.call(self._again, settings), settings)
+
+
+class Interpreters:
+    """Contexts that are kept for further runs, newest used last; each for one key, bundle, rights, functions and limits."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Any, Interpreter] = OrderedDict()
+
+    def take(self, key: Any) -> Interpreter | None:
+        """The one of this key, which is given back by `keep` or not at all."""
+        return self._kept.pop(key, None)
+
+    def keep(self, key: Any, interpreter: Interpreter) -> None:
+        """Keep one, at the cost of the one that was used least lately."""
+        self._kept[key] = interpreter
+        if len(self._kept) > INTERPRETERS_MAX:
+            self._kept.popitem(last=False)[1].engine.close()
+
+    def forget(self, bundle: bytes) -> None:
+        """Give up those of a bundle."""
+        for key in [key for key in self._kept if key[0] == bundle]:
+            self._kept.pop(key).engine.close()
+
+
+class Execution:
+    """One job under way."""
+
+    def __init__(self, connection: Connection, modules: dict[str, str], job: list[Any], prelude: bytes, kept: Interpreters) -> None:
+        (
+            _,
+            bundle,
+            self._module,
+            self._function,
+            self._arguments,
+            self._body,
+            access,
+            calls,
+            form,
+            self._is_script,
+            clock,
+            limits,
+            reuse,
+        ) = job
+        self._connection = connection
+        self._modules = modules
+        self._prelude = prelude
+        self._access = Access[access]
+        self._form = Form(form)
+        self._limits = Limits(*limits)
+        self._configuration = json.dumps({"calls": calls, "time": clock[0], "seed": clock[1]}).encode()
+        self._kept = kept
+        self._key = (bundle, reuse, access, tuple(calls), tuple(limits), self._is_script) if reuse else None
+        self._spilled = bytearray()
+        self._operations = 0
+        self._written = 0
+        self._logged = 0
+        self._log_lines = 0
+        self._over: tuple[End, str] | None = None
+        self._interpreter: Interpreter | None = None
+
+    def run(self) -> list[Any]:
+        """Run it; give the message that says how it ended."""
+        try:
+            interpreter = self._interpreter = self._begin()
+        except (EngineError, ScriptError):
+            return [messages.FAILED, End.MEMORY.value, _OUT_OF_MEMORY, ""]
+        engine = interpreter.engine
+        try:
+            message = self._call(interpreter)
+        except ScriptError as error:
+            message = self._failure(engine, error)
+        except OverflowError:
+            message = [messages.FAILED, End.OUTPUT.value, f"The result is larger than {self._limits.output_bytes} bytes.", ""]
+        if self._over is not None or engine.interrupted:  # whatever came of it afterwards
+            message = self._failure(engine, None)
+        engine.deadline = float("inf")
+        # One that failed may have left things to be done, which a further run must not do for it.
+        if self._key is not None and message[0] != messages.FAILED and len(interpreter.maps) < _KEPT_MAPS_MAX:
+            self._kept.keep(self._key, interpreter)
+        else:
+            engine.close()
+        return message
+
+    def _begin(self) -> Interpreter:
+        found = None if self._key is None else self._kept.take(self._key)
+        if found is not None:
+            found.again(self._configuration)
+        else:
+            found = Interpreter(self._modules, self._limits, self._prelude, self._configuration)
+        found.engine.door = self._door
+        return found
+
+    def _call(self, interpreter: Interpreter) -> list[Any]:
+        engine = interpreter.engine
+        engine.deadline = time.monotonic() + self._limits.deadline_ms / 1000
+        function = self._find(interpreter)
+        arguments = [self._argument(engine, kind, data) for kind, data in self._arguments]
+        if self._body is not None:
+            body = engine.new_buffer(self._body)
+            plain = arguments.pop()
+            arguments.append(engine.call(interpreter.request, plain, body))
+            engine.free(plain, body)
+        result = engine.call(function, *arguments)
+        shown = engine.call(interpreter.respond if self._form is Form.RESPONSE else interpreter.describe, result)
+        engine.free(result, *arguments)
+        left = self._limits.output_bytes
+        kind = self._part(engine, shown, 0, left).decode()
+        data = self._part(engine, shown, 1, left)
+        if self._form is Form.VALUE:
+            engine.free(shown)
+            return [messages.DONE, kind, data]
+        pairs = json.loads(self._part(engine, shown, 3, left - len(data)).decode(errors="replace"))
+        headers = [[_cut(name), _cut(value)] for name, value in pairs]
+        if len(headers) > messages.HEADERS_MAX or sum(len(name) + len(value) for name, value in headers) + len(data) > left:
+            raise OverflowError
+        status = engine.number(engine.item(shown, 2))
+        engine.free(shown)
+        return [messages.RESPONSE, status, headers, kind, data]
+
+    def _find(self, interpreter: Interpreter) -> Value:
+        """The function, looked for once in an interpreter's life."""
+        function = interpreter.functions.get((self._module, self._function))
+        if function is None:
+            source = self._modules.get(self._module)
+            if source is None:
+                raise ScriptError(f"Error: there is no module {self._module}", "")
+            function = interpreter.engine.function(self._module, source, self._function, is_script=self._is_script)
+            if function is None:
+                raise ScriptError(f"Error: {self._module} has no function {self._function}", "")
+            interpreter.functions[(self._module, self._function)] = function
+        return function
+
+    @staticmethod
+    def _part(engine: Engine, shown: Value, index: int, limit: int) -> bytes:
+        part = engine.item(shown, index)
+        try:
+            return engine.read(part, limit)
+        finally:
+            engine.free(part)
+
+    @staticmethod
+    def _argument(engine: Engine, kind: int, data: bytes) -> Value:
+        return engine.new_buffer(data) if kind == 1 else engine.new_text(data) if kind == 2 else engine.new_json(data)
+
+    def _failure(self, engine: Engine, error: ScriptError | None) -> list[Any]:
+        if self._over is not None:
+            end, text = self._over
+            return [messages.FAILED, end.value, text, ""]
+        if engine.interrupted or error is None:
+            return [messages.FAILED, End.DEADLINE.value, DEADLINE_TEXT, ""]
+        if error.text is None or error.text == _OUT_OF_MEMORY:
+            # Without memory for an Error the engine throws null. So may a script, which then is told the same.
+            return [messages.FAILED, End.MEMORY.value, _OUT_OF_MEMORY, _cut(error.trace)]
+        end = End.STACK if error.text == _STACK else End.EXCEPTION
+        return [messages.FAILED, end.value, _cut(error.text), _cut(error.trace)]
+
+    # What the script asks for. Called by the engine; nothing may be raised out of `_door`.
+
+    def _door(self, count: int) -> float:
+        assert self._interpreter is not None, "it is its engine that calls"
+        engine = self._interpreter.engine
+        if count < 0:
+            self._spilled += memoryview(engine.shared)[:-count]
+            return _NONE
+        operation, number, key_size, value_size = _HEADER.unpack_from(engine.shared)
+        if count == _HEADER.size and self._spilled:
+            data = bytes(self._spilled)
+            self._spilled.clear()
+        else:
+            data = bytes(memoryview(engine.shared)[_HEADER.size : count])
+        try:
+            return self._operate(self._interpreter, operation, number, data[:key_size], data[key_size : key_size + value_size])
+        except _LimitError:
+            engine.deadline = 0.0  # the engine looks within a few thousand steps
+            return self._refuse(engine, "the script is being stopped")
+        except _RefusalError as error:
+            return self._refuse(engine, str(error))
+        except ScriptError:
+            return self._refuse(engine, "out of memory")
+        except Exception as error:  # of a script that reaches past the prelude: its own request makes no sense
+            return self._refuse(engine, f"malformed request: {type(error).__name__}")
+
+    @staticmethod
+    def _refuse(engine: Engine, text: str, code: float = _REFUSED) -> float:
+        try:
+            engine.hold(engine.new_text(text.encode()))
+        except ScriptError:
+            engine.hold(UNDEFINED)
+        return code
+
+    def _operate(self, interpreter: Interpreter, operation: int, number: int, key: bytes, value: bytes) -> float:
+        engine = interpreter.engine
+        if operation == messages.LOG:
+            return self._log(LEVELS[number], key)
+        if operation == _TO_BUFFER:
+            held = engine.held()
+            engine.hold(engine.new_buffer(engine.read(held)))
+            engine.free(held)
+            return _GIVEN
+        if operation == _TO_TEXT:
+            held = engine.held()
+            engine.hold(engine.new_text(engine.read(held)))
+            engine.free(held)
+            return _GIVEN
+        if operation == _OPEN:
+            return self._open(interpreter, number)
+        if operation == _RANDOM:
+            return (int.from_bytes(os.urandom(7), "big") >> 3) / (1 << 53)
+        self._count()
+        if operation == messages.CALL:
+            return self._ask_call(engine, key, value)
+        name = interpreter.maps[number]
+        needed = WRITE if operation in (messages.SET, messages.DELETE, messages.CLEAR) else READ
+        if not rights(self._access, name) & needed:
+            return self._refuse(engine, explain(self._access, name), _FORBIDDEN)
+        if len(key) > KEY_BYTES_MAX:
+            return self._refuse(engine, f"a key of {len(key)} bytes; at most {KEY_BYTES_MAX}")
+        send = self._connection.send
+        if operation == messages.SET:
+            self._write(len(key) + len(value))
+            send([operation, name, key, value], len(key) + len(value))
+            return _NONE
+        if operation == messages.DELETE:
+            self._write(len(key))
+            send([operation, name, key], len(key))
+            return _NONE
+        if operation == messages.CLEAR:
+            send([operation, name])
+            return _NONE
+        if operation == messages.SIZE:
+            return float(self._ask([operation, name]))
+        if operation == messages.PAGE:
+            return self._page(engine, *self._ask([operation, name, None if not value else key]))
+        answer = self._ask([operation, name, key])
+        if operation == messages.HAS:
+            return _GIVEN if answer else _NONE
+        if operation == messages.VERSION:
+            return -1.0 if answer is None else float(answer)
+        if answer is None:
+            return _NONE
+        engine.hold(engine.new_buffer(answer))
+        return _GIVEN
+
+    def _open(self, interpreter: Interpreter, number: int) -> float:
+        engine = interpreter.engine
+        held = engine.held()
+        text = engine.read(held, 1 << 16).decode(errors="replace")
+        engine.free(held)
+        if number:  # an operation was refused before it was asked for; say why
+            name = interpreter.maps[number - 1]
+            return self._refuse(engine, f"Cannot call {text} on table named {name}. {explain(self._access, name)}", _FORBIDDEN)
+        found = interpreter.numbers.get(text)
+        if found is None:
+            if len(interpreter.maps) >= MAPS_MAX:
+                return self._refuse(engine, f"A script may open {MAPS_MAX} maps at most.")
+            found = interpreter.numbers[text] = len(interpreter.maps)
+            interpreter.maps.append(text)
+        return float(found << 2 | rights(self._access, text))
+
+    @staticmethod
+    def _page(engine: Engine, entries: list[list[bytes]], more: bool) -> float:
+        values = [engine.new_buffer(part) for pair in entries for part in pair]
+        if more:
+            values.append(engine.new_buffer(entries[-1][0] + b"\0"))  # where the next page begins
+        engine.hold(engine.new_array(values))
+        return float(2 * len(entries) + more)
+
+    def _ask_call(self, engine: Engine, words: bytes, buffers: bytes) -> float:
+        name, arguments = json.loads(words)
+
+        def restored(value: Any) -> Any:
+            if type(value) is dict:
+                if "$buffer" in value:
+                    at, length = value["$buffer"]
+                    return buffers[at : at + length]
+                return {key: restored(item) for key, item in value.items()}
+            return [restored(item) for item in value] if type(value) is list else value
+
+        answer = self._ask([messages.CALL, name, [restored(argument) for argument in arguments]])
+        if answer is None:
+            return _NONE
+        if type(answer) is bytes:
+            engine.hold(engine.new_buffer(answer))
+        elif type(answer) is str:
+            engine.hold(engine.new_text(answer.encode()))
+        else:
+            engine.hold(engine.new_json(json.dumps(answer).encode()))
+        return _GIVEN
+
+    def _ask(self, message: list[Any]) -> Any:
+        """Ask the enclave; time spent waiting is not the script's."""
+        assert self._interpreter is not None, "it is its engine that asks"
+        began = time.monotonic()
+        self._connection.send(message)
+        kind, answer = self._connection.receive()[0]
+        self._interpreter.engine.deadline += time.monotonic() - began
+        if kind == messages.REFUSAL:
+            raise _RefusalError(answer)
+        return answer
+
+    def _log(self, level: str, text: bytes) -> float:
+        line = text.decode(errors="replace")[:TEXT_LENGTH_MAX]
+        if self._log_lines < LOG_LINES_MAX and self._logged + len(line) <= self._limits.output_bytes:
+            self._log_lines += 1
+            self._logged += len(line)
+            self._connection.send([messages.LOG, level, line], len(line))
+        return _NONE
+
+    def _count(self) -> None:
+        self._operations += 1
+        if self._operations > self._limits.operations:
+            self._over = self._over or (End.OPERATIONS, f"The script asks for more than {self._limits.operations} operations.")
+            raise _LimitError
+
+    def _write(self, size: int) -> None:
+        self._written += size
+        if self._written > self._limits.writes_bytes:
+            self._over = self._over or (End.OPERATIONS, f"The script writes more than {self._limits.writes_bytes} bytes.")
+            raise _LimitError
+
+
+class _RefusalError(Exception):
+    """The enclave refuses a call."""
+
+
+def _resolve(base: str, name: str) -> str:
+    return canonical(name, base)
+
+
+def _cut(text: str) -> str:
+    return text[:TEXT_LENGTH_MAX]
+
+
+def serve(connection: Connection, prelude: bytes) -> None:
+    """Run what comes, until the enclave closes the socket."""
+    bundles: dict[bytes, dict[str, str]] = {}
+    kept = Interpreters()
+    while True:
+        for message in connection.receive():
+            if message[0] == messages.BUNDLE:
+                bundles[message[1]] = message[2]
+            elif message[0] == messages.FORGET:
+                del bundles[message[1]]
+                kept.forget(message[1])
+            else:
+                connection.send(Execution(connection, bundles[message[1]], message, prelude, kept).run())
+                connection.flush()  # now: should the next job have to be killed, this one is out of it
+
+
+def compiled_prelude() -> bytes:
+    """The prelude as bytecode, of this engine and for it alone."""
+    with open(os.path.join(os.path.dirname(__file__), "prelude.js"), "rb") as file:
+        source = file.read()
+    engine = Engine(_COMPILER_HEAP_BYTES, 1 << 20, _resolve, lambda name: None, lambda count: 0.0)
+    try:
+        return engine.compile(source)
+    finally:
+        engine.close()
+
+
+def main(enter: Callable[[], list[str]] = sandbox.enter) -> int:
+    """Serve on descriptor 0; return the exit status."""
+    os.environ["TZ"] = "UTC0"
+    time.tzset()  # while a file could still be read
+    prelude = compiled_prelude()
+    stream = socket.socket(fileno=sandbox.SOCKET)
+    connection = Connection(stream)
+    gc.collect()
+    gc.freeze()
+    try:
+        words = enter()
+    except sandbox.SandboxError:
+        return EXIT_NO_SANDBOX
+    connection.send([messages.HELLO, words])
+    serve(connection, prelude)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,325 @@
+"""Which worker runs what, until when: the script workers of one enclave, without processes, sockets or clock.
+
+Feed it with `submit`, `received`, `ended` and `tick`; then take `ready` and do what it says. Jobs are started in the order in which they
+came, several at a time where the queue is long, so that the words of many go in one frame. A worker says in order what became of its
+jobs, so the first one without an outcome is the one that runs. A worker past that job's time is killed, and so is one that breaks the
+protocol; the job that ran is to blame, those behind it are run elsewhere, for nothing of a run is seen before its end.
+Jobs that must be alone have a worker of their own, always a fresh one; they and the others never wait for each other.
+Law: a job ends exactly once; no script, and no worker in the wrong hands, makes another job's result or holds up anybody but its own.
+Not here: what the messages of one job may do (`enclave.scripts.run`), starting and killing (`enclave.runtime.script_pool`).
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ledgerd.enclave.kv import Store
+from ledgerd.enclave.scripts import messages
+from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, Bundle, End, Job, Outcome
+from ledgerd.enclave.scripts.messages import WorkerError
+from ledgerd.enclave.scripts.overlay import Overlay
+from ledgerd.enclave.scripts.run import Call, Run, job_message
+from ledgerd.ledger.errors import UsageError
+
+QUEUED_MAX: Final = 10_000  # as many as requests may wait
+BATCH_MAX: Final = 16  # jobs at one worker; behind a script that takes its whole time, the others start anew elsewhere
+BUNDLES_MAX: Final = 4  # that a worker keeps, newest used; a worker's memory must hold their sources
+ATTEMPTS_MAX: Final = 30  # of a job whose reads others keep changing; CCF's own number
+GRACE_SECONDS: Final = 0.5  # beyond a job's time, in which an honest worker ends it by itself and says so
+START_SECONDS_MAX: Final = 10.0  # for an interpreter; 50 ms where nothing else runs
+FAILED_STARTS_MAX: Final = 3  # in a row; then wait, and tell jobs so
+RETRY_SECONDS: Final = 5.0
+_NEVER: Final = float("inf")
+
+Done = Callable[[Outcome, Overlay | None], None]
+"""Told how a job ended; for `DONE` with what it would write, all of whose reads still stand: apply it at once, or never."""
+
+
+@dataclass(slots=True)
+class Ready:
+    """What must be done now, in this order: kill, send, start.
+
+    Attributes:
+        kill: Workers to kill; nothing of theirs is listened to any more.
+        send: Frames for workers.
+        start: Workers to start, by the names that they are to have.
+        logs: (level, text) for the operator.
+    """
+
+    kill: list[int] = field(default_factory=list)
+    send: list[tuple[int, bytes]] = field(default_factory=list)
+    start: list[int] = field(default_factory=list)
+    logs: list[tuple[str, str]] = field(default_factory=list)
+
+
+class _Task:
+    """A job and who waits for it."""
+
+    __slots__ = ("attempts", "done", "job", "run", "words")
+
+    def __init__(self, job: Job, done: Done) -> None:
+        self.job = job
+        self.done = done
+        self.words = job_message(job)
+        self.attempts = 0
+        self.run: Run | None = None
+
+
+class _Worker:
+    """One process, as far as it is known."""
+
+    __slots__ = ("bundles", "frames", "is_up", "name", "since", "tasks", "used", "wait_until")
+
+    def __init__(self, name: int, now: float) -> None:
+        self.name = name
+        self.frames = messages.Frames()
+        self.is_up = False
+        self.tasks: deque[_Task] = deque()
+        self.bundles: OrderedDict[bytes, None] = OrderedDict()
+        self.used = 0.0  # seconds of the first task's time, up to `since`
+        self.since = now  # when it was last given something to do
+        self.wait_until = now + START_SECONDS_MAX
+
+    def arm(self, now: float, *, anew: bool) -> None:
+        """It has something to do from now on: for a job that begins, or for one that goes on."""
+        self.used = 0.0 if anew else self.used + now - self.since
+        self.since = now
+        if self.tasks:
+            self.wait_until = now + self.tasks[0].job.limits.deadline_ms / 1000 + GRACE_SECONDS - self.used
+        else:
+            self.wait_until = _NEVER
+
+
+class _Group:
+    """Workers of one kind, and the jobs that wait for one of them."""
+
+    __slots__ = ("is_alone", "queue", "size", "workers")
+
+    def __init__(self, size: int, *, is_alone: bool) -> None:
+        self.size = size
+        self.is_alone = is_alone
+        self.queue: deque[_Task] = deque()
+        self.workers: dict[int, _Worker] = {}
+
+
+class Pool:
+    """The workers and the jobs that wait for one.
+
+    Args:
+        store: The state that scripts read.
+        calls: Functions of the enclave that jobs may name.
+        workers: How many processes run scripts at the same time, beside the one for jobs that must be alone.
+        now: Monotonic seconds.
+
+    Attributes:
+        isolation: How workers say that they are kept apart.
+        killed_total: Workers that were stopped, or died, for what a script did.
+    """
+
+    def __init__(self, store: Store, calls: Mapping[str, Call], workers: int, now: float) -> None:
+        self.isolation: tuple[str, ...] = ()
+        self.killed_total = 0
+        self._store = store
+        self._calls = calls
+        self._now = now
+        self._groups = (_Group(workers, is_alone=False), _Group(1, is_alone=True))
+        self._names = 0
+        self._failed_starts = 0
+        self._retry_at = now
+        self._refused: list[tuple[_Task, str]] = []
+        self._ready = Ready()
+
+    def __len__(self) -> int:
+        """Jobs that wait or run."""
+        return sum(len(group.queue) + sum(len(worker.tasks) for worker in group.workers.values()) for group in self._groups)
+
+    @property
+    def starting(self) -> int:
+        """Workers that have not said hello yet."""
+        return sum(not worker.is_up for group in self._groups for worker in group.workers.values())
+
+    # In.
+
+    def submit(self, job: Job, done: Done) -> None:
+        """Run a job; `done` is called from a later call of this object.
+
+        Raises: UsageError: It cannot be told to a worker.
+        """
+        task = _Task(job, done)
+        queue = self._groups[job.alone].queue
+        if len(queue) >= QUEUED_MAX:
+            self._refused.append((task, "Too many scripts wait to be run."))
+        else:
+            queue.append(task)
+
+    def received(self, name: int, data: bytes) -> None:
+        """Bytes from a worker."""
+        group, worker = self._find(name)
+        if worker is None:
+            return
+        try:
+            for body in worker.frames.feed(data):
+                self._take(group, worker, messages.read(body))
+        except WorkerError as error:
+            self._blame(group, worker, End.CRASHED, f"a script worker was stopped: {error}")
+
+    def ended(self, name: int, how: str) -> None:
+        """A worker is gone, as `how` says for the operator."""
+        group, worker = self._find(name)
+        if worker is not None:
+            self._blame(group, worker, End.CRASHED, f"a script worker ended: {how}")
+
+    def tick(self, now: float) -> None:
+        """Learn the time, after everything that was received: who is late has said nothing until now."""
+        self._now = now
+        for group in self._groups:
+            for worker in [worker for worker in group.workers.values() if worker.wait_until <= now]:
+                if worker.is_up:
+                    self._blame(group, worker, End.DEADLINE, DEADLINE_TEXT)
+                else:
+                    self._blame(group, worker, End.CRASHED, f"a script worker did not start within {START_SECONDS_MAX:.0f} s")
+
+    def next_wakeup(self) -> float:
+        """When `tick` is needed even if nothing is received."""
+        times = [worker.wait_until for group in self._groups for worker in group.workers.values()]
+        if self._retry_at > self._now:
+            times.append(self._retry_at)
+        return min(times, default=_NEVER)
+
+    def ready(self) -> Ready:
+        """What must be done now; each piece of work is handed over once."""
+        for group in self._groups:
+            self._fill(group)
+            self._assign(group)
+        while self._refused:
+            task, text = self._refused.pop()
+            task.done(Outcome(End.UNAVAILABLE, None, text), None)
+        ready, self._ready = self._ready, Ready()
+        return ready
+
+    # A worker's words.
+
+    def _find(self, name: int) -> tuple[_Group, _Worker | None]:
+        for group in self._groups:
+            worker = group.workers.get(name)
+            if worker is not None:
+                return group, worker
+        return self._groups[0], None
+
+    def _take(self, group: _Group, worker: _Worker, words: list[list[Any]]) -> None:
+        answer: list[Any] | None = None
+        for message in words:
+            if message[0] == messages.HELLO:
+                if worker.is_up:
+                    raise WorkerError("a second hello")
+                worker.is_up = True
+                worker.wait_until = _NEVER
+                self.isolation = tuple(message[1])
+                continue
+            if not worker.tasks:
+                raise WorkerError(f"message {message[0]} of a worker without a job")
+            task = worker.tasks[0]
+            assert task.run is not None, "assigned"
+            answer = task.run.take(message)
+            outcome = task.run.outcome
+            if outcome is not None:
+                self._failed_starts = 0
+                worker.tasks.popleft()
+                worker.arm(self._now, anew=True)
+                self._finish(group, task, outcome)
+                if group.is_alone:
+                    self._discard(group, worker)
+                    return  # whatever else it says
+        if answer is not None:
+            run = worker.tasks[0].run
+            assert run is not None, "it asks"
+            try:
+                self._ready.send.append((worker.name, messages.frame([answer])))
+            except (TypeError, ValueError, OverflowError):
+                raise UsageError("a function for scripts gave what no script can be given") from None
+            run.answered()
+            worker.arm(self._now, anew=False)
+
+    def _finish(self, group: _Group, task: _Task, outcome: Outcome) -> None:
+        """A run has ended by itself: hand it over, if what it has read still stands; what it threw depends on that as much as a result."""
+        assert task.run is not None, "it ran"
+        overlay = task.run.overlay
+        if outcome.end in (End.DONE, End.EXCEPTION) and not overlay.is_current():
+            task.attempts += 1
+            task.run = None
+            if task.attempts < ATTEMPTS_MAX:
+                group.queue.appendleft(task)
+                return
+            outcome = Outcome(End.CONFLICT, None, f"others wrote what the script had read, {ATTEMPTS_MAX} times in a row; try again")
+        task.done(outcome, overlay if outcome.end is End.DONE else None)
+
+    # Workers come and go.
+
+    def _blame(self, group: _Group, worker: _Worker, end: End, text: str) -> None:
+        """Kill a worker; the job that it runs is over, those that wait behind it are run elsewhere."""
+        self.killed_total += 1
+        if not worker.tasks:  # before any script could be to blame
+            self._failed_starts += 1
+            if self._failed_starts >= FAILED_STARTS_MAX:
+                self._failed_starts = 0
+                self._retry_at = self._now + RETRY_SECONDS
+        self._ready.logs.append(("warning", "a script worker was stopped: its script took too long" if end is End.DEADLINE else text))
+        guilty = worker.tasks.popleft() if worker.tasks else None
+        self._discard(group, worker)
+        if guilty is not None:
+            assert guilty.run is not None, "assigned"
+            guilty.done(guilty.run.stop(end, text), None)
+
+    def _discard(self, group: _Group, worker: _Worker) -> None:
+        """Have a worker killed, and its other jobs run elsewhere."""
+        del group.workers[worker.name]
+        self._ready.kill.append(worker.name)
+        self._ready.send = [(name, data) for name, data in self._ready.send if name != worker.name]
+        while worker.tasks:
+            task = worker.tasks.pop()
+            task.run = None
+            group.queue.appendleft(task)
+
+    def _fill(self, group: _Group) -> None:
+        """Start what is missing, unless starting has failed too often just now."""
+        if self._now < self._retry_at:
+            if not group.workers:
+                self._refused.extend((task, "Scripts cannot be run on this node now: no script worker starts.") for task in group.queue)
+                group.queue.clear()
+            return
+        while len(group.workers) < group.size:
+            self._names += 1
+            group.workers[self._names] = _Worker(self._names, self._now)
+            self._ready.start.append(self._names)
+
+    def _assign(self, group: _Group) -> None:
+        """Give waiting jobs to workers that have none, in equal shares."""
+        queue = group.queue
+        idle = [worker for worker in group.workers.values() if worker.is_up and not worker.tasks] if queue else []
+        for left in range(len(idle), 0, -1):
+            if not queue:
+                return
+            share = 1 if group.is_alone else min(-(-len(queue) // left), BATCH_MAX)
+            self._give(idle[left - 1], [queue.popleft() for _ in range(share)])
+
+    def _give(self, worker: _Worker, tasks: list[_Task]) -> None:
+        words: list[Any] = []
+        for task in tasks:
+            words.extend(self._prepare(worker, task.job.bundle))
+            words.append(task.words)
+            task.run = Run(task.job, self._store, self._calls)
+            worker.tasks.append(task)
+        worker.arm(self._now, anew=True)
+        self._ready.send.append((worker.name, messages.frame(words)))
+
+    def _prepare(self, worker: _Worker, bundle: Bundle) -> list[Any]:
+        """What to tell a worker so that it has the bundle."""
+        if bundle.id in worker.bundles:
+            worker.bundles.move_to_end(bundle.id)
+            return []
+        worker.bundles[bundle.id] = None
+        words: list[Any] = [[messages.BUNDLE, bundle.id, bundle.modules]]
+        if len(worker.bundles) > BUNDLES_MAX:
+            words.append([messages.FORGET, worker.bundles.popitem(last=False)[0]])
+        return words

@@ -1,0 +1,206 @@
+"""One job at one worker: what is sent, what is answered, how it ends.
+
+Law: a worker's messages are believed in nothing but what they ask for, and that is checked against the job's rights and limits here,
+however honest workers check it before. The worst that a worker in the wrong hands can do is to lie about the jobs that it was given.
+Not here: the form of messages (`enclave.scripts.messages`), which worker runs what, and for how long (`enclave.scripts.pool`).
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+from ledgerd.enclave.kv import Store
+from ledgerd.enclave.scripts import messages
+from ledgerd.enclave.scripts.access import READ, WRITE, rights
+from ledgerd.enclave.scripts.jobs import LOG_LINES_MAX, MAPS_MAX, End, Job, Outcome, Response, Result
+from ledgerd.enclave.scripts.messages import WorkerError
+from ledgerd.enclave.scripts.overlay import Overlay
+from ledgerd.ledger.errors import UsageError
+
+Call: TypeAlias = Callable[[list[Any]], Any]
+"""A function of the enclave's for scripts: given its arguments, as many as there came, each None, bool, a number, str, bytes, or a list or
+dict of these; gives one of these.
+
+Raises: ValueError: With what to tell the script. Anything else is a fault of ours and stops the node, so it must expect any argument.
+"""
+
+_NEEDS: Final = {
+    messages.GET: READ,
+    messages.HAS: READ,
+    messages.VERSION: READ,
+    messages.SIZE: READ,
+    messages.PAGE: READ,
+    messages.SET: WRITE,
+    messages.DELETE: WRITE,
+    messages.CLEAR: WRITE,
+}
+
+
+def job_message(job: Job) -> list[Any]:
+    """The job as a worker is told it; its bundle goes before, once.
+
+    Raises: UsageError: An argument is none that a script can be given.
+    """
+    arguments: list[list[Any]] = []
+    for argument in job.arguments:
+        if type(argument) is bytes:
+            arguments.append([1, argument])
+        elif type(argument) is str:
+            arguments.append([2, argument.encode(errors="surrogatepass")])
+        else:
+            try:
+                text = json.dumps(argument, ensure_ascii=True, allow_nan=False)
+            except (TypeError, ValueError):
+                raise UsageError(f"{job.function} cannot be given a {type(argument).__name__}: no JSON value") from None
+            arguments.append([3, text.encode()])
+    return [
+        messages.JOB,
+        job.bundle.id,
+        job.module,
+        job.function,
+        arguments,
+        job.body,
+        job.access.name,
+        list(job.calls),
+        job.form.value,
+        job.is_script,
+        list(job.clock),
+        list(job.limits),
+        job.reuse,
+    ]
+
+
+class Run:
+    """A job under way.
+
+    Args:
+        job: The job.
+        store: The state that it reads.
+        calls: Functions that it may call, of those that it names.
+
+    Attributes:
+        overlay: What it has read and would write.
+        outcome: How it ended; None until then.
+        is_waiting: The worker cannot go on without what `take` has given last.
+    """
+
+    __slots__ = ("_calls", "_logged", "_logs", "_maps", "_operations", "_written", "is_waiting", "job", "outcome", "overlay")
+
+    def __init__(self, job: Job, store: Store, calls: Mapping[str, Call]) -> None:
+        self.job = job
+        self.overlay = Overlay(store)
+        self.outcome: Outcome | None = None
+        self.is_waiting = False
+        self._calls = {name: calls[name] for name in job.calls}
+        self._operations = 0
+        self._written = 0
+        self._maps: set[str] = set()
+        self._logs: list[tuple[str, str]] = []
+        self._logged = 0
+
+    def take(self, message: list[Any]) -> list[Any] | None:
+        """Take a message of the worker's, checked in form; give the answer if it needs one.
+
+        Raises: WorkerError: The job does not allow it, or it comes at the wrong time.
+        """
+        if self.outcome is not None or self.is_waiting:
+            raise WorkerError(f"message {message[0]} while the worker should wait")
+        kind = message[0]
+        needs = _NEEDS.get(kind)
+        if needs is not None:
+            return self._operate(kind, message, needs)
+        if kind == messages.LOG:
+            self._log(message[1], message[2])
+        elif kind == messages.CALL:
+            return self._call(message[1], message[2])
+        elif kind == messages.DONE:
+            self._check_output(len(message[2]))
+            self._finish(Outcome(End.DONE, Result(message[1], message[2])))
+        elif kind == messages.RESPONSE:
+            self._check_output(len(message[4]) + sum(len(name) + len(value) for name, value in message[2]))
+            headers = tuple((name, value) for name, value in message[2])
+            self._finish(Outcome(End.DONE, Response(message[1], headers, Result(message[3], message[4]))))
+        elif kind == messages.FAILED:
+            self._finish(Outcome(End(message[1]), None, message[2], message[3]))
+        else:
+            raise WorkerError(f"message {kind} within a job")
+        return None
+
+    def stop(self, end: End, text: str) -> Outcome:
+        """End it from outside: the worker is gone, or was killed."""
+        self._finish(Outcome(end, None, text))
+        assert self.outcome is not None
+        return self.outcome
+
+    def answered(self) -> None:
+        """What `take` gave was sent; the worker goes on."""
+        self.is_waiting = False
+
+    def _finish(self, outcome: Outcome) -> None:
+        self.outcome = outcome._replace(logs=tuple(self._logs))
+
+    def _check_output(self, size: int) -> None:
+        if size > self.job.limits.output_bytes:
+            raise WorkerError(f"a result of {size} bytes; the job's limit is {self.job.limits.output_bytes}")
+
+    def _count(self) -> None:
+        self._operations += 1
+        if self._operations > self.job.limits.operations:
+            raise WorkerError(f"more operations than the job's {self.job.limits.operations}")
+
+    def _log(self, level: str, text: str) -> None:
+        self._logged += len(text)
+        if self._logged > self.job.limits.output_bytes or len(self._logs) >= LOG_LINES_MAX:
+            raise WorkerError("more log lines than the job may write")
+        self._logs.append((level, text))
+
+    def _operate(self, kind: int, message: list[Any], needs: int) -> list[Any] | None:
+        name = message[1]
+        if not rights(self.job.access, name) & needs:
+            raise WorkerError(f"an operation {kind} on map {name!r}, which the job may not open so")
+        self._count()
+        if name not in self._maps:
+            if len(self._maps) >= MAPS_MAX:
+                raise WorkerError(f"more than {MAPS_MAX} maps in one job")
+            self._maps.add(name)
+        overlay = self.overlay
+        if kind == messages.SET:
+            key, value = message[2], message[3]
+            self._written += len(key) + len(value)
+            if self._written > self.job.limits.writes_bytes:
+                raise WorkerError(f"more written than the job's {self.job.limits.writes_bytes} bytes")
+            overlay.set(name, key, value)
+            return None
+        if kind == messages.DELETE:
+            self._written += len(message[2])
+            if self._written > self.job.limits.writes_bytes:
+                raise WorkerError(f"more written than the job's {self.job.limits.writes_bytes} bytes")
+            overlay.delete(name, message[2])
+            return None
+        if kind == messages.CLEAR:
+            overlay.clear(name)
+            return None
+        answer: Any
+        if kind == messages.GET:
+            answer = overlay.get(name, message[2])
+        elif kind == messages.HAS:
+            answer = overlay.get(name, message[2]) is not None
+        elif kind == messages.VERSION:
+            answer = overlay.version(name, message[2])
+        elif kind == messages.SIZE:
+            answer = overlay.size(name)
+        else:
+            answer = overlay.page(name, message[2])
+        self.is_waiting = True
+        return [messages.ANSWER, answer]
+
+    def _call(self, name: str, arguments: list[Any]) -> list[Any]:
+        function = self._calls.get(name)
+        if function is None:
+            raise WorkerError(f"a call of {name!r}, which the job may not make")
+        self._count()
+        self.is_waiting = True
+        try:
+            return [messages.ANSWER, function(arguments)]
+        except ValueError as error:
+            return [messages.REFUSAL, str(error)[: messages.TEXT_LENGTH_MAX]]

@@ -1,0 +1,274 @@
+"""Which worker runs what, until when: without processes, the clock in the test's hand."""
+
+from typing import Any
+
+import msgpack
+import pytest
+
+from ledgerd.enclave.kv import Store
+from ledgerd.enclave.scripts import messages as m
+from ledgerd.enclave.scripts import pool as pools
+from ledgerd.enclave.scripts.access import Access
+from ledgerd.enclave.scripts.jobs import Bundle, End, Job, Limits, Outcome
+from ledgerd.enclave.scripts.messages import Frames, frame
+from ledgerd.enclave.scripts.overlay import Overlay
+from ledgerd.enclave.scripts.pool import ATTEMPTS_MAX, BATCH_MAX, GRACE_SECONDS, RETRY_SECONDS, START_SECONDS_MAX, Pool
+
+
+class World:
+    """A pool, the words for its workers, and what became of jobs."""
+
+    def __init__(self, workers: int = 1, store: Store | None = None) -> None:
+        self.store = store or Store()
+        self.now = 100.0
+        self.pool = Pool(self.store, {}, workers, self.now)
+        self.sent: dict[int, list[Any]] = {}
+        self.killed: list[int] = []
+        self.started: list[int] = []
+        self.ended: dict[str, Outcome] = {}
+        self.overlays: dict[str, Overlay | None] = {}
+        self.logs: list[str] = []
+        self.turn()
+
+    def turn(self, later: float = 0.0) -> None:
+        """Let time pass, and take what there is to do."""
+        self.now += later
+        self.pool.tick(self.now)
+        ready = self.pool.ready()
+        self.killed += ready.kill
+        self.started += ready.start
+        self.logs += [text for _, text in ready.logs]
+        for name, data in ready.send:
+            (body,) = Frames().feed(data)
+            self.sent.setdefault(name, []).extend(msgpack.unpackb(body))
+
+    def submit(self, name: str, *, alone: bool = False, module: str = "m", **limits: Any) -> None:
+        """Queue a job that is known by its function's name."""
+
+        def done(outcome: Outcome, overlay: Overlay | None) -> None:
+            assert name not in self.ended, "a job ends once"
+            self.ended[name], self.overlays[name] = outcome, overlay
+
+        job = Job(Bundle({"/m": module}), "/m", name, (), Access.APP_RW, limits=Limits(**limits), alone=alone)
+        self.pool.submit(job, done)
+
+    def say(self, worker: int, *words: list[Any]) -> None:
+        """A worker says something, and the pool reacts."""
+        self.pool.received(worker, frame(list(words)))
+        self.turn()
+
+    def hello(self, *workers: int) -> None:
+        """Workers are up."""
+        for worker in workers:
+            self.say(worker, [m.HELLO, ["own-process"]])
+
+    def jobs_of(self, worker: int) -> list[str]:
+        """Functions that a worker was told to call."""
+        return [word[3] for word in self.sent.get(worker, []) if word[0] == m.JOB]
+
+
+DONE = [m.DONE, "json", b"1"]
+ALONE = 2  # in a world of one worker, the name of the other
+
+
+def test_jobs_wait_for_a_worker_and_are_run_in_order() -> None:
+    world = World()
+    world.submit("a")
+    world.turn()
+    assert (world.started, world.sent) == ([1, ALONE], {})
+    world.hello(1)
+    world.submit("b")
+    world.turn()
+    assert world.jobs_of(1) == ["a"]
+    world.say(1, DONE)
+    assert world.jobs_of(1) == ["a", "b"]
+    assert world.ended.keys() == {"a"}
+    assert len(world.pool) == 1
+
+
+def test_many_jobs_are_shared_out_and_a_bundle_is_told_once() -> None:
+    world = World(workers=2)
+    for number in range(2 * BATCH_MAX + 3):
+        world.submit(str(number))
+    world.hello(1, 2)
+    assert [len(world.jobs_of(worker)) for worker in (1, 2)] == [BATCH_MAX, BATCH_MAX]
+    assert [[word[0] for word in world.sent[worker]].count(m.BUNDLE) for worker in (1, 2)] == [1, 1]
+    world.say(1, *[DONE] * BATCH_MAX)
+    assert len(world.jobs_of(1)) == BATCH_MAX + 3
+    assert [word[0] for word in world.sent[1]].count(m.BUNDLE) == 1
+
+
+def test_a_worker_is_told_to_forget_what_it_has_not_used_for_long() -> None:
+    world = World()
+    world.hello(1)
+    for number in range(pools.BUNDLES_MAX + 1):
+        world.submit(f"j{number}", module=str(number))
+        world.turn()
+        world.say(1, DONE)
+    assert [word[1] for word in world.sent[1] if word[0] == m.FORGET] == [Bundle({"/m": "0"}).id]
+    world.submit("again", module="0")
+    world.turn()
+    assert world.sent[1][-3][0] == m.BUNDLE
+
+
+def test_a_job_past_its_time_is_over_and_those_behind_it_are_run_elsewhere() -> None:
+    world = World()
+    for name in ("first", "loops", "behind"):
+        world.submit(name, deadline_ms=1_000)
+    world.hello(1)
+    assert world.jobs_of(1) == ["first", "loops", "behind"]
+    world.turn(0.9)
+    world.say(1, DONE)  # from now on it is the second one's time
+    world.turn(0.9 + GRACE_SECONDS)
+    assert list(world.ended) == ["first"]
+    assert not world.killed
+    world.turn(0.2)
+    assert world.killed == [1]
+    assert (world.ended["loops"].end, world.ended["loops"].text) == (End.DEADLINE, "Operation took too long to complete.")
+    new = world.started[-1]
+    world.hello(new)
+    assert world.jobs_of(new) == ["behind"]
+    world.say(new, DONE)
+    assert world.ended["behind"].end is End.DONE
+
+
+def test_the_time_of_a_job_goes_on_when_it_asks_something() -> None:
+    world = World()
+    world.submit("asks", deadline_ms=1_000)
+    world.hello(1)
+    for _ in range(10):
+        world.turn(0.2)
+        if world.killed:
+            break
+        world.say(1, [m.GET, "m", b"k"])
+    assert world.killed == [1]
+    assert world.ended["asks"].end is End.DEADLINE
+    assert world.now - 100.0 <= 1.0 + GRACE_SECONDS + 0.21
+
+
+def test_a_worker_that_breaks_the_protocol_takes_only_its_job_with_it() -> None:
+    for words in ([[m.GET, "ledgerd.x", b"k"]], [[99]], [[m.GET, "m", b"k"], DONE], [[m.HELLO, []]]):
+        world = World()
+        world.submit("bad")
+        world.submit("behind")
+        world.hello(1)
+        world.say(1, *words)
+        assert world.killed == [1]
+        assert world.ended["bad"].end is End.CRASHED
+        assert "behind" not in world.ended
+        world.say(1, DONE)  # of a dead worker, nothing counts
+        assert "behind" not in world.ended
+        new = world.started[-1]
+        world.hello(new)
+        world.say(new, DONE)
+        assert world.ended["behind"].end is End.DONE
+
+
+def test_a_worker_without_a_job_has_nothing_to_say() -> None:
+    world = World()
+    world.hello(1)
+    world.say(1, DONE)
+    assert world.killed == [1]
+    assert (world.ended, len(world.pool)) == ({}, 0)
+
+
+def test_a_worker_that_dies_is_replaced() -> None:
+    world = World()
+    world.submit("fatal")
+    world.hello(1)
+    world.pool.ended(1, "killed by SIGSEGV")
+    world.turn()
+    assert world.ended["fatal"].end is End.CRASHED
+    assert "SIGSEGV" in world.ended["fatal"].text
+    assert world.started == [1, ALONE, 3]
+
+
+def test_a_job_that_must_be_alone_has_a_process_for_itself() -> None:
+    world = World()
+    world.hello(1, ALONE)
+    world.submit("vote1", alone=True)
+    world.submit("vote2", alone=True)
+    world.submit("app")
+    world.turn()
+    assert (world.jobs_of(1), world.jobs_of(ALONE)) == (["app"], ["vote1"])
+    world.say(ALONE, DONE, DONE)  # the second is no answer of anybody's
+    assert (world.killed, list(world.ended)) == ([ALONE], ["vote1"])
+    world.hello(3)
+    assert world.jobs_of(3) == ["vote2"]
+
+
+def test_a_run_whose_reads_others_have_changed_is_run_again() -> None:
+    world = World()
+    world.hello(1)
+    world.submit("reads")
+    world.turn()
+    for attempt in range(1, ATTEMPTS_MAX):
+        world.say(1, [m.GET, "m", b"k"])
+        world.store.apply(attempt, {"m": {b"k": b"%d" % attempt}})
+        world.say(1, [m.SET, "m", b"k", b"mine"], DONE)
+        assert len(world.jobs_of(1)) == attempt + 1
+    world.say(1, [m.GET, "m", b"k"])
+    world.say(1, [m.SET, "m", b"k", b"mine"], DONE)
+    assert world.ended["reads"].end is End.DONE
+    overlay = world.overlays["reads"]
+    assert overlay is not None
+    transaction = world.store.begin()
+    overlay.write_into(transaction)
+    assert transaction.take() == {"m": {b"k": b"mine"}}
+
+
+def test_a_run_is_not_repeated_for_ever() -> None:
+    world = World()
+    world.hello(1)
+    world.submit("reads")
+    world.turn()
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        assert "reads" not in world.ended
+        world.say(1, [m.GET, "m", b"k"])
+        world.store.apply(attempt, {"m": {b"k": b"%d" % attempt}})
+        world.say(1, DONE)
+    assert world.ended["reads"].end is End.CONFLICT
+    assert world.overlays["reads"] is None
+
+
+def test_workers_that_do_not_start_are_not_started_for_ever_and_jobs_are_told() -> None:
+    world = World()
+    world.submit("waits")
+    for _ in range(4):
+        world.turn(START_SECONDS_MAX)
+        if "waits" in world.ended:
+            break
+    assert world.ended["waits"].end is End.UNAVAILABLE
+    assert any("did not start" in text for text in world.logs)
+    before = list(world.started)
+    world.submit("too early")
+    world.turn()
+    assert world.ended["too early"].end is End.UNAVAILABLE
+    assert world.started == before
+    world.turn(RETRY_SECONDS)
+    assert len(world.started) == len(before) + 2
+    world.hello(*world.started[-2:])
+    world.submit("later")
+    world.turn()
+    world.say(world.started[-2], DONE)
+    assert world.ended["later"].end is End.DONE
+
+
+def test_a_queue_that_is_full_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "QUEUED_MAX", 2)
+    world = World()
+    for name in ("a", "b", "c"):
+        world.submit(name)
+    world.turn()
+    assert world.ended.keys() == {"c"}
+    assert world.ended["c"].end is End.UNAVAILABLE
+
+
+def test_it_wakes_when_something_is_due_and_not_before() -> None:
+    world = World()
+    assert world.pool.next_wakeup() == world.now + START_SECONDS_MAX
+    world.hello(1, ALONE)
+    assert world.pool.next_wakeup() == float("inf")
+    world.submit("a", deadline_ms=2_000)
+    world.turn()
+    assert world.pool.next_wakeup() == world.now + 2.0 + GRACE_SECONDS

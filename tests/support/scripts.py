@@ -1,0 +1,121 @@
+"""Ways to run JavaScript in tests: within this process, quickly and with the enclave's own checks; or in real workers."""
+
+import contextlib
+import json
+import select
+import time
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import msgpack
+
+from ledgerd.enclave.kv import Store
+from ledgerd.enclave.runtime.script_pool import COMMAND, ScriptPool
+from ledgerd.enclave.runtime.script_worker import Connection, Execution, Interpreters, compiled_prelude
+from ledgerd.enclave.scripts import messages
+from ledgerd.enclave.scripts.jobs import BYTES, JSON, TEXT, Bundle, Job, Outcome, Result
+from ledgerd.enclave.scripts.overlay import Overlay
+from ledgerd.enclave.scripts.pool import Pool
+from ledgerd.enclave.scripts.run import Call, Run, job_message
+
+
+class _Here(Connection):
+    """The enclave, in place of the socket: every message passes its door, as bytes."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._answer: list[Any] | None = None
+
+    def send(self, message: list[Any], size: int = 0) -> None:
+        """Have the enclave take it."""
+        assert self._run.outcome is None, "nothing is said after the end"
+        (read,) = messages.read(msgpack.packb([message]))
+        self._answer = self._run.take(read)
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    def receive(self) -> list[Any]:
+        """The answer to what was sent last."""
+        assert self._answer is not None, "it waits for nothing"
+        self._run.answered()
+        return [msgpack.unpackb(msgpack.packb(self._answer))]
+
+
+@cache
+def prelude() -> bytes:
+    """The prelude, compiled once."""
+    return compiled_prelude()
+
+
+def run_here(
+    job: Job, store: Store | None = None, calls: Mapping[str, Call] | None = None, kept: Interpreters | None = None
+) -> tuple[Outcome, Overlay]:
+    """Run a job within this process, as a worker would."""
+    run = Run(job, store or Store(), calls or {})
+    here = _Here(run)
+    here.send(Execution(here, job.bundle.modules, job_message(job), prelude(), kept or Interpreters()).run())
+    assert run.outcome is not None
+    return run.outcome, run.overlay
+
+
+def job(source: str, *arguments: Any, function: str = "f", **options: Any) -> Job:
+    """A job of one module."""
+    return Job(Bundle({"/main.js": source}), "/main.js", function, arguments, **options)
+
+
+def value_of(source: str, *arguments: Any, store: Store | None = None, functions: Mapping[str, Call] | None = None, **options: Any) -> Any:
+    """What the body of a function gives, by way of JSON."""
+    outcome, _ = run_here(job(f"export function f(...args) {{ {source} }}", *arguments, **options), store, functions)
+    assert isinstance(outcome.value, Result), outcome
+    kind, data = outcome.value
+    if kind == BYTES:
+        return data
+    return json.loads(data) if kind == JSON else data.decode() if kind == TEXT else None
+
+
+class Workers:
+    """Real processes, and a loop that does nothing else."""
+
+    def __init__(self, store: Store, calls: Mapping[str, Call], workers: int, command: tuple[str, ...]) -> None:
+        self.pool = Pool(store, calls, workers, time.monotonic())
+        self.processes = ScriptPool(self.pool, command)
+        self.logs: list[tuple[str, str]] = []
+        self.turns = 0
+
+    def submit(self, job: Job) -> list[tuple[Outcome, Overlay | None]]:
+        """Queue a job; the list gets its outcome."""
+        ended: list[tuple[Outcome, Overlay | None]] = []
+        self.pool.submit(job, lambda outcome, overlay: ended.append((outcome, overlay)))
+        return ended
+
+    def until(self, *waited: list[tuple[Outcome, Overlay | None]], seconds: float = 60.0) -> None:
+        """Turn until these have ended."""
+        end = time.monotonic() + seconds
+        while True:
+            self.logs += self.processes.turn(time.monotonic())
+            self.turns += 1
+            if all(waited):
+                return
+            left = min(end, self.processes.next_wakeup()) - time.monotonic()
+            assert time.monotonic() < end, f"nothing came of it: {self.logs}"
+            select.select([self.processes.wake], [], [], max(0.0, left))
+
+    def run(self, job: Job) -> Outcome:
+        """Run one job."""
+        ended = self.submit(job)
+        self.until(ended)
+        return ended[0][0]
+
+
+@contextlib.contextmanager
+def workers(
+    count: int = 1, store: Store | None = None, calls: Mapping[str, Call] | None = None, command: tuple[str, ...] = COMMAND
+) -> Iterator[Workers]:
+    """Some workers, killed at the end."""
+    made = Workers(store or Store(), calls or {}, count, command)
+    try:
+        yield made
+    finally:
+        made.processes.close()
