@@ -17,13 +17,14 @@ from ledgerd.enclave.answers import Held, HeldAnswers
 from ledgerd.enclave.channels import MESSAGE_SIZE_BYTES_MAX, Channels
 from ledgerd.enclave.consensus.core import Consensus, LogEntry, Role
 from ledgerd.enclave.endpoints import Deferred
-from ledgerd.enclave.execution import ANSWER, FORWARD, Executor, Outcome
+from ledgerd.enclave.execution import ANSWER, FORWARD, SCRIPTED, Executor, Outcome
 from ledgerd.enclave.forwarding import OUTSTANDING_MAX, Forwarded, RemoteReply
 from ledgerd.enclave.leaving import Elsewhere
 from ledgerd.enclave.prefer import NO_PREFERENCE, Prefer, parse_prefer
 from ledgerd.enclave.receipts import leaf_of, make
 from ledgerd.enclave.replica import Proposal, Replica, is_plain
 from ledgerd.enclave.requests import COSE, Request, Response
+from ledgerd.enclave.scripting import Scripted, Scripting
 from ledgerd.enclave.sessions import Sessions
 from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId
@@ -80,6 +81,7 @@ class Answering:
     def __init__(
         self,
         executor: Executor,
+        scripting: Scripting,
         consensus: Consensus,
         replica: Replica,
         sessions: Sessions,
@@ -91,6 +93,7 @@ class Answering:
         log: Callable[[str, str], None],
     ) -> None:
         self._executor = executor
+        self._scripting = scripting
         self._consensus = consensus
         self._replica = replica
         self._sessions = sessions
@@ -137,7 +140,7 @@ class Answering:
     @property
     def has_backlog(self) -> bool:
         """True if requests are left for the next wake-up, which should come at once."""
-        return bool(self._requests)
+        return bool(self._requests) or self._scripting.has_finished
 
     # In.
 
@@ -225,7 +228,8 @@ class Answering:
         if self._parked:
             self._unpark()
         requests = self._requests
-        if not requests:
+        scripting = self._scripting
+        if not (requests or scripting.has_finished):
             return
         elsewhere = self._elsewhere
         consensus = self._consensus
@@ -240,11 +244,19 @@ class Answering:
         memory_bytes = consensus.memory_bytes
         self._answered_bytes = 0
         left, left_bytes = EXECUTED_MAX, EXECUTED_BYTES_MAX
-        while requests and left and left_bytes > 0 and self._answered_bytes < ANSWERED_BYTES_MAX:
+        scripted: Scripted | None
+        while (requests or scripting.has_finished) and left and left_bytes > 0 and self._answered_bytes < ANSWERED_BYTES_MAX:
             left -= 1
-            request = requests.popleft()
+            scripted = scripting.take_finished() if scripting.has_finished else None
+            if scripted is None:
+                request = requests.popleft()
+                self._queued_bytes -= len(request.body)
+            else:
+                request = scripted.request
+                if not scripted.is_current():
+                    scripting.again(scripted)
+                    continue
             left_bytes -= len(request.body)
-            self._queued_bytes -= len(request.body)
             if elsewhere is not None:
                 refused = refusals.FORWARDED_TWICE if isinstance(request.reply_to, RemoteReply) else elsewhere(request)
                 if refused is not None:
@@ -256,7 +268,7 @@ class Answering:
             wish = request.headers.get("prefer")
             prefer = NO_PREFERENCE if wish is None else parse_prefer(wish)
             next_id = TransactionId(view, Seqno(last[1] + 1))
-            outcome = execute(request, is_primary, next_id, last, _APPLIED if prefer.committed else ())
+            outcome = execute(request, is_primary, next_id, last, _APPLIED if prefer.committed else (), scripted)
             writes = outcome.writes
             if writes is not None:
                 last = next_id
@@ -285,6 +297,12 @@ class Answering:
                     self._forward(request, prefer)  # a linearizable read is the primary's to answer
             elif outcome.kind == FORWARD:
                 self._forward(request, prefer)
+            elif outcome.kind == SCRIPTED:
+                if scripting.is_full:
+                    self.answer(request.reply_to, refusals.TOO_MANY)
+                else:
+                    assert outcome.endpoint is not None and outcome.params is not None, "it was matched"
+                    scripting.begin(request, outcome.endpoint, outcome.params)
             else:
                 assert outcome.deferred is not None, "a deferred outcome says what to find"
                 self._defer(request.reply_to, outcome.deferred)

@@ -6,10 +6,9 @@ Not here: TLS (`enclave.tls`), which endpoint asks for what (`enclave.endpoints`
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from ledgerd.enclave.keys import parse_certificate
-from ledgerd.enclave.kv import Store
 from ledgerd.enclave.requests import COSE, Request
 from ledgerd.governance import requests, tables
 from ledgerd.governance.requests import SignedRequest
@@ -48,7 +47,13 @@ class Caller:
         return self._info() if self._info is not None else None
 
 
-Authenticate: TypeAlias = Callable[[Request, Store], "Caller | str"]
+class State(Protocol):
+    """The tables in which a policy looks: the state, or a request's overlay of it."""
+
+    def get(self, name: str, key: bytes, /) -> bytes | None: ...
+
+
+Authenticate: TypeAlias = Callable[[Request, State], "Caller | str"]
 """Returns the caller, or why this policy refuses it. Must not change the store."""
 
 
@@ -74,7 +79,7 @@ def _certificate_policy(name: str, role: str, certificates: str, info: str, data
     missing = f"No caller {role} certificate"
     unknown = f"Could not find matching {role} certificate"
 
-    def authenticate(request: Request, store: Store) -> Caller | str:
+    def authenticate(request: Request, store: State) -> Caller | str:
         caller_id = request.caller_id
         if not caller_id:
             return missing
@@ -101,7 +106,7 @@ def signed_by_member(kind: str, *, active: bool = True) -> Policy:
         active: The member must be Active; otherwise one that has not acknowledged yet is taken, too.
     """
 
-    def authenticate(request: Request, store: Store) -> Caller | str:
+    def authenticate(request: Request, store: State) -> Caller | str:
         if request.headers.get("content-type") != COSE:
             return f"Missing or unexpected content type: a signed request is {COSE}"
         try:
@@ -131,13 +136,13 @@ def signed_by_member(kind: str, *, active: bool = True) -> Policy:
 _SIGNED: Final = {"type": "http", "scheme": "cose_sign1", "description": "The body is a COSE_Sign1 with CCF's headers, by a member's key."}
 
 
-def _any_cert(request: Request, store: Store) -> Caller | str:
+def _any_cert(request: Request, store: State) -> Caller | str:
     if not request.caller_id:
         return "No caller certificate"
     return Caller("any_cert", request.caller_id, request.certificate)
 
 
-def _no_auth(request: Request, store: Store) -> Caller | str:
+def _no_auth(request: Request, store: State) -> Caller | str:
     return NOBODY
 
 
@@ -171,7 +176,7 @@ def resolve(names: Iterable[str | Policy]) -> tuple[Policy, ...]:
     return tuple(policies)
 
 
-def authenticate(request: Request, store: Store, policies: tuple[Policy, ...]) -> Caller | None:
+def authenticate(request: Request, store: State, policies: tuple[Policy, ...]) -> Caller | None:
     """The caller by the first policy that accepts; None where no policy is asked for.
 
     Raises: RequestError: 401 InvalidAuthenticationInfo with one detail per policy.

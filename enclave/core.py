@@ -55,6 +55,7 @@ from ledgerd.enclave.kms.public_name import PublicName
 from ledgerd.enclave.kms.settings import PublicNameSettings
 from ledgerd.enclave.nsm import Nsm, attestation, measure_configuration
 from ledgerd.enclave.requests import JSON, Response
+from ledgerd.enclave.scripts.pool import Pool
 from ledgerd.enclave.serving import Serving
 from ledgerd.enclave.sessions import SessionLimits, Sessions
 from ledgerd.enclave.status import Attested
@@ -84,6 +85,7 @@ class Enclave:
     Attributes:
         traffic: What passes the link to the host; the runtime counts.
         compiled_modules: How many modules run as machine code; the runtime knows.
+        script_workers: How many scripts can run at the same time; the runtime knows.
     """
 
     def __init__(self, app: App, now: float) -> None:
@@ -116,6 +118,7 @@ class Enclave:
         self.traffic = Traffic()
         self._rejects = HostRejects(self.log)
         self.compiled_modules = 0
+        self.script_workers = 1
 
     # What the runtime calls.
 
@@ -193,6 +196,11 @@ class Enclave:
         if ready.logs:
             ready.logs = [(level, _one_line(text)) for level, text in ready.logs]
         return ready
+
+    @property
+    def scripts(self) -> Pool | None:
+        """Which script worker is to run what; None before this node serves."""
+        return None if self._serving is None else self._serving.scripts
 
     def jobs(self) -> list[Job]:
         """Work for other threads; each job is handed over once."""

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from ledgerd.enclave import auth
 from ledgerd.enclave.kv import MapHandle, MapView, Transaction
 from ledgerd.enclave.requests import Request
+from ledgerd.enclave.scripts.overlay import Overlay, OverlayTransaction
 from ledgerd.ledger.entry import ZERO_DIGEST
 from ledgerd.ledger.errors import RequestError, UsageError
 
@@ -94,6 +95,19 @@ class Context:
         self._query: dict[str, str] | None = None
 
     @property
+    def overlay(self) -> Overlay:
+        """What a scripted request has read and would write (`enclave.scripting`). Raises: UsageError: The endpoint is not scripted."""
+        transaction = self._transaction
+        if not isinstance(transaction, OverlayTransaction):
+            raise UsageError("only scripted endpoints have an overlay")
+        return transaction.overlay
+
+    @property
+    def touched(self) -> bool:
+        """Some map was opened, so that the answer depends on the state."""
+        return self._transaction.touched
+
+    @property
     def query(self) -> dict[str, str]:
         """Parameters of the query, decoded; of a repeated one the first.
 
@@ -146,6 +160,7 @@ class Endpoint:
         forwarding: When a backup passes the request to the primary: `always` (by default for endpoints that write), `sometimes` (by default
             for others: executed here), `never`.
         system: The handler may open every map. Applications' endpoints may not.
+        scripted: The handler is a generator that has scripts run: see `enclave.scripting`.
         operation: OpenAPI operation object; what it leaves out is filled in.
         schemas: JSON schemas of the named types that `operation` refers to.
         hidden: Not in the OpenAPI document.
@@ -165,6 +180,7 @@ class Endpoint:
         "readonly",
         "reads_tables",
         "schemas",
+        "scripted",
         "system",
         "template",
     )
@@ -179,6 +195,7 @@ class Endpoint:
         readonly: bool | None = None,
         forwarding: Forwarding | None = None,
         system: bool = True,
+        scripted: bool = False,
         operation: Mapping[str, Any] | None = None,
         schemas: Mapping[str, Any] | None = None,
         hidden: bool = False,
@@ -194,6 +211,7 @@ class Endpoint:
         self.readonly = method in ("GET", "HEAD") if readonly is None else readonly
         self.forwarding: Forwarding = forwarding or ("sometimes" if self.readonly else "always")
         self.system = system
+        self.scripted = scripted
         self.operation = dict(operation or {})
         self.schemas = dict(schemas or {})
         self.hidden = hidden

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Final, NamedTuple
 
-from ledgerd.enclave.auth import NOBODY, authenticate
+from ledgerd.enclave.auth import NOBODY, Caller, authenticate
 from ledgerd.enclave.endpoints import ApplicationMaps, Context, Deferred, Endpoint, Maps, Registry, Result
 from ledgerd.enclave.idempotency import HEADER, WINDOW_ENTRIES, Idempotency
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.requests import BINARY, HEADERS_MAX, JSON, TEXT, Request, Response
+from ledgerd.enclave.scripting import Scripted
 from ledgerd.ledger.entry import ZERO_DIGEST, WriteSet
 from ledgerd.ledger.errors import RequestError, UsageError
 from ledgerd.ledger.ids import Seqno, TransactionId, View
@@ -27,6 +28,7 @@ TRANSACTION_ID_HEADER: Final = "x-ms-ccf-transaction-id"
 ANSWER: Final = 0  # `response` is complete
 FORWARD: Final = 1  # this node is a backup and the endpoint wants the primary
 DEFERRED: Final = 2  # the core has to find the answer, as `deferred` says
+SCRIPTED: Final = 3  # scripts have to find it: `endpoint`, with `params`
 
 
 class Settings(NamedTuple):
@@ -45,7 +47,7 @@ class Outcome:
     """What became of a request.
 
     Attributes:
-        kind: ANSWER, FORWARD or DEFERRED.
+        kind: ANSWER, FORWARD, DEFERRED or SCRIPTED.
         response: The answer (for ANSWER), with `x-ms-ccf-transaction-id` if it depends on the state.
         writes: If not None, the writes are in the store as entry `next_id`, and that entry must now be sealed and replicated.
         writes_bytes: Their size.
@@ -53,6 +55,7 @@ class Outcome:
         transaction_id: On whose commit the answer rests: its own, the last one that it may have observed, or the first of a replay.
         replayed: The answer is that of an earlier request with the same idempotency key. `transaction_id` may be far below the last entry.
         deferred: What to find (for DEFERRED).
+        params: Of the path (for SCRIPTED).
         endpoint: The endpoint, where one was found; its `label` is fit for metrics.
         failure: For the operator, if a handler failed by a fault of its own: kind and place, never data.
     """
@@ -65,6 +68,7 @@ class Outcome:
     transaction_id: TransactionId | None = None
     replayed: bool = False
     deferred: Deferred | None = None
+    params: dict[str, str] | None = None
     failure: str | None = None
 
     def __init__(self, endpoint: Endpoint | None, kind: int = ANSWER) -> None:
@@ -117,6 +121,7 @@ class Executor:
         next_id: TransactionId,
         read_id: TransactionId,
         more_headers: tuple[tuple[str, str], ...] = (),
+        scripted: Scripted | None = None,
     ) -> Outcome:
         """Run the request to its end, or as far as this node can.
 
@@ -125,6 +130,7 @@ class Executor:
             next_id: The id that the entry gets if there is one; its seqno follows the store's version.
             read_id: Id of the last applied entry.
             more_headers: For answers that carry a transaction id.
+            scripted: The request as its scripts have answered it; all that they have read must still stand.
         Raises: UsageError: `next_id` does not follow the state.
         """
         store = self._store
@@ -134,18 +140,30 @@ class Executor:
         writes: WriteSet = {}
         size = 0
         try:
-            path = request.path
-            end = path.find("/", 1)
-            registry = self._registries.get(path[1:end] if end > 0 else path[1:])
-            if registry is None:
-                registry = self._app
-                path = "/app" + path
-            if registry is self._app and not self._app_is_open():
-                raise RequestError(404, "FrontendNotOpen", "Frontend is not open.")
-            endpoint, params = registry.match(request.method, path)
-            if not is_primary and endpoint.forwarding == "always":
-                return Outcome(endpoint, FORWARD)
-            caller = NOBODY if endpoint.is_open else authenticate(request, store, endpoint.policies)
+            caller: Caller | None
+            if scripted is None:
+                path = request.path
+                end = path.find("/", 1)
+                registry = self._registries.get(path[1:end] if end > 0 else path[1:])
+                if registry is None:
+                    registry = self._app
+                    path = "/app" + path
+                if registry is self._app and not self._app_is_open():
+                    raise RequestError(404, "FrontendNotOpen", "Frontend is not open.")
+                endpoint, params = registry.match(request.method, path)
+                if not is_primary and endpoint.forwarding == "always":
+                    return Outcome(endpoint, FORWARD)
+                if endpoint.scripted:
+                    outcome = Outcome(endpoint, SCRIPTED)
+                    outcome.params = params
+                    return outcome
+                caller = NOBODY if endpoint.is_open else authenticate(request, store, endpoint.policies)
+            else:
+                endpoint, params, caller = scripted.endpoint, scripted.params, scripted.context.caller
+                if not is_primary and endpoint.forwarding == "always":
+                    return Outcome(endpoint, FORWARD)  # no primary any more; nothing was done here
+                if scripted.error is not None and not scripted.has_begun:
+                    raise scripted.error
 
             readonly = transaction.readonly = endpoint.readonly
             transaction.touched = endpoint.reads_tables
@@ -160,8 +178,16 @@ class Executor:
                     outcome.replayed = True
                     return outcome
 
-            context = Context(request, params, caller, self._system_maps if endpoint.system else self._app_maps, transaction)
-            result = endpoint.handler(context)
+            if scripted is None:
+                context = Context(request, params, caller, self._system_maps if endpoint.system else self._app_maps, transaction)
+                result = endpoint.handler(context)
+            else:
+                context = scripted.context
+                transaction.touched |= context.touched
+                if scripted.error is not None:
+                    raise scripted.error
+                context.overlay.write_into(transaction)
+                result = scripted.result
 
             if result is None:
                 response = _NO_CONTENT

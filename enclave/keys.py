@@ -117,6 +117,11 @@ class ServiceKeys:
             names = None
         return _certificate(self.identity, key, request.subject, self.certificate.subject, at, ca=False, names=names, days=days)
 
+    def renewed(self, at: datetime, days: int) -> x509.Certificate:
+        """Another certificate of the service's key, by itself, valid from `at` for so many days."""
+        name = self.certificate.subject
+        return _certificate(self.identity, self.identity.public_key(), name, name, at, ca=True, names=None, days=days)
+
     def private_bytes(self) -> bytes:
         """PKCS#8 DER of the private key, to be sealed to a trusted peer and nobody else."""
         return self.identity.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())

@@ -3,7 +3,7 @@
 CCF's way. A member's proposal writes `Retired`; from that entry on a configuration without the node is active. Once it is committed, the
 primary, whichever it is by then, writes `retired_committed`; once that is committed nobody needs the node any more: it may be stopped and
 its record deleted. Its name stays in a table of former nodes, so that it is neither admitted nor listened to again.
-Not here: proposals (`enclave.proposals`), configurations and phases (`enclave.consensus`), channels (`enclave.channels`).
+Not here: proposals (`enclave.governing`), configurations and phases (`enclave.consensus`), channels (`enclave.channels`).
 """
 
 from collections.abc import Callable, Collection
@@ -55,6 +55,17 @@ def trusted_nodes(context: Context) -> frozenset[NodeId]:
     """The nodes that the running transaction trusts."""
     records = context.kv[tables.NODE_INFO].items()
     return frozenset(NodeId(key.decode()) for key, value in records if tables.decode(value)["status"] == tables.TRUSTED)
+
+
+def pending_nodes(context: Context) -> frozenset[NodeId]:
+    """Those that wait for trust."""
+    records = context.kv[tables.NODE_INFO].items()
+    return frozenset(NodeId(key.decode()) for key, value in records if tables.decode(value)["status"] == tables.PENDING)
+
+
+def known_nodes(context: Context) -> frozenset[NodeId]:
+    """All that have a record."""
+    return frozenset(NodeId(key.decode()) for key, _ in context.kv[tables.NODE_INFO].items())
 
 
 def check_quorum(before: Collection[NodeId], after: Collection[NodeId], live: Collection[NodeId]) -> None:

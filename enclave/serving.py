@@ -29,7 +29,10 @@ from ledgerd.enclave.execution import Executor
 from ledgerd.enclave.frontend import ATTESTATION, RECEIPT, Frontend, attestation_object
 from ledgerd.enclave.governing import recovery
 from ledgerd.enclave.governing.acks import Acknowledgement
+from ledgerd.enclave.governing.calls import GovernanceCalls
+from ledgerd.enclave.governing.engine import Engine
 from ledgerd.enclave.governing.proposals import KnownProposals
+from ledgerd.enclave.governing.proposing import Proposing
 from ledgerd.enclave.governing.service import ServiceState
 from ledgerd.enclave.group_commit import GroupCommit
 from ledgerd.enclave.host_rejects import DOCUMENT, FETCHED, STORED, HostRejects
@@ -39,9 +42,10 @@ from ledgerd.enclave.keys import NodeKeys, ServiceKeys
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.leaving import RETIRED_SECONDS, Elsewhere, Leaving
 from ledgerd.enclave.nsm import Nsm, attestation
-from ledgerd.enclave.proposals import Proposals
 from ledgerd.enclave.replica import Proposal, Replica, Unverified, verify_signatures
 from ledgerd.enclave.requests import COSE, JSON, Response
+from ledgerd.enclave.scripting import Scripting
+from ledgerd.enclave.scripts.pool import Pool
 from ledgerd.enclave.sessions import Sessions
 from ledgerd.enclave.status import Attested, Status
 from ledgerd.governance import tables
@@ -79,6 +83,10 @@ class Services(Protocol):
     def compiled_modules(self) -> int:
         """How many modules run as machine code."""
 
+    @property
+    def script_workers(self) -> int:
+        """How many scripts can run at the same time: one a core."""
+
 
 class Serving:
     """One node of a service, from its first entry to its end.
@@ -99,6 +107,7 @@ class Serving:
 
     Attributes:
         status: What the node tells of itself.
+        scripts: Which script worker runs what; the runtime has the processes.
         failed: Why the node must stop, or None.
     """
 
@@ -175,11 +184,14 @@ class Serving:
         self._leaving.add_to(self._registries["node"])
         governing = self._registries["gov"]
         frontend.add_to(governing, "ledgerd governance")
-        Proposals(self.status, self._admission.trust).add_to(governing)
-        KnownProposals(self.status).add_to(governing)
+        engine = Engine(self.status)
+        Proposing(self.status, engine).add_to(governing)
+        KnownProposals(self.status, engine).add_to(governing)
         Acknowledgement(self.status).add_to(governing)
         ServiceState(self.status).add_to(governing)
         recovery.add_to(governing)
+        self.scripts = Pool(GovernanceCalls(self.status).calls, services.script_workers, now)
+        self._scripting = Scripting(store, self.scripts)
         executor = Executor(
             store,
             self._registries,
@@ -188,6 +200,7 @@ class Serving:
         )
         self._answering = Answering(
             executor,
+            self._scripting,
             self._consensus,
             self._replica,
             sessions,

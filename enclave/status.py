@@ -1,6 +1,6 @@
 """What a serving node tells of itself to the built-in endpoints, admission and governance. Reads only.
 
-Not here: the endpoints (`enclave.frontend`, `enclave.admission`, `enclave.proposals`, `enclave.leaving`).
+Not here: the endpoints (`enclave.frontend`, `enclave.admission`, `enclave.governing`, `enclave.leaving`).
 """
 
 from collections.abc import Callable, Mapping

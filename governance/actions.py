@@ -1,7 +1,7 @@
 """What a proposal asks for: a list of actions in JSON, read and checked for its form. Pure.
 
 So far there are two, CCF's own by name and arguments: a node leaves, a waiting node is trusted. Not here: whether the state allows it and
-what it writes (`enclave.proposals`), votes and the constitution (later).
+what it writes (`governance.constitution`).
 """
 
 import json

@@ -2,7 +2,7 @@
 
 Records are compact JSON unless the comment beside the name says otherwise. Ours are under `public:ccf.gov.nodes.nitro.` and
 `public:ccf.gov.ledgerd.`; the rest is in CCF's documentation of built-in maps.
-Not here: when a record may change (`enclave.admission`, `enclave.proposals`, `enclave.leaving`).
+Not here: when a record may change (`enclave.admission`, `enclave.governing`, `enclave.leaving`).
 """
 
 import json
@@ -36,6 +36,8 @@ COSE_HISTORY: Final = "public:ccf.gov.cose_history"  # member id -> base64 of th
 COSE_RECENT_PROPOSALS: Final = "public:ccf.gov.cose_recent_proposals"  # "time:digest" of a request -> proposal id, a JSON string
 SETTINGS: Final = "public:ccf.gov.ledgerd.settings"
 FORMER_NODES: Final = "public:ccf.gov.ledgerd.former_nodes"  # node id -> "Retired" or "Removed"; for good, unlike its record
+MINIMUM_VERSION: Final = "public:ccf.gov.ledgerd.minimum_version"  # oldest version of a node's program that may join
+PROPOSAL_POLICY: Final = "public:ccf.gov.ledgerd.proposal_policy"  # when proposals end that nobody decides
 CONFIGURATION: Final = "public:ccf.gov.ledgerd.configuration"  # what all nodes run with, as PCR16 of each measures it
 
 SINGLETON: Final = bytes(8)
@@ -53,6 +55,7 @@ ACCEPTED: Final = "Accepted"  # of a member that has not yet said that it agrees
 OPENING: Final = "Opening"
 OPEN: Final = "Open"  # of a service; and of a proposal on which members vote
 WITHDRAWN: Final = "Withdrawn"  # of a proposal
+REJECTED: Final = "Rejected"
 WAITING_FOR_SHARES: Final = "WaitingForRecoveryShares"
 
 

@@ -1,15 +1,15 @@
 """A node's configuration: read from TOML, checked as a whole, frozen; and the part of it that the enclave is given, as JSON.
 
-Law: all problems are told at once, each with its key and what to write instead. Files named here are read here, relative to
-the TOML file; nothing else touches the file system.
-Not here: what the enclave makes of its document (`enclave.configuration`).
+Law: all problems are told at once, each with its key and what to write instead.
+Not here: taking keys out of tables, reading the files that they name (`node.sections`); what the enclave makes of its document
+(`enclave.configuration`).
 """
 
 import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,16 +18,16 @@ from ledgerd.enclave.boundary import LINK_PORT_DEFAULT
 from ledgerd.ledger.attestation.roots import AWS_ROOT_G1_PEM
 from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node import public_name
+from ledgerd.node.constitution import default_constitution
 from ledgerd.node.public_name import PublicNameConfig
+from ledgerd.node.sections import Address, Section
 
-PORT_MAX: Final = 65535
 CLIENTS_MAX_DEFAULT: Final = 1_000  # CCF's default of max_open_sessions_soft
 BODY_BYTES_DEFAULT: Final = 1 << 20  # CCF's default of max_body_size
 NITRO_MEMORY_MB_DEFAULT: Final = 2048  # a small image four times, and about a million keys
 NITRO_CPUS_DEFAULT: Final = 2
 VM_QEMU_DEFAULT: Final = "qemu-system-x86_64"
 VM_MEMORY_MB_DEFAULT: Final = 512  # the image's files take 50, the enclave's start 100; several machines share one machine
-_ADDRESS: Final = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:]+)\]|(?P<host>[^:\[\]\s]+)):(?P<port>[0-9]{1,5})")
 _PCR: Final = re.compile(r"[0-9a-fA-F]{96}")
 _ENCLAVE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 CID_MAX: Final = (1 << 32) - 2  # the last number is the wildcard, for ports too
@@ -35,18 +35,6 @@ LAUNCHERS: Final = ("process", "vm", "nitro")
 CURVES: Final = ("secp256r1", "secp384r1")  # the first is the default: docs/adr/0009
 _NAMES: Final = {"process": "process", "vm": "virtual machine"}
 _IN_IMAGE: Final = "the application is in the image"
-_PEM: Final = "-----BEGIN "
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A TCP endpoint. Port 0, where allowed, lets the system choose."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +61,7 @@ class StartConfig:
 
     Attributes:
         measurements: Enclaves that may join; None for those measured like this node's own.
+        constitution: Its text; None for the one that comes with the program.
         open_at_nodes: Open by itself with so many trusted nodes; None for a vote.
         curve: Of the service's key and of every node's, one of `CURVES`.
     """
@@ -80,7 +69,7 @@ class StartConfig:
     members: tuple[Party, ...]
     users: tuple[Party, ...] = ()
     measurements: tuple[Measurement, ...] | None = None
-    constitution: str = ""
+    constitution: str | None = None
     admission: str = "vote"
     open_at_nodes: int | None = None
     application_policy: str = "user_cert"
@@ -214,7 +203,7 @@ def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
 
     Raises: ConfigurationError: As `load`.
     """
-    root = _Section("", document, folder, [])
+    root = Section("", document, folder, [])
     node = root.section("node")
     rpc = root.section("rpc")
     peer = root.section("peer")
@@ -280,7 +269,7 @@ def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
     return config
 
 
-def _nitro(section: "_Section") -> NitroConfig:
+def _nitro(section: Section) -> NitroConfig:
     config = NitroConfig(
         image=section.path("image", required=True) or Path(),
         memory_mb=section.number("memory_mb", NITRO_MEMORY_MB_DEFAULT, 64, 1 << 24),
@@ -296,7 +285,7 @@ def _nitro(section: "_Section") -> NitroConfig:
     return config
 
 
-def _vm(section: "_Section") -> VmConfig:
+def _vm(section: Section) -> VmConfig:
     config = VmConfig(
         image=section.path("image", required=True) or Path(),
         memory_mb=section.number("memory_mb", VM_MEMORY_MB_DEFAULT, 256, 1 << 20),
@@ -307,12 +296,12 @@ def _vm(section: "_Section") -> VmConfig:
     return config
 
 
-def _start(section: "_Section") -> StartConfig:
+def _start(section: Section) -> StartConfig:
     config = StartConfig(
         members=section.tables("members", _party, required=True),
         users=section.tables("users", _party),
         measurements=section.tables("measurements", _measurement) if section.has("measurements") else None,
-        constitution=section.file("constitution") if section.has("constitution") else "",
+        constitution=section.joined("constitution"),
         admission=section.choice("admission", "vote", ("vote", "automatic")),
         open_at_nodes=section.number("open_at_nodes", 1, 1, 1_000) if section.has("open_at_nodes") else None,
         application_policy=section.choice("application_policy", "user_cert", ("user_cert", "open")),
@@ -323,7 +312,7 @@ def _start(section: "_Section") -> StartConfig:
     return config
 
 
-def _join(section: "_Section") -> JoinConfig:
+def _join(section: Section) -> JoinConfig:
     config = JoinConfig(
         target=section.address("target", required=True),
         service_certificate=section.pem("service_certificate", required=True),
@@ -333,7 +322,7 @@ def _join(section: "_Section") -> JoinConfig:
     return config
 
 
-def _public_name(section: "_Section") -> PublicNameConfig:
+def _public_name(section: Section) -> PublicNameConfig:
     endpoint = section.address("endpoint") if section.has("endpoint") else None
     config = PublicNameConfig(
         name=section.text("name", required=True),
@@ -346,7 +335,7 @@ def _public_name(section: "_Section") -> PublicNameConfig:
     return config
 
 
-def _party(section: "_Section") -> Party:
+def _party(section: Section) -> Party:
     return Party(
         section.pem("certificate", required=True),
         section.pem("encryption_key") if section.has("encryption_key") else None,
@@ -354,167 +343,12 @@ def _party(section: "_Section") -> Party:
     )
 
 
-def _measurement(section: "_Section") -> Measurement:
+def _measurement(section: Section) -> Measurement:
     values = [section.text(name, required=True) for name in ("pcr0", "pcr1", "pcr2")]
     for name, value in zip(("pcr0", "pcr1", "pcr2"), values, strict=True):
         if value and not _PCR.fullmatch(value):
             section.problem(name, "must be 96 hexadecimal characters (SHA-384)")
     return Measurement(values[0].lower(), values[1].lower(), values[2].lower())
-
-
-class _Section:
-    """One TOML table: takes values out, collects problems, knows at the end what nobody took."""
-
-    def __init__(self, name: str, values: Any, folder: Path, problems: list[str]) -> None:
-        self.values: dict[str, Any] = values if isinstance(values, dict) else {}
-        self.problems = problems
-        self._name = name
-        self._folder = folder
-        self._taken: set[str] = set()
-        if not isinstance(values, dict):
-            self.problems.append(f"[{name}] must be a table")
-
-    def problem(self, key: str, text: str, key_is_section: bool = False) -> None:
-        """Note what is wrong with a key."""
-        where = f"[{key}]" if key_is_section else (f"{self._name}.{key}" if self._name else key)
-        self.problems.append(f"{where}: {text}")
-
-    def refuse_unknown(self) -> None:
-        """Whatever nobody asked for is a mistake, most often of spelling."""
-        for key in self.values.keys() - self._taken:
-            self.problem(key, f"unknown; known here: {', '.join(sorted(self._taken))}")
-
-    def has(self, key: str) -> bool:
-        """Whether an optional key is given; it is known from then on."""
-        self._taken.add(key)
-        return key in self.values
-
-    def _take(self, key: str, kind: type, advice: str, required: bool) -> Any:
-        self._taken.add(key)
-        value = self.values.get(key)
-        if value is None:
-            if required:
-                self.problem(key, f"missing; {advice}")
-            return None
-        if type(value) is not kind:
-            self.problem(key, f"is {type(value).__name__}; {advice}")
-            return None
-        return value
-
-    def section(self, key: str) -> "_Section":
-        """A table; empty if not there."""
-        self._taken.add(key)
-        return _Section(f"{self._name}.{key}" if self._name else key, self.values.get(key, {}), self._folder, self.problems)
-
-    def text(self, key: str, default: str = "", required: bool = False) -> str:
-        """A string."""
-        value = self._take(key, str, "give a text in quotes", required)
-        return default if value is None else str(value)
-
-    def texts(self, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
-        """A list of strings."""
-        value = self._take(key, list, "give a list of texts", False)
-        if value is None:
-            return default
-        if not all(type(item) is str for item in value):
-            self.problem(key, "give a list of texts")
-            return default
-        return tuple(value)
-
-    def truth(self, key: str) -> bool:
-        """true or false; false unless given."""
-        return bool(self._take(key, bool, "give true or false", False))
-
-    def anything(self, key: str) -> Any:
-        """Whatever stands there, if JSON has it, too."""
-        self._taken.add(key)
-        value = self.values.get(key)
-        try:
-            json.dumps(value)
-        except TypeError:
-            self.problem(key, "the ledger keeps it as JSON, which has neither dates nor times; write them as strings")
-        return value
-
-    def number(self, key: str, default: int, least: int, most: int) -> int:
-        """An integer within bounds."""
-        value = self._take(key, int, f"give a whole number from {least} to {most}", False)
-        if value is None:
-            return default
-        if not least <= value <= most:
-            self.problem(key, f"{value} is out of bounds; give a whole number from {least} to {most}")
-        return int(value)
-
-    def choice(self, key: str, default: str, choices: Sequence[str]) -> str:
-        """One of some words."""
-        value = self.text(key, default)
-        if value not in choices:
-            self.problem(key, f"{value!r} is none of {', '.join(choices)}")
-        return value
-
-    def address(self, key: str, required: bool = False) -> Address:
-        """`host:port`."""
-        value = self._take(key, str, 'give "host:port"', required)
-        if value is None:
-            return Address("", 0)
-        try:
-            return parse_address(value)
-        except ConfigurationError as error:
-            self.problem(key, str(error))
-            return Address("", 0)
-
-    def path(self, key: str, required: bool = False) -> Path | None:
-        """A path, relative to the file's folder."""
-        value = self._take(key, str, "give a path in quotes", required)
-        return None if value is None else self._folder / value
-
-    def file(self, key: str, required: bool = False) -> str:
-        """The text of a file that is named."""
-        path = self.path(key, required)
-        return "" if path is None else self._read(key, path)
-
-    def _read(self, key: str, path: Path) -> str:
-        try:
-            return path.read_text()
-        except (OSError, ValueError) as error:  # a path may hold what no path can
-            self.problem(key, f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a text'}")
-            return ""
-
-    def pem(self, key: str, required: bool = False) -> str:
-        """The text of a PEM file that is named."""
-        text = self.file(key, required)
-        if text and _PEM not in text:
-            self.problem(key, f"{self.values[key]} is not a PEM file")
-        return text
-
-    def pems(self, key: str) -> tuple[str, ...]:
-        """The texts of PEM files that are named."""
-        names = self.texts(key, ())
-        texts = [self._read(key, self._folder / name) for name in names]
-        for name, text in zip(names, texts, strict=True):
-            if text and _PEM not in text:
-                self.problem(key, f"{name} is not a PEM file")
-        return tuple(texts)
-
-    def tables(self, key: str, read: Callable[["_Section"], Any], required: bool = False) -> tuple[Any, ...]:
-        """A list of tables, each read by `read`."""
-        values = self._take(key, list, f"give one [[{self._name}.{key}]] for each", required)
-        found = []
-        for number, value in enumerate(values or ()):
-            section = _Section(f"{self._name}.{key}[{number}]", value, self._folder, self.problems)
-            found.append(read(section))
-            section.refuse_unknown()
-        return tuple(found)
-
-
-def parse_address(text: str) -> Address:
-    """Read `host:port` or `[v6]:port`.
-
-    Raises: ConfigurationError: It is anything else.
-    """
-    match = _ADDRESS.fullmatch(text)
-    if match is None or int(match["port"]) > PORT_MAX:
-        raise ConfigurationError(f'{text[:100]!r} is no address; give "host:port", port at most {PORT_MAX}, such as "127.0.0.1:8000"')
-    return Address(match["six"] or match["host"], int(match["port"]))
 
 
 def enclave_document(
@@ -556,7 +390,7 @@ def enclave_document(
             "members": [_party_document(party) for party in start.members],
             "users": [_party_document(party) for party in start.users],
             "measurements": [_measurement_document(measurement) for measurement in measurements],
-            "constitution": start.constitution,
+            "constitution": default_constitution(start.admission) if start.constitution is None else start.constitution,
             "admission": start.admission,
             "open_at_nodes": start.open_at_nodes,
             "application_policy": start.application_policy,

@@ -20,15 +20,7 @@ from typing import Final
 
 from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node.checks import Check, Section, failure, success, warning
-from ledgerd.node.config import (
-    CLIENTS_MAX_DEFAULT,
-    VM_MEMORY_MB_DEFAULT,
-    VM_QEMU_DEFAULT,
-    Address,
-    NitroConfig,
-    NodeConfig,
-    VmConfig,
-)
+from ledgerd.node.config import CLIENTS_MAX_DEFAULT, VM_MEMORY_MB_DEFAULT, VM_QEMU_DEFAULT, NitroConfig, NodeConfig, VmConfig
 from ledgerd.node.launch import ProcessLauncher
 from ledgerd.node.lifecycle import files_needed, refuse_used
 from ledgerd.node.measure import DEPENDENCIES, check_application
@@ -36,6 +28,7 @@ from ledgerd.node.nitro.cli import NitroCli
 from ledgerd.node.nitro.launcher import NitroLauncher
 from ledgerd.node.nitro.machine import Machine
 from ledgerd.node.nitro.preflight import preflight
+from ledgerd.node.sections import Address
 from ledgerd.node.vm import preflight as vms
 
 PYTHON_MIN: Final = (3, 11)

@@ -23,7 +23,7 @@ from ledgerd.ledger.errors import ConfigurationError, LedgerdError
 from ledgerd.network.streams import Streams
 from ledgerd.node import public_name
 from ledgerd.node.checks import failures
-from ledgerd.node.config import Address, Measurement, NodeConfig, enclave_document
+from ledgerd.node.config import Measurement, NodeConfig, enclave_document
 from ledgerd.node.host import CLIENTS_OVER, EXIT_FAILED, PEERS_MAX, EnclaveLostError, Host, kinds
 from ledgerd.node.image import preflight as images
 from ledgerd.node.image.lock import default_folder
@@ -32,6 +32,7 @@ from ledgerd.node.ledger_files import holds_ledger
 from ledgerd.node.measure import check_application, measure
 from ledgerd.node.nitro.launcher import NitroLauncher
 from ledgerd.node.printing import printable
+from ledgerd.node.sections import Address
 from ledgerd.node.simulator.nsm import SimulatedNsm
 from ledgerd.node.simulator.pki import SimulatedRoot, make_root
 from ledgerd.node.simulator.server import serve

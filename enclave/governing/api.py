@@ -60,15 +60,18 @@ def signed(
     refusals: Mapping[int, str],
     *,
     active: bool = True,
+    scripted: bool = False,
 ) -> Endpoint:
     """An endpoint for members' signed requests.
 
     Args:
         kind, active: See `auth.signed_by_member`.
+        scripted: See `Endpoint`.
         answers: By status, the type of its JSON, or None.
     """
     by_all = {**refusals, 401: "InvalidAuthenticationInfo"}
-    return _endpoint("POST", template, handler, summary, answers, by_all, policies=(signed_by_member(kind, active=active),))
+    policies = (signed_by_member(kind, active=active),)
+    return _endpoint("POST", template, handler, summary, answers, by_all, policies=policies, scripted=scripted)
 
 
 def _endpoint(

@@ -1,9 +1,8 @@
-"""Proposals after they were made: reading them, withdrawing them, and ballots up to the point where one is counted.
+"""Proposals after they were made: reading them, withdrawing them, voting on them.
 
-Not here: making and resolving them, which is for `enclave.proposals`; what they may ask for (`governance.actions`).
+Not here: making them (`enclave.governing.proposing`), what ballots mean (`enclave.governing.engine`).
 """
 
-from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from ledgerd.enclave.endpoints import Context, Registry, Result
@@ -18,13 +17,11 @@ from ledgerd.enclave.governing.api import (
     signed_proposal_in_path,
     signer_in_path,
 )
+from ledgerd.enclave.governing.engine import Engine, forget_decided
 from ledgerd.enclave.requests import JSON, Response
+from ledgerd.enclave.scripting import Steps
 from ledgerd.governance import descriptions, requests, tables
 from ledgerd.ledger.errors import FormatError, RequestError
-
-Count = Callable[[Context, str, dict[str, Any]], dict[str, Any]]
-"""Counts the ballots of an open proposal: gets its id and its record with the new ballot in it, returns the record as it is now. It writes
-that record, what the proposal does if it is accepted, and nothing if it raises RequestError."""
 
 
 class Node(Protocol):
@@ -36,10 +33,10 @@ class Node(Protocol):
 class KnownProposals:
     """The endpoints of proposals that are there."""
 
-    def __init__(self, node: Node, count: Count | None = None) -> None:
-        """Args: count: counts ballots; without it none is taken."""
+    def __init__(self, node: Node, engine: Engine) -> None:
+        """Args: engine: counts ballots."""
         self._node = node
-        self._count = count
+        self._engine = engine
 
     def add_to(self, registry: Registry) -> None:
         """Add them."""
@@ -78,10 +75,12 @@ class KnownProposals:
                 requests.BALLOT,
                 {200: descriptions.Proposal},
                 {
-                    400: "InvalidInput, InvalidResourceName, ProposalNotOpen, VoteAlreadyExists",
+                    400: "InvalidInput, InvalidResourceName, LastNode, ProposalNotOpen, TooFewLiveNodes, VoteAlreadyExists",
                     404: "ProposalNotFound",
-                    501: "NotImplemented",
+                    500: "InternalError",
+                    503: "NodeNotCommitted, PrimaryNotFound, TooManyPendingTransactions",
                 },
+                scripted=True,
             )
         )
 
@@ -134,7 +133,7 @@ class KnownProposals:
             self._node.log("info", f"member {request.member_id[:16]}... withdrew proposal {proposal_id[:16]}...")
         return descriptions.proposal(proposal_id, info)
 
-    def _submit(self, context: Context) -> Result:
+    def _submit(self, context: Context) -> Steps:
         proposal_id = signed_proposal_in_path(context)
         member_id = signer_in_path(context, "InvalidResourceName")
         info = _info(context, proposal_id)
@@ -150,23 +149,17 @@ class KnownProposals:
         if before is not None:
             text = f"Member {member_id} has voted on proposal {proposal_id} already, by another ballot, which counts."
             raise RequestError(400, "VoteAlreadyExists", text)
-        if self._count is None:
-            raise RequestError(501, "NotImplemented", "Ballots cannot be counted here yet: this one was not taken, nothing has changed.")
+        if len(ballot) > BALLOT_LENGTH_MAX:
+            raise RequestError(400, "InvalidInput", f"A ballot has at most {BALLOT_LENGTH_MAX} characters; it is run at every later vote.")
         info["ballots"][member_id] = ballot
         record_request(context, request_of(context))
-        return descriptions.proposal(proposal_id, self._count(context, proposal_id, info))
+        info = yield from self._engine.resolve(context, proposal_id, info)
+        self._node.log("info", f"member {member_id[:16]}... voted on proposal {proposal_id[:16]}..., which is {info['state']}")
+        return descriptions.proposal(proposal_id, info)
 
 
 _BALLOT: Final = "ballot"
-
-
-def forget_decided(context: Context, besides: str) -> None:
-    """With a proposal that is decided, `besides`, those decided before leave the state: the ledger has them."""
-    proposals, infos = context.kv[tables.PROPOSALS], context.kv[tables.PROPOSALS_INFO]
-    for key, value in infos.items():
-        if key != besides.encode() and tables.decode(value)["state"] != tables.OPEN:
-            infos.delete(key)
-            proposals.delete(key)
+BALLOT_LENGTH_MAX: Final = 256 << 10
 
 
 def _info(context: Context, proposal_id: str) -> dict[str, Any]:

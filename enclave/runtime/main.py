@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import os
 import signal
 import socket
 import sys
@@ -67,6 +68,7 @@ def main(arguments: list[str], make_core: Callable[[Any, float], Any] | None = N
     workers = Workers(nsm)
     core.traffic = link.traffic
     core.compiled_modules = compiled_modules()
+    core.script_workers = len(os.sched_getaffinity(0))
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)

@@ -143,7 +143,6 @@ class End(Enum):
     OUTPUT = "output"  # more than `output_bytes`
     OPERATIONS = "operations"  # more than `operations` or `writes_bytes`
     CRASHED = "crashed"  # the process died, or broke the protocol, and was killed: the script found a flaw, or there was no memory
-    CONFLICT = "conflict"  # others wrote what it had read, again and again
     UNAVAILABLE = "unavailable"  # no process to run it in, or too many jobs wait
 
 

@@ -1,15 +1,17 @@
-"""What one run has read and what it would write, beside the state: a transaction that takes as long as its script does.
+"""What one request has read and what it would write, beside the state: a transaction that takes as long as its scripts do.
 
 Consensus and other requests go on while a script runs, so the state may move under it. It therefore writes nothing until its end, and
 everything that it has read is remembered; if all of that still stands then, the run is as good as one that happened at once at that
 moment, and its writes can be applied. Values are compared, not versions: after a rollback the same seqno may hold something else.
-Law: nothing of a run is seen by anybody before `write_into`.
+Handlers written for the running transaction work on it as they are: `OverlayTransaction` and its maps have the same words.
+Law: nothing of a request is seen by anybody before `write_into`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from ledgerd.enclave.kv import Store, Transaction
+from ledgerd.enclave.kv import MapHandle, MapView, Store, Transaction
+from ledgerd.ledger.errors import UsageError
 
 PAGE_ENTRIES_MAX: Final = 256  # one answer's worth of `forEach`
 PAGE_BYTES_MAX: Final = 1 << 20
@@ -17,7 +19,7 @@ _NEVER: Final = bytes(1)  # by its identity
 
 
 class Overlay:
-    """The maps of one run.
+    """The maps of one request: its handler's, and those of all scripts that it runs.
 
     Args:
         store: The state; it is read only.
@@ -70,6 +72,17 @@ class Overlay:
             size += (value is not None) - (self._first_look(name, key) is not None)
         return size
 
+    def range(self, name: str, start: bytes | None = None, end: bytes | None = None) -> list[tuple[bytes, bytes]]:
+        """Entries with `start <= key < end`, in order of keys, as the run sees them."""
+        view = self._store.map(name)
+        seen = view.range(start, end)
+        self._checks.append(lambda: view.range(start, end) == seen)
+        written = self._writes.get(name)
+        if not written:
+            return seen
+        own = {key: value for key, value in written.items() if (start is None or key >= start) and (end is None or key < end)}
+        return sorted((key, value) for key, value in {**dict(seen), **own}.items() if value is not None)
+
     def page(self, name: str, start: bytes | None) -> tuple[list[tuple[bytes, bytes]], bool]:
         """Entries from key `start` on (None: from the first), in order of keys, as the run sees them; and whether there may be more."""
         view = self._store.map(name)
@@ -107,6 +120,82 @@ class Overlay:
                     handle.delete(key)
                 else:
                     handle.set(key, value)
+
+
+class OverlayMap(MapHandle):
+    """A map of an overlay, with the words of one of the running transaction."""
+
+    __slots__ = ("_overlay", "_readonly")
+
+    def __init__(self, overlay: Overlay, name: str, transaction: Transaction, *, readonly: bool) -> None:
+        super().__init__(overlay._store._state(name), transaction)
+        self._overlay = overlay
+        self._readonly = readonly
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, or None."""
+        return self._overlay.get(self._map.name, key)
+
+    def version_of(self, key: bytes) -> int | None:
+        """Seqno of the last applied write of `key`, or None if it has no applied value."""
+        return self._overlay.version(self._map.name, key)
+
+    def size(self) -> int:
+        """Number of keys."""
+        return self._overlay.size(self._map.name)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All pairs in ascending order of keys, as of now."""
+        yield from self._overlay.range(self._map.name)
+
+    def set(self, key: bytes, value: bytes) -> None:
+        """Write `value` under `key`. Raises: UsageError: The endpoint is read-only, or key or value are not bytes."""
+        self._check_writable()
+        if type(key) is not bytes or type(value) is not bytes:
+            raise UsageError(f"map {self.name}: keys and values are bytes, not {type(key).__name__} and {type(value).__name__}")
+        self._overlay.set(self._map.name, key, value)
+
+    def delete(self, key: bytes) -> bool:
+        """Remove `key`; True if it had a value. Raises: UsageError: The endpoint is read-only."""
+        self._check_writable()
+        there = self.get(key) is not None
+        self._overlay.delete(self._map.name, key)
+        return there
+
+    def clear(self) -> None:
+        """Remove every key. Raises: UsageError: The endpoint is read-only."""
+        self._check_writable()
+        self._overlay.clear(self._map.name)
+
+    def _check_writable(self) -> None:
+        if self._readonly:
+            raise UsageError(f"map {self.name}: a read-only endpoint cannot write")
+
+    def _pairs(self, start: bytes | None, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+        pairs = self._overlay.range(self._map.name, start, end)
+        yield from reversed(pairs) if reverse else pairs
+
+
+class OverlayTransaction(Transaction):
+    """An overlay, with the words of the running transaction."""
+
+    __slots__ = ("overlay",)
+
+    def __init__(self, store: Store, *, readonly: bool = False) -> None:
+        super().__init__(store)
+        self.overlay = Overlay(store)
+        self.readonly = readonly
+
+    def map(self, name: str) -> MapHandle:
+        """The map `name`; maps need no creation."""
+        self.touched = True
+        return OverlayMap(self.overlay, name, self, readonly=self.readonly)
+
+    def applied(self, name: str) -> MapView:
+        """The same for reading. Unlike the running transaction's it shows what the request itself would write: scripts of one request see
+        what those before them, and its handler, have done."""
+        self.touched = True
+        return OverlayMap(self.overlay, name, self, readonly=True)
 
 
 def _within(entries: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

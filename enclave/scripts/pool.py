@@ -14,26 +14,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ledgerd.enclave.kv import Store
 from ledgerd.enclave.scripts import messages
 from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, Bundle, End, Job, Outcome
 from ledgerd.enclave.scripts.messages import WorkerError
-from ledgerd.enclave.scripts.overlay import Overlay
-from ledgerd.enclave.scripts.run import Call, Run, job_message
+from ledgerd.enclave.scripts.run import Call, Run, Scope, job_message
 from ledgerd.ledger.errors import UsageError
 
 QUEUED_MAX: Final = 10_000  # as many as requests may wait
 BATCH_MAX: Final = 16  # jobs at one worker; behind a script that takes its whole time, the others start anew elsewhere
 BUNDLES_MAX: Final = 4  # that a worker keeps, newest used; a worker's memory must hold their sources
-ATTEMPTS_MAX: Final = 30  # of a job whose reads others keep changing; CCF's own number
 GRACE_SECONDS: Final = 0.5  # beyond a job's time, in which an honest worker ends it by itself and says so
 START_SECONDS_MAX: Final = 10.0  # for an interpreter; 50 ms where nothing else runs
 FAILED_STARTS_MAX: Final = 3  # in a row; then wait, and tell jobs so
 RETRY_SECONDS: Final = 5.0
 _NEVER: Final = float("inf")
 
-Done = Callable[[Outcome, Overlay | None], None]
-"""Told how a job ended; for `DONE` with what it would write, all of whose reads still stand: apply it at once, or never."""
+Done = Callable[[Outcome], None]
+"""Told how a job ended. What it has written is in its scope's overlay; whether what it has read still stands is for the caller to ask."""
 
 
 @dataclass(slots=True)
@@ -56,13 +53,13 @@ class Ready:
 class _Task:
     """A job and who waits for it."""
 
-    __slots__ = ("attempts", "done", "job", "run", "words")
+    __slots__ = ("done", "job", "run", "scope", "words")
 
-    def __init__(self, job: Job, done: Done) -> None:
+    def __init__(self, job: Job, scope: Scope, done: Done) -> None:
         self.job = job
+        self.scope = scope
         self.done = done
         self.words = job_message(job)
-        self.attempts = 0
         self.run: Run | None = None
 
 
@@ -94,11 +91,12 @@ class _Worker:
 class _Group:
     """Workers of one kind, and the jobs that wait for one of them."""
 
-    __slots__ = ("is_alone", "queue", "size", "workers")
+    __slots__ = ("is_alone", "is_wanted", "queue", "size", "workers")
 
     def __init__(self, size: int, *, is_alone: bool) -> None:
         self.size = size
         self.is_alone = is_alone
+        self.is_wanted = False  # no process before there was a first job for it
         self.queue: deque[_Task] = deque()
         self.workers: dict[int, _Worker] = {}
 
@@ -107,7 +105,6 @@ class Pool:
     """The workers and the jobs that wait for one.
 
     Args:
-        store: The state that scripts read.
         calls: Functions of the enclave that jobs may name.
         workers: How many processes run scripts at the same time, beside the one for jobs that must be alone.
         now: Monotonic seconds.
@@ -115,12 +112,13 @@ class Pool:
     Attributes:
         isolation: How workers say that they are kept apart.
         killed_total: Workers that were stopped, or died, for what a script did.
+        has_news: Something was submitted since `ready` was last asked.
     """
 
-    def __init__(self, store: Store, calls: Mapping[str, Call], workers: int, now: float) -> None:
+    def __init__(self, calls: Mapping[str, Call], workers: int, now: float) -> None:
         self.isolation: tuple[str, ...] = ()
         self.killed_total = 0
-        self._store = store
+        self.has_news = False
         self._calls = calls
         self._now = now
         self._groups = (_Group(workers, is_alone=False), _Group(1, is_alone=True))
@@ -141,17 +139,25 @@ class Pool:
 
     # In.
 
-    def submit(self, job: Job, done: Done) -> None:
-        """Run a job; `done` is called from a later call of this object.
+    def submit(self, job: Job, scope: Scope, done: Done) -> None:
+        """Run a job on its scope's overlay, which nobody else may use meanwhile; `done` is called from a later call of this object.
 
         Raises: UsageError: It cannot be told to a worker.
         """
-        task = _Task(job, done)
-        queue = self._groups[job.alone].queue
+        task = _Task(job, scope, done)
+        group = self._groups[job.alone]
+        group.is_wanted = True
+        self.has_news = True
+        queue = group.queue
         if len(queue) >= QUEUED_MAX:
             self._refused.append((task, "Too many scripts wait to be run."))
         else:
             queue.append(task)
+
+    def prepare(self, *, alone: bool) -> None:
+        """Have workers started before there is a job for them: those for jobs that must be `alone`, or the others."""
+        self._groups[alone].is_wanted = True
+        self.has_news = True
 
     def received(self, name: int, data: bytes) -> None:
         """Bytes from a worker."""
@@ -189,12 +195,13 @@ class Pool:
 
     def ready(self) -> Ready:
         """What must be done now; each piece of work is handed over once."""
+        self.has_news = False
         for group in self._groups:
             self._fill(group)
             self._assign(group)
         while self._refused:
             task, text = self._refused.pop()
-            task.done(Outcome(End.UNAVAILABLE, None, text), None)
+            task.done(Outcome(End.UNAVAILABLE, None, text))
         ready, self._ready = self._ready, Ready()
         return ready
 
@@ -227,7 +234,7 @@ class Pool:
                 self._failed_starts = 0
                 worker.tasks.popleft()
                 worker.arm(self._now, anew=True)
-                self._finish(group, task, outcome)
+                task.done(outcome)
                 if group.is_alone:
                     self._discard(group, worker)
                     return  # whatever else it says
@@ -240,19 +247,6 @@ class Pool:
                 raise UsageError("a function for scripts gave what no script can be given") from None
             run.answered()
             worker.arm(self._now, anew=False)
-
-    def _finish(self, group: _Group, task: _Task, outcome: Outcome) -> None:
-        """A run has ended by itself: hand it over, if what it has read still stands; what it threw depends on that as much as a result."""
-        assert task.run is not None, "it ran"
-        overlay = task.run.overlay
-        if outcome.end in (End.DONE, End.EXCEPTION) and not overlay.is_current():
-            task.attempts += 1
-            task.run = None
-            if task.attempts < ATTEMPTS_MAX:
-                group.queue.appendleft(task)
-                return
-            outcome = Outcome(End.CONFLICT, None, f"others wrote what the script had read, {ATTEMPTS_MAX} times in a row; try again")
-        task.done(outcome, overlay if outcome.end is End.DONE else None)
 
     # Workers come and go.
 
@@ -269,7 +263,7 @@ class Pool:
         self._discard(group, worker)
         if guilty is not None:
             assert guilty.run is not None, "assigned"
-            guilty.done(guilty.run.stop(end, text), None)
+            guilty.done(guilty.run.stop(end, text))
 
     def _discard(self, group: _Group, worker: _Worker) -> None:
         """Have a worker killed, and its other jobs run elsewhere."""
@@ -288,7 +282,7 @@ class Pool:
                 self._refused.extend((task, "Scripts cannot be run on this node now: no script worker starts.") for task in group.queue)
                 group.queue.clear()
             return
-        while len(group.workers) < group.size:
+        while group.is_wanted and len(group.workers) < group.size:
             self._names += 1
             group.workers[self._names] = _Worker(self._names, self._now)
             self._ready.start.append(self._names)
@@ -308,7 +302,7 @@ class Pool:
         for task in tasks:
             words.extend(self._prepare(worker, task.job.bundle))
             words.append(task.words)
-            task.run = Run(task.job, self._store, self._calls)
+            task.run = Run(task.job, task.scope, self._calls)
             worker.tasks.append(task)
         worker.arm(self._now, anew=True)
         self._ready.send.append((worker.name, messages.frame(words)))

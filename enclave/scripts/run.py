@@ -7,9 +7,8 @@ Not here: the form of messages (`enclave.scripts.messages`), which worker runs w
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
-from ledgerd.enclave.kv import Store
 from ledgerd.enclave.scripts import messages
 from ledgerd.enclave.scripts.access import READ, WRITE, rights
 from ledgerd.enclave.scripts.jobs import LOG_LINES_MAX, MAPS_MAX, End, Job, Outcome, Response, Result
@@ -17,9 +16,17 @@ from ledgerd.enclave.scripts.messages import WorkerError
 from ledgerd.enclave.scripts.overlay import Overlay
 from ledgerd.ledger.errors import UsageError
 
-Call: TypeAlias = Callable[[list[Any]], Any]
-"""A function of the enclave's for scripts: given its arguments, as many as there came, each None, bool, a number, str, bytes, or a list or
-dict of these; gives one of these.
+
+class Scope(Protocol):
+    """For whom a script runs: a request's `Context` as a rule. Functions of the enclave are given it."""
+
+    @property
+    def overlay(self) -> Overlay: ...
+
+
+Call: TypeAlias = Callable[[Any, list[Any]], Any]
+"""A function of the enclave's for scripts: given the run's scope, and its arguments, as many as there came, each None, bool, a number, str,
+bytes, or a list or dict of these; gives one of these.
 
 Raises: ValueError: With what to tell the script. Anything else is a fault of ours and stops the node, so it must expect any argument.
 """
@@ -75,20 +82,20 @@ class Run:
 
     Args:
         job: The job.
-        store: The state that it reads.
+        scope: For whom it runs, with the overlay that it reads and writes.
         calls: Functions that it may call, of those that it names.
 
     Attributes:
-        overlay: What it has read and would write.
         outcome: How it ended; None until then.
         is_waiting: The worker cannot go on without what `take` has given last.
     """
 
-    __slots__ = ("_calls", "_logged", "_logs", "_maps", "_operations", "_written", "is_waiting", "job", "outcome", "overlay")
+    __slots__ = ("_calls", "_logged", "_logs", "_maps", "_operations", "_overlay", "_scope", "_written", "is_waiting", "job", "outcome")
 
-    def __init__(self, job: Job, store: Store, calls: Mapping[str, Call]) -> None:
+    def __init__(self, job: Job, scope: Scope, calls: Mapping[str, Call]) -> None:
         self.job = job
-        self.overlay = Overlay(store)
+        self._scope = scope
+        self._overlay = scope.overlay
         self.outcome: Outcome | None = None
         self.is_waiting = False
         self._calls = {name: calls[name] for name in job.calls}
@@ -163,7 +170,7 @@ class Run:
             if len(self._maps) >= MAPS_MAX:
                 raise WorkerError(f"more than {MAPS_MAX} maps in one job")
             self._maps.add(name)
-        overlay = self.overlay
+        overlay = self._overlay
         if kind == messages.SET:
             key, value = message[2], message[3]
             self._written += len(key) + len(value)
@@ -201,6 +208,6 @@ class Run:
         self._count()
         self.is_waiting = True
         try:
-            return [messages.ANSWER, function(arguments)]
+            return [messages.ANSWER, function(self._scope, arguments)]
         except ValueError as error:
             return [messages.REFUSAL, str(error)[: messages.TEXT_LENGTH_MAX]]

@@ -7,7 +7,8 @@ from ledgerd.enclave.configuration import parse as parse_in_enclave
 from ledgerd.enclave.keys import CURVES as CURVES_IN_ENCLAVE
 from ledgerd.ledger.attestation.roots import AWS_ROOT_G1_PEM
 from ledgerd.ledger.errors import ConfigurationError
-from ledgerd.node.config import CURVES, Address, Measurement, NitroConfig, VmConfig, enclave_document, load, parse_address
+from ledgerd.node.config import CURVES, Measurement, NitroConfig, VmConfig, enclave_document, load
+from ledgerd.node.sections import Address, parse_address
 from support.cluster import make_identity
 
 PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"

@@ -10,8 +10,9 @@ import pytest
 from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node import doctor
 from ledgerd.node.checks import Check, Section, Verdict, worst
-from ledgerd.node.config import Address, NodeConfig, StartConfig
+from ledgerd.node.config import NodeConfig, StartConfig
 from ledgerd.node.launch import ProcessLauncher
+from ledgerd.node.sections import Address
 from support.nitro import Instance
 
 

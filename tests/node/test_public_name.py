@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ledgerd.ledger.errors import ConfigurationError
-from ledgerd.node import config, public_name
+from ledgerd.node import config, public_name, sections
 from ledgerd.node.public_name import PublicNameConfig
 
 ARN = "arn:aws:kms:eu-central-1:111122223333:key/a"
@@ -68,7 +68,7 @@ def test_the_section_is_read_and_handed_on(tmp_path: Path, monkeypatch: pytest.M
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     loaded = parsed(tmp_path, name="ledger.example.org", key=ARN, folder="name", endpoint="127.0.0.1:9", roots=["cert.pem"])
-    address = config.Address("127.0.0.1", 1)
+    address = sections.Address("127.0.0.1", 1)
     made = json.loads(config.enclave_document(loaded, rpc=address, peer=address, isolation=[], roots=[], own_measurement=None))
     assert made["public_name"]["endpoint"] == {"host": "127.0.0.1", "port": 9}
     assert made["public_name"]["credentials"]["access_key_id"] == KEYS["AWS_ACCESS_KEY_ID"]

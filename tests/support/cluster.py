@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from typing import Any
 
 from cryptography import x509
@@ -23,10 +24,17 @@ from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER, Event, Ready
 from ledgerd.enclave.core import Enclave
 from ledgerd.enclave.outbound import Answer, HttpClient
 from ledgerd.enclave.tls import TlsContext
+from ledgerd.governance import constitution
 from ledgerd.ledger.entry import read_public
 from ledgerd.ledger.signature import TREE
 from ledgerd.node.simulator.nsm import SimulatedNsm
 from ledgerd.node.simulator.pki import SimulatedRoot, make_root
+from support.script_workers import ScriptWorkers
+
+SANDBOX, BY_VOTE = (
+    constitution.join(order, lambda name: files("ledgerd.governance.constitution").joinpath(name).read_text("utf-8"))
+    for order in (constitution.SANDBOX, constitution.BY_VOTE)
+)
 
 PCRS = {0: b"\x10" * 48, 1: b"\x11" * 48, 2: b"\x12" * 48}
 
@@ -83,6 +91,7 @@ class Host:
     alive: bool = True
     stores: bool = True
     read_back: Callable[[int, bytes], bytes | None] | None = None
+    scripts: ScriptWorkers | None = None
     sent: list[bytes] = field(default_factory=list)  # every byte that left the enclave
 
 
@@ -171,13 +180,22 @@ class Cluster:
 
     def start(self, nodes: int = 1, **settings: Any) -> list[Host]:
         """Start a service of `nodes` nodes and run until it is open on all of them."""
+        first = self.begin(**{"open_at_nodes": nodes, **settings})
+        hosts = [first]
+        for number in range(1, nodes):
+            hosts.append(self.join(f"n{number}"))
+        self.until(lambda: all(host.notices.get("open") for host in hosts))
+        return hosts
+
+    def begin(self, **settings: Any) -> Host:
+        """Start a service of one node, and run until it has begun."""
         start = {
             "members": [{"certificate": self.member.pem, "data": None}],
             "users": [{"certificate": self.user.pem, "data": None}],
             "measurements": [],
-            "constitution": "",
+            "constitution": SANDBOX,
             "admission": "automatic",
-            "open_at_nodes": nodes,
+            "open_at_nodes": 1,
             "application_policy": "open",
             "curve": "secp256r1",
             **self.start_options,
@@ -185,11 +203,7 @@ class Cluster:
         }
         first = self.add("n0", self.configuration("n0", "start", start=start))
         self.until(lambda: "service_certificate" in first.notices)
-        hosts = [first]
-        for number in range(1, nodes):
-            hosts.append(self.join(f"n{number}"))
-        self.until(lambda: all(host.notices.get("open") for host in hosts))
-        return hosts
+        return first
 
     def join(self, name: str, target: str = "n0", configuration: dict[str, Any] | None = None, **nsm: Any) -> Host:
         """Add a node that asks `target` to be admitted."""
@@ -289,7 +303,7 @@ class Cluster:
             ready = enclave.ready()
             self._obey(host, boundary.decode_ready(boundary.encode_ready(ready)))
             jobs = enclave.jobs()
-            if not jobs:
+            if not jobs and not self._run_scripts(host):
                 return
             for job in jobs:
                 result: object
@@ -298,6 +312,17 @@ class Cluster:
                 except Exception as error:
                     result = error
                 enclave.finished(job.number, result)
+
+    def _run_scripts(self, host: Host) -> bool:
+        """Run the scripts that the enclave wants run; False if there are none."""
+        pool = host.enclave.scripts
+        if pool is None or not pool.has_news:
+            return False
+        if host.scripts is None:
+            host.scripts = ScriptWorkers(pool)
+        for level, text in host.scripts.turn(self.now):
+            host.enclave.log(level, text)
+        return True
 
     def _obey(self, host: Host, ready: Ready) -> None:
         if ready.truncate_after is not None:

@@ -4,9 +4,10 @@ import os
 import sys
 from pathlib import Path
 
-from ledgerd.node.config import Address, NodeConfig, StartConfig
+from ledgerd.node.config import NodeConfig, StartConfig
 from ledgerd.node.launch import ProcessLauncher
 from ledgerd.node.lifecycle import run_node
+from ledgerd.node.sections import Address
 
 ENCLAVE = (sys.executable, "-I", "-W", "ignore", str(Path(__file__).with_name("echo_enclave.py")))
 

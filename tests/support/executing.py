@@ -7,11 +7,15 @@ from typing import Any
 from ledgerd.enclave import idempotency
 from ledgerd.enclave.app import App
 from ledgerd.enclave.endpoints import Endpoint, Registry
-from ledgerd.enclave.execution import Executor, Outcome, Settings
+from ledgerd.enclave.execution import SCRIPTED, Executor, Outcome, Settings
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.requests import Request, Response
+from ledgerd.enclave.scripting import Scripted, Scripting
+from ledgerd.enclave.scripts.pool import Pool
+from ledgerd.enclave.scripts.run import Call
 from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.ids import Seqno, TransactionId, View
+from support.script_workers import ScriptWorkers
 
 USER = "ab" * 32
 OTHER_USER = "cd" * 32
@@ -52,7 +56,14 @@ class Node:
             view_of=self.view_of,
             settings=settings,
         )
+        self.scripts = Pool(self.calls(), 1, 0.0)
+        self.scripting = Scripting(self.store, self.scripts)
+        self.workers = ScriptWorkers(self.scripts)
         self.store.apply(1, GENESIS)
+
+    def calls(self) -> dict[str, Call]:
+        """Functions for scripts."""
+        return {}
 
     def view_of(self, seqno: Seqno) -> View:
         return View(max(view for view, first in self.views if first <= seqno))
@@ -86,13 +97,27 @@ class Node:
         path, _, query = target.partition("?")
         data = body.encode() if isinstance(body, str) else body
         request = Request("reply", method, path, query, headers or {}, data, b"DER" if caller else None, caller)
+        outcome = self._execute(request)
+        if outcome.kind != SCRIPTED:
+            return outcome
+        assert outcome.endpoint is not None
+        assert outcome.params is not None
+        self.scripting.begin(request, outcome.endpoint, outcome.params)
+        while True:
+            while (scripted := self.scripting.take_finished()) is None:
+                self.workers.turn(0.0)
+            self.scripted(scripted)
+            if scripted.is_current():
+                return self._execute(request, scripted)
+            self.scripting.again(scripted)
+
+    def scripted(self, scripted: Scripted) -> None:
+        """Scripts have answered a request, and it is about to take effect."""
+
+    def _execute(self, request: Request, scripted: Scripted | None = None) -> Outcome:
         last = Seqno(self.store.version)
-        return self.executor.execute(
-            request,
-            self.is_primary,
-            TransactionId(View(self.view), Seqno(last + 1)),
-            TransactionId(self.view_of(last), last),
-        )
+        next_id = TransactionId(View(self.view), Seqno(last + 1))
+        return self.executor.execute(request, self.is_primary, next_id, TransactionId(self.view_of(last), last), (), scripted)
 
     def answer(self, method: str, target: str, body: bytes | str = b"", **more: Any) -> Response:
         """As `ask`, for the answer alone, which there must be."""

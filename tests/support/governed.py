@@ -6,13 +6,17 @@ from typing import Any
 
 from ledgerd.enclave.governing import recovery
 from ledgerd.enclave.governing.acks import Acknowledgement
-from ledgerd.enclave.governing.proposals import Count, KnownProposals
+from ledgerd.enclave.governing.calls import GovernanceCalls
+from ledgerd.enclave.governing.engine import Engine
+from ledgerd.enclave.governing.proposals import KnownProposals
 from ledgerd.enclave.governing.service import ServiceState
+from ledgerd.enclave.keys import ServiceKeys, at_milliseconds, create_service_key, create_service_keys
 from ledgerd.enclave.requests import Response
+from ledgerd.enclave.scripts.run import Call
 from ledgerd.governance import requests, tables
 from ledgerd.ledger.entry import WriteSet
-from ledgerd.ledger.ids import Seqno, TransactionId, View
-from support.cluster import Identity, make_identity
+from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
+from support.cluster import SANDBOX, Identity, make_identity
 from support.executing import Node, error_of
 
 VERSION = "?api-version=2024-07-01"
@@ -39,21 +43,49 @@ def member_rows(members: Mapping[str, Identity], status: str = tables.ACTIVE) ->
 class Governed(Node):
     """A node whose active members are alice and bob; carol has not acknowledged yet."""
 
-    def __init__(self, count: Count | None = None) -> None:
+    def __init__(self, constitution: str = SANDBOX) -> None:
         super().__init__()
         self.logs: list[str] = []
-        KnownProposals(self, count).add_to(self.gov)
+        KnownProposals(self, Engine(self)).add_to(self.gov)
         Acknowledgement(self).add_to(self.gov)
         ServiceState(self).add_to(self.gov)
         recovery.add_to(self.gov)
         self.put(member_rows({"alice": ALICE, "bob": BOB}))
         self.put(member_rows({"carol": CAROL}, tables.ACCEPTED))
+        self.put({tables.CONSTITUTION: {tables.SINGLETON: tables.encode(constitution)}})
 
     # What endpoints ask of their node.
 
     @property
     def committed(self) -> TransactionId:
         return TransactionId(View(2), Seqno(1))
+
+    @property
+    def now_ms(self) -> int:
+        return SIGNED_AT * 1000
+
+    @property
+    def service(self) -> ServiceKeys:
+        return self._service
+
+    def secrets(self) -> list[tuple[int, bytes]]:
+        return [(1, bytes(32))]
+
+    def calls(self) -> dict[str, Call]:
+        self._service = create_service_keys(create_service_key("secp256r1"), at_milliseconds(self.now_ms))
+        return GovernanceCalls(self).calls
+
+    @property
+    def committed_seqno(self) -> Seqno:
+        return self.committed.seqno
+
+    @property
+    def is_settled(self) -> bool:
+        return True
+
+    @property
+    def live_nodes(self) -> frozenset[NodeId]:
+        return frozenset()
 
     @property
     def view_history(self) -> list[TransactionId]:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import select
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -43,6 +43,26 @@ class _Here(Connection):
         return [msgpack.unpackb(msgpack.packb(self._answer))]
 
 
+class Scope:
+    """For whom a script runs: nobody but itself."""
+
+    def __init__(self, store: Store | None = None) -> None:
+        self.overlay = Overlay(store or Store())
+
+
+Function = Callable[[list[Any]], Any]
+"""A function for scripts that does not care for whom they run."""
+
+
+def unscoped(functions: Mapping[str, Function] | None) -> dict[str, Call]:
+    """The same as the enclave wants them."""
+
+    def call(function: Function) -> Call:
+        return lambda _, arguments: function(arguments)
+
+    return {name: call(function) for name, function in (functions or {}).items()}
+
+
 @cache
 def prelude() -> bytes:
     """The prelude, compiled once."""
@@ -50,14 +70,15 @@ def prelude() -> bytes:
 
 
 def run_here(
-    job: Job, store: Store | None = None, calls: Mapping[str, Call] | None = None, kept: Interpreters | None = None
+    job: Job, store: Store | None = None, functions: Mapping[str, Function] | None = None, kept: Interpreters | None = None
 ) -> tuple[Outcome, Overlay]:
     """Run a job within this process, as a worker would."""
-    run = Run(job, store or Store(), calls or {})
+    scope = Scope(store)
+    run = Run(job, scope, unscoped(functions))
     here = _Here(run)
     here.send(Execution(here, job.bundle.modules, job_message(job), prelude(), kept or Interpreters()).run())
     assert run.outcome is not None
-    return run.outcome, run.overlay
+    return run.outcome, scope.overlay
 
 
 def job(source: str, *arguments: Any, function: str = "f", **options: Any) -> Job:
@@ -65,7 +86,9 @@ def job(source: str, *arguments: Any, function: str = "f", **options: Any) -> Jo
     return Job(Bundle({"/main.js": source}), "/main.js", function, arguments, **options)
 
 
-def value_of(source: str, *arguments: Any, store: Store | None = None, functions: Mapping[str, Call] | None = None, **options: Any) -> Any:
+def value_of(
+    source: str, *arguments: Any, store: Store | None = None, functions: Mapping[str, Function] | None = None, **options: Any
+) -> Any:
     """What the body of a function gives, by way of JSON."""
     outcome, _ = run_here(job(f"export function f(...args) {{ {source} }}", *arguments, **options), store, functions)
     assert isinstance(outcome.value, Result), outcome
@@ -78,19 +101,21 @@ def value_of(source: str, *arguments: Any, store: Store | None = None, functions
 class Workers:
     """Real processes, and a loop that does nothing else."""
 
-    def __init__(self, store: Store, calls: Mapping[str, Call], workers: int, command: tuple[str, ...]) -> None:
-        self.pool = Pool(store, calls, workers, time.monotonic())
+    def __init__(self, store: Store, functions: Mapping[str, Function] | None, workers: int, command: tuple[str, ...]) -> None:
+        self.store = store
+        self.pool = Pool(unscoped(functions), workers, time.monotonic())
         self.processes = ScriptPool(self.pool, command)
         self.logs: list[tuple[str, str]] = []
         self.turns = 0
 
-    def submit(self, job: Job) -> list[tuple[Outcome, Overlay | None]]:
+    def submit(self, job: Job) -> list[tuple[Outcome, Overlay]]:
         """Queue a job; the list gets its outcome."""
-        ended: list[tuple[Outcome, Overlay | None]] = []
-        self.pool.submit(job, lambda outcome, overlay: ended.append((outcome, overlay)))
+        ended: list[tuple[Outcome, Overlay]] = []
+        scope = Scope(self.store)
+        self.pool.submit(job, scope, lambda outcome: ended.append((outcome, scope.overlay)))
         return ended
 
-    def until(self, *waited: list[tuple[Outcome, Overlay | None]], seconds: float = 60.0) -> None:
+    def until(self, *waited: list[tuple[Outcome, Overlay]], seconds: float = 60.0) -> None:
         """Turn until these have ended."""
         end = time.monotonic() + seconds
         while True:
@@ -111,10 +136,10 @@ class Workers:
 
 @contextlib.contextmanager
 def workers(
-    count: int = 1, store: Store | None = None, calls: Mapping[str, Call] | None = None, command: tuple[str, ...] = COMMAND
+    count: int = 1, store: Store | None = None, functions: Mapping[str, Function] | None = None, command: tuple[str, ...] = COMMAND
 ) -> Iterator[Workers]:
     """Some workers, killed at the end."""
-    made = Workers(store or Store(), calls or {}, count, command)
+    made = Workers(store or Store(), functions, count, command)
     try:
         yield made
     finally:

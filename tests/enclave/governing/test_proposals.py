@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 
 from ledgerd.apps.logging import app
-from ledgerd.enclave.endpoints import Context
 from ledgerd.governance import requests, tables
-from ledgerd.ledger.errors import RequestError
 from support.cluster import Cluster
 from support.executing import error_of
 from support.governed import ALICE, BOB, SIGNED_AT, Governed, code, id_of
@@ -134,37 +132,43 @@ def test_the_signature_must_be_for_this_proposal(node: Governed, named: str | No
 # Voting.
 
 
-def test_without_a_way_to_count_no_ballot_is_taken(node: Governed) -> None:
-    version = node.store.version
-    assert code(vote(node)) == (501, "NotImplemented")
-    assert node.store.version == version
+def constitution(resolve: str, apply: str = "") -> str:
+    """One that says this."""
+    return f"""
+        export function validate(input) {{ return {{valid: true, description: ""}}; }}
+        export function resolve(proposal, proposerId, votes, proposalId) {{ {resolve} }}
+        export function apply(proposal, proposalId) {{ {apply} }}
+    """
 
 
 def test_a_new_ballot_is_counted_with_the_others_and_recorded() -> None:
-    def count(context: Context, proposal_id: str, record: dict[str, Any]) -> dict[str, Any]:
-        decided = {**record, "state": "Accepted", "final_votes": dict.fromkeys(record["ballots"], True)}
-        context.kv[tables.PROPOSALS_INFO].set(proposal_id.encode(), tables.encode(decided))
-        return decided
-
-    node = filled(Governed(count))
+    node = filled(Governed(constitution('return votes.length === 2 ? "Accepted" : "Open";')))
     answer = vote(node)
-    assert answer.status == 200
+    assert answer.status == 200, answer
     shown = json.loads(answer.body)
     assert (shown["proposalState"], shown["ballotCount"]) == ("Accepted", 2)
-    assert shown["finalVotes"] == {id_of(ALICE): True, id_of(BOB): True}
+    assert shown["finalVotes"] == {id_of(ALICE): True, id_of(BOB): False}
     assert node.row(tables.PROPOSALS_INFO, OPEN)["ballots"] == {id_of(ALICE): YES, id_of(BOB): NO}
     request = requests.read(base64.b64decode(node.row(tables.COSE_HISTORY, id_of(BOB))))
     assert (request.kind, request.proposal_id) == ("ballot", OPEN)
 
 
-def test_a_count_that_fails_takes_the_ballot_back() -> None:
-    def count(context: Context, proposal_id: str, record: dict[str, Any]) -> dict[str, Any]:
-        context.kv[tables.PROPOSALS_INFO].set(proposal_id.encode(), tables.encode(record))
-        raise RequestError(500, "InternalError", "Failed to apply(): Error")
-
-    node = filled(Governed(count))
+@pytest.mark.parametrize(
+    ("resolve", "apply", "text"),
+    [
+        ('return "Accepted";', 'throw new Error("no");', "Failed to apply(): Error: no"),
+        ('throw new Error("no");', "", "Failed to resolve(): Error: no"),
+        ('return "Perhaps";', "", 'resolve() returned invalid status value: "Perhaps"'),
+        ("return 1;", "", 'resolve() returned invalid status value: ""'),
+        ('ccf.kv["public:ccf.gov.x"].set(ccf.strToBuf("k"), ccf.strToBuf("v"));', "", "read-only"),
+    ],
+)
+def test_a_constitution_that_fails_takes_the_ballot_back(resolve: str, apply: str, text: str) -> None:
+    node = filled(Governed(constitution(resolve, apply)))
     version = node.store.version
-    assert code(vote(node)) == (500, "InternalError")
+    answer = vote(node)
+    assert code(answer) == (500, "InternalError")
+    assert text in error_of(answer)["message"]
     assert node.store.version == version
 
 

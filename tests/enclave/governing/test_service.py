@@ -161,6 +161,7 @@ def test_a_recovered_service_names_the_one_before(node: Governed) -> None:
 
 
 def test_the_constitution_is_given_as_the_script_that_it_is(node: Governed) -> None:
+    node.put({tables.CONSTITUTION: {tables.SINGLETON: None}})
     assert code(node.get("/service/constitution")) == (404, "ResourceNotFound")
     node.put({tables.CONSTITUTION: {tables.SINGLETON: tables.encode("export function validate() { return 'ü'; }\n")}})
     answer = node.get("/service/constitution")

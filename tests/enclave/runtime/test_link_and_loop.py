@@ -120,6 +120,10 @@ class Core:
         self.wakeup = time.monotonic() + 60
         self.ticks = 0
         self.stop_at_tick: int | None = None
+        self.scripts = None
+
+    def log(self, level: str, text: str) -> None:
+        raise NotImplementedError
 
     def receive(self, events: list[Event]) -> None:
         self.batches.append(len(events))

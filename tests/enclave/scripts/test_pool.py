@@ -12,7 +12,8 @@ from ledgerd.enclave.scripts.access import Access
 from ledgerd.enclave.scripts.jobs import Bundle, End, Job, Limits, Outcome
 from ledgerd.enclave.scripts.messages import Frames, frame
 from ledgerd.enclave.scripts.overlay import Overlay
-from ledgerd.enclave.scripts.pool import ATTEMPTS_MAX, BATCH_MAX, GRACE_SECONDS, RETRY_SECONDS, START_SECONDS_MAX, Pool
+from ledgerd.enclave.scripts.pool import BATCH_MAX, GRACE_SECONDS, RETRY_SECONDS, START_SECONDS_MAX, Pool
+from support.scripts import Scope
 
 
 class World:
@@ -21,13 +22,15 @@ class World:
     def __init__(self, workers: int = 1, store: Store | None = None) -> None:
         self.store = store or Store()
         self.now = 100.0
-        self.pool = Pool(self.store, {}, workers, self.now)
+        self.pool = Pool({}, workers, self.now)
         self.sent: dict[int, list[Any]] = {}
         self.killed: list[int] = []
         self.started: list[int] = []
         self.ended: dict[str, Outcome] = {}
-        self.overlays: dict[str, Overlay | None] = {}
+        self.overlays: dict[str, Overlay] = {}
         self.logs: list[str] = []
+        self.pool.prepare(alone=False)
+        self.pool.prepare(alone=True)
         self.turn()
 
     def turn(self, later: float = 0.0) -> None:
@@ -45,12 +48,13 @@ class World:
     def submit(self, name: str, *, alone: bool = False, module: str = "m", **limits: Any) -> None:
         """Queue a job that is known by its function's name."""
 
-        def done(outcome: Outcome, overlay: Overlay | None) -> None:
+        def done(outcome: Outcome) -> None:
             assert name not in self.ended, "a job ends once"
-            self.ended[name], self.overlays[name] = outcome, overlay
+            self.ended[name], self.overlays[name] = outcome, scope.overlay
 
         job = Job(Bundle({"/m": module}), "/m", name, (), Access.APP_RW, limits=Limits(**limits), alone=alone)
-        self.pool.submit(job, done)
+        scope = Scope(self.store)
+        self.pool.submit(job, scope, done)
 
     def say(self, worker: int, *words: list[Any]) -> None:
         """A worker says something, and the pool reacts."""
@@ -197,40 +201,6 @@ def test_a_job_that_must_be_alone_has_a_process_for_itself() -> None:
     assert world.jobs_of(3) == ["vote2"]
 
 
-def test_a_run_whose_reads_others_have_changed_is_run_again() -> None:
-    world = World()
-    world.hello(1)
-    world.submit("reads")
-    world.turn()
-    for attempt in range(1, ATTEMPTS_MAX):
-        world.say(1, [m.GET, "m", b"k"])
-        world.store.apply(attempt, {"m": {b"k": b"%d" % attempt}})
-        world.say(1, [m.SET, "m", b"k", b"mine"], DONE)
-        assert len(world.jobs_of(1)) == attempt + 1
-    world.say(1, [m.GET, "m", b"k"])
-    world.say(1, [m.SET, "m", b"k", b"mine"], DONE)
-    assert world.ended["reads"].end is End.DONE
-    overlay = world.overlays["reads"]
-    assert overlay is not None
-    transaction = world.store.begin()
-    overlay.write_into(transaction)
-    assert transaction.take() == {"m": {b"k": b"mine"}}
-
-
-def test_a_run_is_not_repeated_for_ever() -> None:
-    world = World()
-    world.hello(1)
-    world.submit("reads")
-    world.turn()
-    for attempt in range(1, ATTEMPTS_MAX + 1):
-        assert "reads" not in world.ended
-        world.say(1, [m.GET, "m", b"k"])
-        world.store.apply(attempt, {"m": {b"k": b"%d" % attempt}})
-        world.say(1, DONE)
-    assert world.ended["reads"].end is End.CONFLICT
-    assert world.overlays["reads"] is None
-
-
 def test_workers_that_do_not_start_are_not_started_for_ever_and_jobs_are_told() -> None:
     world = World()
     world.submit("waits")
@@ -252,6 +222,15 @@ def test_workers_that_do_not_start_are_not_started_for_ever_and_jobs_are_told() 
     world.turn()
     world.say(world.started[-2], DONE)
     assert world.ended["later"].end is End.DONE
+
+
+def test_no_worker_is_started_before_there_is_something_to_run() -> None:
+    pool = Pool({}, 2, 0.0)
+    assert pool.ready().start == []
+    pool.submit(Job(Bundle({"/m": "m"}), "/m", "f", alone=True), Scope(), lambda outcome: None)
+    assert pool.has_news
+    assert len(pool.ready().start) == 1
+    assert not pool.has_news
 
 
 def test_a_queue_that_is_full_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

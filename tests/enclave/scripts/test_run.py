@@ -14,6 +14,7 @@ from ledgerd.enclave.scripts.jobs import LOG_LINES_MAX, MAPS_MAX, Bundle, End, J
 from ledgerd.enclave.scripts.messages import WorkerError
 from ledgerd.enclave.scripts.run import Run, job_message
 from ledgerd.ledger.errors import UsageError
+from support.scripts import Scope, unscoped
 
 
 def run(access: Access = Access.APP_RW, **options: Any) -> Run:
@@ -25,7 +26,7 @@ def run(access: Access = Access.APP_RW, **options: Any) -> Run:
         raise ValueError("not like this")
 
     job = Job(Bundle({}), "/m", "f", (), access, **options)
-    return Run(job, store, {"double": lambda arguments: arguments * 2, "fails": fails})
+    return Run(job, Scope(store), unscoped({"double": lambda arguments: arguments * 2, "fails": fails}))
 
 
 def test_each_question_is_answered_from_the_state() -> None:
@@ -166,5 +167,5 @@ def test_no_words_of_a_worker_read_or_write_beyond_the_job_s_rights(access: Acce
             assert message[1] not in secret
             hostile.answered()
     transaction = Store().begin()
-    hostile.overlay.write_into(transaction)
+    hostile._overlay.write_into(transaction)
     assert transaction.take().keys() <= writable

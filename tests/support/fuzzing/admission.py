@@ -33,7 +33,7 @@ from ledgerd.ledger.errors import ConfigurationError, IntegrityError, LedgerdErr
 from ledgerd.network.client import trust
 from ledgerd.network.client.values import parse_json
 from ledgerd.node import config
-from ledgerd.node.config import Address
+from ledgerd.node.sections import Address
 from support.cluster import PCRS, Cluster, Host
 from support.fuzzing.frames import cut
 from support.fuzzing.laws import Bound, BrokenLaw, Maker, Target

@@ -117,6 +117,7 @@ class Services:
     def __init__(self) -> None:
         self.traffic = Traffic()
         self.compiled_modules = 0
+        self.script_workers = 1
         self.jobs: deque[tuple[Callable[[Any], object], Callable[[Any], None]]] = deque()
 
     def next_stream(self) -> int:

@@ -1,0 +1,146 @@
+"""Requests that scripts answer: each a transaction of its own beside the loop's other work, until its handler has an answer.
+
+A scripted endpoint's handler is a generator. It works on the request's overlay, yields a `Job` for every script that it wants run there,
+is sent what became of it, and returns the answer. Then the request stands in the queue with all others (`enclave.answering`): if what it
+has read still stands its writes become an entry like any other's (`enclave.execution`), if not it is done again from the beginning.
+Law: while scripts run nothing waits for them but their own request. Authentication is read through the overlay, too, so that a caller who
+was removed meanwhile has no part in the outcome.
+Not here: which worker runs what (`enclave.scripts.pool`), what handlers do (`enclave.governing`, applications).
+"""
+
+from collections import deque
+from collections.abc import Generator
+from typing import Final, TypeAlias
+
+from ledgerd.enclave.auth import NOBODY, authenticate
+from ledgerd.enclave.endpoints import ApplicationMaps, Context, Endpoint, Maps, Result
+from ledgerd.enclave.kv import Store
+from ledgerd.enclave.requests import Request
+from ledgerd.enclave.scripts.jobs import Job, Outcome
+from ledgerd.enclave.scripts.overlay import OverlayTransaction
+from ledgerd.enclave.scripts.pool import Pool
+from ledgerd.ledger.errors import RequestError
+
+RUNNING_MAX: Final = 10_000  # requests at one time
+RUNNING_BYTES_MAX: Final = 64 << 20  # of their bodies
+ATTEMPTS_MAX: Final = 30  # of one whose reads others keep changing; CCF's own number
+
+Steps: TypeAlias = Generator[Job, Outcome, Result]
+"""What a scripted endpoint's handler returns."""
+
+
+class Scripted:
+    """A request that scripts answer.
+
+    Attributes:
+        request, endpoint, params: As they were matched.
+        context: The handler's; its overlay holds what would be written.
+        result: What the handler returned.
+        error: What it raised instead.
+    """
+
+    __slots__ = ("_attempts", "_steps", "_transaction", "context", "endpoint", "error", "params", "request", "result")
+
+    def __init__(self, request: Request, endpoint: Endpoint, params: dict[str, str]) -> None:
+        self.request = request
+        self.endpoint = endpoint
+        self.params = params
+        self.context: Context
+        self.result: Result = None
+        self.error: Exception | None = None
+        self._transaction: OverlayTransaction
+        self._steps: Steps | None = None
+        self._attempts = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """True if the handler was reached: the caller is who it may be."""
+        return self._steps is not None
+
+    def is_current(self) -> bool:
+        """Whether all that it has read still stands, so that it may take effect now."""
+        return self._transaction.overlay.is_current()
+
+    def begin(self, store: Store) -> Job | None:
+        """Do it, from the beginning; see `go_on`."""
+        self._attempts += 1
+        endpoint = self.endpoint
+        transaction = self._transaction = OverlayTransaction(store, readonly=endpoint.readonly)
+        transaction.touched = endpoint.reads_tables
+        maps = Maps(transaction) if endpoint.system else ApplicationMaps(transaction)
+        self.context = Context(self.request, self.params, NOBODY, maps, transaction)
+        self.result, self.error, self._steps = None, None, None
+        try:
+            if self._attempts > ATTEMPTS_MAX:
+                text = f"Others wrote what the request had read, {ATTEMPTS_MAX} times in a row; nothing was done. Ask again."
+                raise RequestError(503, "TransactionCommitAttemptsExceedLimit", text, _LATER)
+            if not endpoint.is_open:
+                self.context.caller = authenticate(self.request, transaction.overlay, endpoint.policies)
+            self._steps = endpoint.handler(self.context)
+        except Exception as error:  # a handler's fault must not stop the node
+            self.error = error
+            return None
+        return self.go_on(None)
+
+    def go_on(self, outcome: Outcome | None) -> Job | None:
+        """Let the handler take what became of a script; give the next one to run, or None when there is an answer."""
+        assert self._steps is not None, "it has begun"
+        try:
+            return next(self._steps) if outcome is None else self._steps.send(outcome)
+        except StopIteration as end:
+            self.result = end.value
+        except Exception as error:  # as above
+            self.error = error
+        return None
+
+
+_LATER: Final = (("retry-after", "3"),)
+
+
+class Scripting:
+    """The scripted requests of one node."""
+
+    def __init__(self, store: Store, pool: Pool) -> None:
+        self._store = store
+        self._pool = pool
+        self._running = 0
+        self._bytes = 0
+        self._finished: deque[Scripted] = deque()
+
+    @property
+    def has_finished(self) -> bool:
+        """True if some have an answer that is not taken yet."""
+        return bool(self._finished)
+
+    @property
+    def is_full(self) -> bool:
+        """True if no more can be begun now."""
+        return self._running >= RUNNING_MAX or self._bytes > RUNNING_BYTES_MAX
+
+    def begin(self, request: Request, endpoint: Endpoint, params: dict[str, str]) -> None:
+        """Begin with a request."""
+        self._running += 1
+        self._bytes += len(request.body)
+        scripted = Scripted(request, endpoint, params)
+        self._go(scripted, scripted.begin(self._store))
+
+    def again(self, scripted: Scripted) -> None:
+        """Do one again that was finished: what it has read was written since."""
+        self._running += 1
+        self._bytes += len(scripted.request.body)
+        self._go(scripted, scripted.begin(self._store))
+
+    def take_finished(self) -> Scripted | None:
+        """The next one that has an answer."""
+        if not self._finished:
+            return None
+        scripted = self._finished.popleft()
+        self._running -= 1
+        self._bytes -= len(scripted.request.body)
+        return scripted
+
+    def _go(self, scripted: Scripted, job: Job | None) -> None:
+        if job is None:
+            self._finished.append(scripted)
+        else:
+            self._pool.submit(job, scripted.context, lambda outcome: self._go(scripted, scripted.go_on(outcome)))
