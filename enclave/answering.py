@@ -75,6 +75,7 @@ class Answering:
         defer: Finds an answer that takes longer, and gives it to `answer`.
         find_receipt: Makes the COSE receipt of a committed transaction from what is on the disk, and hands it over when it is there.
         log: Tells the operator.
+        now_ms: Attested time, milliseconds since 1970.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Answering:
         defer: Defer,
         find_receipt: FindReceipt,
         log: Callable[[str, str], None],
+        now_ms: Callable[[], int],
     ) -> None:
         self._executor = executor
         self._consensus = consensus
@@ -100,6 +102,7 @@ class Answering:
         self._defer = defer
         self._find_receipt = find_receipt
         self._log = log
+        self._now_ms = now_ms
         self._now = 0.0
         self._requests: deque[Request] = deque()
         self._queued_bytes = 0
@@ -239,10 +242,12 @@ class Answering:
         uncommitted = consensus.uncommitted
         memory_bytes = consensus.memory_bytes
         self._answered_bytes = 0
+        now_s = self._now_ms() // 1000
         left, left_bytes = EXECUTED_MAX, EXECUTED_BYTES_MAX
         while requests and left and left_bytes > 0 and self._answered_bytes < ANSWERED_BYTES_MAX:
             left -= 1
             request = requests.popleft()
+            request.now_s = now_s
             left_bytes -= len(request.body)
             self._queued_bytes -= len(request.body)
             if elsewhere is not None:

@@ -12,11 +12,15 @@ from ledgerd.enclave.kv import Store
 from ledgerd.enclave.requests import Request, Response
 from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.ids import Seqno, TransactionId, View
+from support.tls import NOW, identity
 
 USER = "ab" * 32
 OTHER_USER = "cd" * 32
 MEMBER = "ef" * 32
 STRANGER = "09" * 32
+
+CERTIFICATE = identity("somebody").der  # of every session; who it is, is said by the caller's id alone
+NOW_S = int(NOW.timestamp())
 
 GENESIS: WriteSet = {
     "public:ccf.gov.users.certs": {USER.encode(): b"PEM", OTHER_USER.encode(): b"PEM"},
@@ -81,11 +85,14 @@ class Node:
         *,
         caller: str = USER,
         headers: Mapping[str, str] | None = None,
+        certificate: bytes = CERTIFICATE,
+        now_s: int = NOW_S,
     ) -> Outcome:
         """Execute one request."""
         path, _, query = target.partition("?")
         data = body.encode() if isinstance(body, str) else body
-        request = Request("reply", method, path, query, headers or {}, data, b"DER" if caller else None, caller)
+        request = Request("reply", method, path, query, headers or {}, data, certificate if caller else None, caller)
+        request.now_s = now_s
         last = Seqno(self.store.version)
         return self.executor.execute(
             request,
