@@ -76,6 +76,7 @@ class Answering:
         defer: Finds an answer that takes longer, and gives it to `answer`.
         find_receipt: Makes the COSE receipt of a committed transaction from what is on the disk, and hands it over when it is there.
         log: Tells the operator.
+        now_ms: Attested time, milliseconds since 1970.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Answering:
         defer: Defer,
         find_receipt: FindReceipt,
         log: Callable[[str, str], None],
+        now_ms: Callable[[], int],
     ) -> None:
         self._executor = executor
         self._scripting = scripting
@@ -103,6 +105,7 @@ class Answering:
         self._defer = defer
         self._find_receipt = find_receipt
         self._log = log
+        self._now_ms = now_ms
         self._now = 0.0
         self._requests: deque[Request] = deque()
         self._queued_bytes = 0
@@ -243,6 +246,7 @@ class Answering:
         uncommitted = consensus.uncommitted
         memory_bytes = consensus.memory_bytes
         self._answered_bytes = 0
+        now_s = self._now_ms() // 1000
         left, left_bytes = EXECUTED_MAX, EXECUTED_BYTES_MAX
         scripted: Scripted | None
         while (requests or scripting.has_finished) and left and left_bytes > 0 and self._answered_bytes < ANSWERED_BYTES_MAX:
@@ -251,6 +255,7 @@ class Answering:
             if scripted is None:
                 request = requests.popleft()
                 self._queued_bytes -= len(request.body)
+                request.now_s = now_s
             else:
                 request = scripted.request
                 if not scripted.is_current():

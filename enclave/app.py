@@ -16,7 +16,8 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
-from ledgerd.enclave.auth import Caller
+from ledgerd.enclave.auth import Named
+from ledgerd.enclave.callers import Caller
 from ledgerd.enclave.endpoints import Context, Deferred, Endpoint, Forwarding, Handler, Registry
 from ledgerd.enclave.kv import MapHandle, MapView
 from ledgerd.enclave.requests import BINARY, JSON, TEXT, Request, Response
@@ -35,7 +36,7 @@ class _Declared(NamedTuple):
     method: str
     template: str
     handler: Handler
-    policies: tuple[str, ...] | None
+    policies: tuple[Named, ...] | None
     readonly: bool | None
     forwarding: Forwarding | None
     operation: dict[str, Any]
@@ -64,7 +65,7 @@ class App:
         method: str,
         template: str,
         *,
-        policies: Iterable[str] | None = None,
+        policies: Iterable[Named] | None = None,
         readonly: bool | None = None,
         forwarding: Forwarding | None = None,
         responses: Mapping[int, Any] | None = None,
@@ -78,7 +79,8 @@ class App:
         RequestError.
 
         Args:
-            policies: Who may call, tried in order: user_cert, member_cert, any_cert, no_auth. By default what the service's genesis says.
+            policies: Who may call, tried in order: user_cert, member_cert, any_cert, user_cose_sign1, member_cose_sign1, no_auth, or
+                `{"all_of": [...]}` of some of them. By default what the service's genesis says.
             readonly: Writing is refused; by default for GET and HEAD.
             forwarding: When a backup passes the request on; by default always for writers, never needed for readers.
             responses: Further statuses and their types, for OpenAPI.

@@ -2,87 +2,64 @@
 
 Law: TLS proves possession of a key and no more; who the caller is, is decided by the tables, at every request.
 So a removed user is out at its next request. Texts and codes are CCF's, on which clients may rely.
-Not here: TLS (`enclave.tls`), which endpoint asks for what (`enclave.endpoints`).
+Not here: TLS (`enclave.tls`), which endpoint asks for what (`enclave.endpoints`), signed bodies (`enclave.signed_bodies`).
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
 
-from ledgerd.enclave.keys import parse_certificate
-from ledgerd.enclave.requests import COSE, Request
-from ledgerd.governance import requests, tables
-from ledgerd.governance.requests import SignedRequest
-from ledgerd.ledger.errors import FormatError, IntegrityError, RequestError, UsageError
+from cryptography import x509
 
+from ledgerd.enclave.callers import Authenticate, Caller, Policy, Tables
+from ledgerd.enclave.requests import Request
+from ledgerd.enclave.signed_bodies import signed_body
+from ledgerd.governance import tables
+from ledgerd.ledger.errors import RequestError, UsageError
 
-class Caller:
-    """Whom a policy has found.
+Named: TypeAlias = str | Policy | Mapping[str, Sequence[str]]
+"""How an endpoint names a policy: by its name, by itself, or as `{"all_of": [names]}`, each of which must accept."""
 
-    Attributes:
-        policy: Name of the policy that accepted.
-        id: Hex SHA-256 of the DER certificate for certificate policies; "" where the policy knows nobody.
-        certificate: DER, or None.
-        signed: The request that the caller has signed, for policies of signed requests.
-    """
-
-    __slots__ = ("_info", "certificate", "id", "policy", "signed")
-
-    def __init__(
-        self,
-        policy: str,
-        caller_id: str,
-        certificate: bytes | None,
-        info: Callable[[], Any] | None = None,
-        signed: SignedRequest | None = None,
-    ) -> None:
-        self.policy = policy
-        self.id = caller_id
-        self.certificate = certificate
-        self.signed = signed
-        self._info = info
-
-    @property
-    def data(self) -> Any:
-        """`user_data` or `member_data` as governance has set it (JSON value), or None."""
-        return self._info() if self._info is not None else None
+_ALL_OF: Final = "all_of"
 
 
-class State(Protocol):
-    """The tables in which a policy looks: the state, or a request's overlay of it."""
+@lru_cache(maxsize=512)
+def _validity(certificate: bytes) -> tuple[int, int] | None:
+    """First and last second of a certificate, since 1970; None where nobody can read them."""
+    try:
+        parsed = x509.load_der_x509_certificate(certificate)
+        return int(parsed.not_valid_before_utc.timestamp()), int(parsed.not_valid_after_utc.timestamp())
+    except ValueError:
+        return None
 
-    def get(self, name: str, key: bytes, /) -> bytes | None: ...
 
-
-Authenticate: TypeAlias = Callable[[Request, State], "Caller | str"]
-"""Returns the caller, or why this policy refuses it. Must not change the store."""
-
-
-class Policy(NamedTuple):
-    """One way to authenticate.
-
-    Attributes:
-        name: As written in an endpoint's policies, and in `auth_policy` of a refusal.
-        authenticate: Looks the caller up.
-        reads_tables: The answer depends on the state, so it carries a transaction id even if the handler opens no map.
-        security: OpenAPI security scheme; None where OpenAPI 3.0 has no words for it, as for client certificates.
-        challenge: For `www-authenticate` of a refusal; "" for none.
-    """
-
-    name: str
-    authenticate: Authenticate
-    reads_tables: bool
-    security: dict[str, str] | None
-    challenge: str = ""
+def _out_of_date(request: Request) -> str | None:
+    """Why the session's certificate does not count at this time; None if it does."""
+    certificate = request.certificate
+    assert certificate is not None, "asked for callers that have shown one"
+    validity = _validity(certificate)
+    if validity is None:
+        return "The caller's certificate has no dates that can be read"
+    first, last = validity
+    now = request.now_s
+    if now < first:
+        return f"Current time {now} is before certificate's Not Before validity period {first}"
+    if now > last:
+        return f"Current time {now} is after certificate's Not After validity period {last}"
+    return None
 
 
 def _certificate_policy(name: str, role: str, certificates: str, info: str, data: str) -> Policy:
     missing = f"No caller {role} certificate"
     unknown = f"Could not find matching {role} certificate"
 
-    def authenticate(request: Request, store: State) -> Caller | str:
+    def authenticate(request: Request, store: Tables) -> Caller | str:
         caller_id = request.caller_id
         if not caller_id:
             return missing
+        late = _out_of_date(request)
+        if late is not None:
+            return late
         key = caller_id.encode()
         if store.get(certificates, key) is None:
             return unknown
@@ -91,92 +68,87 @@ def _certificate_policy(name: str, role: str, certificates: str, info: str, data
             record = store.get(info, key)
             return tables.decode(record).get(data) if record is not None else None
 
-        return Caller(name, caller_id, request.certificate, caller_data)
+        return Caller(name, caller_id, request.certificate, caller_data, registered=lambda: store.get(certificates, key))
 
     return Policy(name, authenticate, reads_tables=True, security=None)
 
 
-def signed_by_member(kind: str, *, active: bool = True) -> Policy:
-    """The policy of an endpoint whose body is a COSE Sign1 of a member's, whoever has sent it: the session's certificate does not matter.
-
-    For /gov only: an application must not be handed what was signed for the service.
-
-    Args:
-        kind: What the request must say that it is, one of `requests.TYPES`.
-        active: The member must be Active; otherwise one that has not acknowledged yet is taken, too.
-    """
-
-    def authenticate(request: Request, store: State) -> Caller | str:
-        if request.headers.get("content-type") != COSE:
-            return f"Missing or unexpected content type: a signed request is {COSE}"
-        try:
-            signed = requests.read(request.body)
-        except FormatError as error:
-            return f"Failed to parse the signed request: {error}"
-        key = signed.member_id.encode()
-        certificate, info = store.get(tables.MEMBER_CERTS, key), store.get(tables.MEMBER_INFO, key)
-        if certificate is None or info is None:
-            return "Signer is not a known member"
-        try:
-            requests.verify(signed, parse_certificate(certificate.decode()))
-        except IntegrityError as error:
-            return f"Failed to verify the signed request: {error}"
-        if signed.kind != kind:
-            return f"The request is signed as a {signed.kind}, not as a {kind}: {requests.HEADER_TYPE} must say {kind}"
-        member = tables.decode(info)
-        if active and member["status"] != tables.ACTIVE:
-            return "Signer is not an active member"
-        return Caller("member_cose_sign1", signed.member_id, None, lambda: member.get("member_data"), signed)
-
-    return Policy(
-        "member_cose_sign1", authenticate, reads_tables=True, security=_SIGNED, challenge='COSE-SIGN1 realm="Signed request access"'
-    )
-
-
-_SIGNED: Final = {"type": "http", "scheme": "cose_sign1", "description": "The body is a COSE_Sign1 with CCF's headers, by a member's key."}
-
-
-def _any_cert(request: Request, store: State) -> Caller | str:
+def _any_cert(request: Request, store: Tables) -> Caller | str:
     if not request.caller_id:
         return "No caller certificate"
-    return Caller("any_cert", request.caller_id, request.certificate)
+    return _out_of_date(request) or Caller("any_cert", request.caller_id, request.certificate)
 
 
-def _no_auth(request: Request, store: State) -> Caller | str:
+def _no_auth(request: Request, store: Tables) -> Caller | str:
     return NOBODY
 
 
 NOBODY: Final = Caller("no_auth", "", None)
 NO_AUTH: Final = Policy("no_auth", _no_auth, reads_tables=False, security=None)
 
+_USERS: Final = (tables.USER_CERTS, tables.USER_INFO, "user_data")
+_MEMBERS: Final = (tables.MEMBER_CERTS, tables.MEMBER_INFO, "member_data")
+
 POLICIES: Final[dict[str, Policy]] = {
     policy.name: policy
     for policy in (
-        _certificate_policy("user_cert", "user", tables.USER_CERTS, tables.USER_INFO, "user_data"),
-        _certificate_policy("member_cert", "member", tables.MEMBER_CERTS, tables.MEMBER_INFO, "member_data"),
+        _certificate_policy("user_cert", "user", *_USERS),
+        _certificate_policy("member_cert", "member", *_MEMBERS),
         Policy("any_cert", _any_cert, reads_tables=False, security=None),
+        signed_body("user_cose_sign1", "user", *_USERS),
+        signed_body("member_cose_sign1", "member", *_MEMBERS),
         NO_AUTH,
     )
 }
 
 
-def resolve(names: Iterable[str | Policy]) -> tuple[Policy, ...]:
+def all_of(policies: Iterable[Policy]) -> Policy:
+    """The policy that accepts whom all of these accept. As in CCF they are tried, and named, by the order of their names.
+
+    Raises: UsageError: There is none, one is there twice, or one is itself of several.
+    """
+    parts = tuple(sorted(policies, key=lambda policy: policy.name))
+    names = [part.name for part in parts]
+    if not parts or len(set(names)) != len(names) or any(part.parts for part in parts):
+        raise UsageError(f"all_of needs policies that are different and simple, not {names}")
+    name = "+".join(names)
+
+    def authenticate(request: Request, store: Tables) -> Caller | str:
+        found: dict[str, Caller] = {}
+        for part in parts:
+            caller = part.authenticate(request, store)
+            if not isinstance(caller, Caller):
+                return f"{part.name}: {caller}"
+            found[part.name] = caller
+        # Who is known by an id is the same to idempotency keys and to `caller.id`, whatever else was asked of it.
+        first = next((caller for caller in found.values() if caller.id), None)
+        return Caller(name, first.id if first is not None else "", request.certificate, parts=found)
+
+    challenge = next((part.challenge for part in parts if part.challenge), "")
+    return Policy(name, authenticate, any(part.reads_tables for part in parts), None, challenge, parts)
+
+
+def resolve(names: Iterable[Named]) -> tuple[Policy, ...]:
     """The policies of these names; one that is given itself needs none.
 
-    Raises: UsageError: There is no policy of that name.
+    Raises: UsageError: There is no policy of that name, or it is not one that can be asked for.
     """
-    policies = []
-    for name in names:
-        if isinstance(name, Policy):
-            policies.append(name)
-        elif name in POLICIES:
-            policies.append(POLICIES[name])
-        else:
+    return tuple(_resolve(name) for name in names)
+
+
+def _resolve(name: Named) -> Policy:
+    if isinstance(name, Policy):
+        return name
+    if isinstance(name, str):
+        if name not in POLICIES:
             raise UsageError(f"there is no authentication policy {name!r}; known are {', '.join(POLICIES)}")
-    return tuple(policies)
+        return POLICIES[name]
+    if not isinstance(name, Mapping) or set(name) != {_ALL_OF} or isinstance(name[_ALL_OF], str):
+        raise UsageError('a policy is a name, or {"all_of": [names]}')
+    return all_of(_resolve(part) for part in name[_ALL_OF])
 
 
-def authenticate(request: Request, store: State, policies: tuple[Policy, ...]) -> Caller | None:
+def authenticate(request: Request, store: Tables, policies: tuple[Policy, ...]) -> Caller | None:
     """The caller by the first policy that accepts; None where no policy is asked for.
 
     Raises: RequestError: 401 InvalidAuthenticationInfo with one detail per policy.
@@ -189,5 +161,21 @@ def authenticate(request: Request, store: State, policies: tuple[Policy, ...]) -
         if type(found) is Caller:
             return found
         details.append({"auth_policy": policy.name, "code": "InvalidAuthenticationInfo", "message": str(found)})
-    headers = tuple(("www-authenticate", policy.challenge) for policy in policies if policy.challenge)
+    challenges = dict.fromkeys(policy.challenge for policy in policies if policy.challenge)
+    headers = tuple(("www-authenticate", challenge) for challenge in challenges)
     raise RequestError(401, "InvalidAuthenticationInfo", "Invalid authentication credentials.", headers, tuple(details))
+
+
+__all__ = [
+    "NOBODY",
+    "NO_AUTH",
+    "POLICIES",
+    "Authenticate",
+    "Caller",
+    "Named",
+    "Policy",
+    "Tables",
+    "all_of",
+    "authenticate",
+    "resolve",
+]

@@ -191,7 +191,7 @@ class Endpoint:
         template: str,
         handler: Handler,
         *,
-        policies: Iterable[str | auth.Policy] = ("no_auth",),
+        policies: Iterable[auth.Named] = ("no_auth",),
         readonly: bool | None = None,
         forwarding: Forwarding | None = None,
         system: bool = True,

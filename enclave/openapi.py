@@ -49,7 +49,8 @@ def document(registry: Registry, title: str, version: str, description: str = ""
                 identifiers.add(identifier)
             paths.setdefault(endpoint.template, {})[endpoint.method.lower()] = operation
             schemas.update(endpoint.schemas)
-            security.update({policy.name: policy.security for policy in endpoint.policies if policy.security})
+            named = [part for policy in endpoint.policies for part in policy.parts or (policy,)]
+            security.update({policy.name: policy.security for policy in named if policy.security})
     components: dict[str, Any] = {"schemas": {**dict(sorted(schemas.items())), "Error": _ERROR}}
     if security:
         components["securitySchemes"] = security
@@ -77,8 +78,10 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     operation["responses"] = responses
     # OpenAPI 3.0 has no words for client certificates; the policies stand in an extension, and in `security` where they can.
     operation["x-ledgerd-policies"] = [policy.name for policy in endpoint.policies]
-    schemes: list[dict[str, list[str]]] = [{policy.name: []} for policy in endpoint.policies if policy.security]
-    if schemes:
-        operation["security"] = schemes + ([{}] if len(schemes) < len(endpoint.policies) else [])
+    schemes: list[dict[str, list[str]]] = [
+        {part.name: [] for part in policy.parts or (policy,) if part.security} for policy in endpoint.policies
+    ]
+    if any(schemes):
+        operation["security"] = [scheme for scheme in schemes if scheme] + ([{}] if {} in schemes else [])
     operation["x-ccf-forwarding"] = {"value": endpoint.forwarding, "description": _FORWARDING[endpoint.forwarding]}
     return operation

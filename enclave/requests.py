@@ -21,9 +21,10 @@ class Request:
         body: At most the body limit.
         certificate: DER of the client certificate of the TLS session, proof of possession done; None without.
         caller_id: Hex SHA-256 of `certificate`, or "" without one; worked out once per session.
+        now_s: Attested time, seconds since 1970, at which its execution begins; 0 before that.
     """
 
-    __slots__ = ("body", "caller_id", "certificate", "headers", "method", "path", "query", "reply_to")
+    __slots__ = ("body", "caller_id", "certificate", "headers", "method", "now_s", "path", "query", "reply_to")
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Request:
         self.body = body
         self.certificate = certificate
         self.caller_id = caller_id
+        self.now_s = 0
 
 
 class Response(NamedTuple):

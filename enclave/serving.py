@@ -210,6 +210,7 @@ class Serving:
             self._defer,
             lambda transaction, done: self._archive.receipt(transaction, COSE, self._now, done),
             self._log,
+            lambda: self.status.now_ms,
         )
 
     # Beginning.

@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from ledgerd.enclave.auth import signed_by_member
 from ledgerd.enclave.endpoints import Context, Endpoint, Handler, Result
 from ledgerd.enclave.requests import COSE, JSON, Response
 from ledgerd.enclave.shapes import shape_of
+from ledgerd.enclave.signed_bodies import signed_by_member
 from ledgerd.governance import tables
 from ledgerd.governance.requests import SignedRequest
 from ledgerd.ledger.errors import RequestError

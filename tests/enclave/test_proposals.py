@@ -95,7 +95,7 @@ def test_strangers_users_and_forgers_are_refused_with_the_reason(cluster: Cluste
         assert answer.headers["www-authenticate"] == 'COSE-SIGN1 realm="Signed request access"'
     answer = send(cluster, n0, good, content_type="application/json")
     assert code(answer) == (401, "InvalidAuthenticationInfo")
-    assert "content type" in details(answer)
+    assert "Content type" in details(answer)
     assert "Retired" not in statuses(cluster, n0).values()
 
 

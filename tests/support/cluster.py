@@ -98,12 +98,12 @@ class Host:
 class Client:
     """A client's connection to one node: TLS and HTTP in memory."""
 
-    def __init__(self, cluster: "Cluster", host: Host, identity: Identity | None = None) -> None:
+    def __init__(self, cluster: "Cluster", host: Host, identity: Identity | None = None, issuers: Sequence[x509.Certificate] = ()) -> None:
         self.cluster = cluster
         self.host = host
         self.answers: list[Answer] = []
         self.is_closed = False
-        context = TlsContext.for_dialled((identity.certificate,), identity.key) if identity else TlsContext.for_dialled()
+        context = TlsContext.for_dialled((identity.certificate, *issuers), identity.key) if identity else TlsContext.for_dialled()
         self.http = HttpClient(context, host.name, lambda chain: None)
         self.stream = cluster.open_stream(self, 0, host, CLIENT)
 

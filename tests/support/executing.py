@@ -16,11 +16,15 @@ from ledgerd.enclave.scripts.run import Call
 from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.ids import Seqno, TransactionId, View
 from support.script_workers import ScriptWorkers
+from support.tls import NOW, identity
 
 USER = "ab" * 32
 OTHER_USER = "cd" * 32
 MEMBER = "ef" * 32
 STRANGER = "09" * 32
+
+CERTIFICATE = identity("somebody").der  # of every session; who it is, is said by the caller's id alone
+NOW_S = int(NOW.timestamp())
 
 GENESIS: WriteSet = {
     "public:ccf.gov.users.certs": {USER.encode(): b"PEM", OTHER_USER.encode(): b"PEM"},
@@ -92,11 +96,14 @@ class Node:
         *,
         caller: str = USER,
         headers: Mapping[str, str] | None = None,
+        certificate: bytes = CERTIFICATE,
+        now_s: int = NOW_S,
     ) -> Outcome:
         """Execute one request."""
         path, _, query = target.partition("?")
         data = body.encode() if isinstance(body, str) else body
-        request = Request("reply", method, path, query, headers or {}, data, b"DER" if caller else None, caller)
+        request = Request("reply", method, path, query, headers or {}, data, certificate if caller else None, caller)
+        request.now_s = now_s
         outcome = self._execute(request)
         if outcome.kind != SCRIPTED:
             return outcome
