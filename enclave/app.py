@@ -78,7 +78,7 @@ class App:
         RequestError.
 
         Args:
-            policies: Who may call, tried in order: user_cert, member_cert, any_cert, no_auth. By default what the service's genesis says.
+            policies: Who may call, tried in order: user_cert, member_cert, any_cert, jwt, no_auth. By default what the genesis says.
             readonly: Writing is refused; by default for GET and HEAD.
             forwarding: When a backup passes the request on; by default always for writers, never needed for readers.
             responses: Further statuses and their types, for OpenAPI.

@@ -8,6 +8,8 @@ Not here: TLS (`enclave.tls`), which endpoint asks for what (`enclave.endpoints`
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from ledgerd.enclave.jwt.bearer import Bearer, Verified
+from ledgerd.enclave.jwt.bearer import authenticate as authenticate_bearer
 from ledgerd.enclave.keys import parse_certificate
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.requests import COSE, Request
@@ -21,12 +23,12 @@ class Caller:
 
     Attributes:
         policy: Name of the policy that accepted.
-        id: Hex SHA-256 of the DER certificate for certificate policies; "" where the policy knows nobody.
+        id: Hex SHA-256 of the DER certificate for certificate policies, of issuer and subject for tokens; "" where the policy knows nobody.
         certificate: DER, or None.
         signed: The request that the caller has signed, for policies of signed requests.
     """
 
-    __slots__ = ("_info", "certificate", "id", "policy", "signed")
+    __slots__ = ("_bearer", "_info", "certificate", "id", "policy", "signed")
 
     def __init__(
         self,
@@ -35,17 +37,24 @@ class Caller:
         certificate: bytes | None,
         info: Callable[[], Any] | None = None,
         signed: SignedRequest | None = None,
+        bearer: Bearer | None = None,
     ) -> None:
         self.policy = policy
         self.id = caller_id
         self.certificate = certificate
         self.signed = signed
         self._info = info
+        self._bearer = bearer
 
     @property
     def data(self) -> Any:
         """`user_data` or `member_data` as governance has set it (JSON value), or None."""
         return self._info() if self._info is not None else None
+
+    @property
+    def jwt(self) -> dict[str, Any] | None:
+        """`keyIssuer`, `header` and `payload` of the caller's token (JSON values, made at each call), or None without one."""
+        return self._bearer.shown() if self._bearer is not None else None
 
 
 Authenticate: TypeAlias = Callable[[Request, Store], "Caller | str"]
@@ -131,6 +140,18 @@ def signed_by_member(kind: str, *, active: bool = True) -> Policy:
 _SIGNED: Final = {"type": "http", "scheme": "cose_sign1", "description": "The body is a COSE_Sign1 with CCF's headers, by a member's key."}
 
 
+def _jwt(request: Request, store: Store) -> Caller | str:
+    found = authenticate_bearer(
+        request.headers.get("authorization"), _VERIFIED, lambda key: store.get(tables.JWT_KEYS, key), request.clock()
+    )
+    return found if isinstance(found, str) else Caller("jwt", found.id, None, bearer=found)
+
+
+# Of a token's signature by the bytes of a key, which is the same for every node and every state.
+_VERIFIED: Final = Verified()
+_BEARER: Final = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+
+
 def _any_cert(request: Request, store: Store) -> Caller | str:
     if not request.caller_id:
         return "No caller certificate"
@@ -150,6 +171,13 @@ POLICIES: Final[dict[str, Policy]] = {
         _certificate_policy("user_cert", "user", tables.USER_CERTS, tables.USER_INFO, "user_data"),
         _certificate_policy("member_cert", "member", tables.MEMBER_CERTS, tables.MEMBER_INFO, "member_data"),
         Policy("any_cert", _any_cert, reads_tables=False, security=None),
+        Policy(
+            "jwt",
+            _jwt,
+            reads_tables=True,
+            security=_BEARER,
+            challenge='Bearer realm="JWT bearer token access", error="invalid_token"',
+        ),
         NO_AUTH,
     )
 }

@@ -87,9 +87,20 @@ class Executor:
         registries: By first path segment: `app`, `node`, `gov`. `app` also takes paths without one of these prefixes.
         app_is_open: Whether `/app` serves: the service is Open.
         view_of: View of an applied seqno.
+        clock: Attested time, milliseconds since 1970, for policies and handlers.
     """
 
-    __slots__ = ("_app", "_app_is_open", "_app_maps", "_idempotency", "_registries", "_store", "_system_maps", "_writes_size_max")
+    __slots__ = (
+        "_app",
+        "_app_is_open",
+        "_app_maps",
+        "_clock",
+        "_idempotency",
+        "_registries",
+        "_store",
+        "_system_maps",
+        "_writes_size_max",
+    )
 
     def __init__(
         self,
@@ -98,12 +109,14 @@ class Executor:
         *,
         app_is_open: Callable[[], bool],
         view_of: Callable[[Seqno], View],
+        clock: Callable[[], int],
         settings: Settings = Settings(),  # noqa: B008 - immutable
     ) -> None:
         self._store = store
         self._registries = {prefix: registries.get(prefix) or Registry(prefix) for prefix in ("app", "node", "gov")}
         self._app = self._registries["app"]
         self._app_is_open = app_is_open
+        self._clock = clock
         self._idempotency = Idempotency(store, view_of, settings.idempotency_window)
         self._writes_size_max = settings.writes_size_bytes_max
         transaction = store.begin()
@@ -128,6 +141,7 @@ class Executor:
         Raises: UsageError: `next_id` does not follow the state.
         """
         store = self._store
+        request.clock = self._clock
         transaction = store.begin()
         endpoint = None
         failure = None

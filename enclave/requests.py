@@ -3,7 +3,7 @@
 Not here: parsing and printing (`enclave.sessions`), who asks (`enclave.auth`), what exists (`enclave.endpoints`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 HEADERS_MAX: Final = 256  # of a response, as of a request; every reader of answers has such a bound
@@ -21,9 +21,13 @@ class Request:
         body: At most the body limit.
         certificate: DER of the client certificate of the TLS session, proof of possession done; None without.
         caller_id: Hex SHA-256 of `certificate`, or "" without one; worked out once per session.
+        clock: Tells the attested time, milliseconds since 1970. There from the beginning of its execution on, not before: whoever asks too
+            early fails, instead of judging dates by a time that nobody has attested.
     """
 
-    __slots__ = ("body", "caller_id", "certificate", "headers", "method", "path", "query", "reply_to")
+    clock: Callable[[], int]
+
+    __slots__ = ("body", "caller_id", "certificate", "clock", "headers", "method", "path", "query", "reply_to")
 
     def __init__(
         self,

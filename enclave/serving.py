@@ -185,6 +185,7 @@ class Serving:
             self._registries,
             app_is_open=lambda: self._app_open,
             view_of=lambda seqno: self._consensus.view_of(seqno) or self._consensus.view,  # not in the log yet: of this wake-up
+            clock=lambda: self.status.now_ms,
         )
         self._answering = Answering(
             executor,

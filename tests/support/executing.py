@@ -17,6 +17,7 @@ USER = "ab" * 32
 OTHER_USER = "cd" * 32
 MEMBER = "ef" * 32
 STRANGER = "09" * 32
+NOW_MS = 1_800_000_000_000  # attested time
 
 GENESIS: WriteSet = {
     "public:ccf.gov.users.certs": {USER.encode(): b"PEM", OTHER_USER.encode(): b"PEM"},
@@ -44,12 +45,14 @@ class Node:
             app.register(self.app, policy)
         self.is_open = True
         self.is_primary = True
+        self.now_ms = NOW_MS
         self.views: list[tuple[int, int]] = [(2, 1)]  # view, its first seqno
         self.executor = Executor(
             self.store,
             {"app": self.app, "node": self.node, "gov": self.gov},
             app_is_open=lambda: self.is_open,
             view_of=self.view_of,
+            clock=lambda: self.now_ms,
             settings=settings,
         )
         self.store.apply(1, GENESIS)
