@@ -12,6 +12,8 @@ from typing import Any, Final, TypeAlias
 from cryptography import x509
 
 from ledgerd.enclave.callers import Authenticate, Caller, Policy, Tables
+from ledgerd.enclave.jwt.bearer import Verified
+from ledgerd.enclave.jwt.bearer import authenticate as authenticate_bearer
 from ledgerd.enclave.requests import Request
 from ledgerd.enclave.signed_bodies import signed_body
 from ledgerd.governance import tables
@@ -73,6 +75,18 @@ def _certificate_policy(name: str, role: str, certificates: str, info: str, data
     return Policy(name, authenticate, reads_tables=True, security=None)
 
 
+def _jwt(request: Request, store: Tables) -> Caller | str:
+    header = request.headers.get("authorization")
+    found = authenticate_bearer(header, _VERIFIED, lambda key: store.get(tables.JWT_KEYS, key), request.now_s * 1000)
+    return found if isinstance(found, str) else Caller("jwt", found.id, None, token=found.shown)
+
+
+# Of a token's signature by the bytes of a key, which is the same for every node and every state.
+_VERIFIED: Final = Verified()
+_BEARER_CHALLENGE: Final = 'Bearer realm="JWT bearer token access", error="invalid_token"'
+_BEARER: Final = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+
+
 def _any_cert(request: Request, store: Tables) -> Caller | str:
     if not request.caller_id:
         return "No caller certificate"
@@ -95,6 +109,7 @@ POLICIES: Final[dict[str, Policy]] = {
         _certificate_policy("user_cert", "user", *_USERS),
         _certificate_policy("member_cert", "member", *_MEMBERS),
         Policy("any_cert", _any_cert, reads_tables=False, security=None),
+        Policy("jwt", _jwt, reads_tables=True, security=_BEARER, challenge=_BEARER_CHALLENGE),
         signed_body("user_cose_sign1", "user", *_USERS),
         signed_body("member_cose_sign1", "member", *_MEMBERS),
         NO_AUTH,

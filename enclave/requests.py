@@ -21,8 +21,11 @@ class Request:
         body: At most the body limit.
         certificate: DER of the client certificate of the TLS session, proof of possession done; None without.
         caller_id: Hex SHA-256 of `certificate`, or "" without one; worked out once per session.
-        now_s: Attested time, seconds since 1970, at which its execution begins; 0 before that.
+        now_s: Attested time, seconds since 1970, at which its execution begins. Not there before: whoever asks too early fails, instead
+            of judging dates by a time that nobody has attested.
     """
+
+    now_s: int
 
     __slots__ = ("body", "caller_id", "certificate", "headers", "method", "now_s", "path", "query", "reply_to")
 
@@ -45,7 +48,6 @@ class Request:
         self.body = body
         self.certificate = certificate
         self.caller_id = caller_id
-        self.now_s = 0
 
 
 class Response(NamedTuple):
