@@ -36,6 +36,7 @@ from ledgerd.enclave.join_policy import accepted, parse_evidence, record_of
 from ledgerd.enclave.keys import CERTIFICATE_VALIDITY_DAYS, ServiceKeys, at_milliseconds, node_id_of, spki
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.leaving import is_removable, trusted_nodes
+from ledgerd.enclave.program import check_version, is_version
 from ledgerd.enclave.sessions import remote_of
 from ledgerd.enclave.throttle import Throttle
 from ledgerd.governance import tables
@@ -188,6 +189,7 @@ class Admission:
                 429, "TooManyRequests", "Too many documents were refused just now; ask again in a second.", (("retry-after", "1"),)
             )
         self._nonces.redeem(request.nonce, node.now)
+        check_version(request.program, context.governance(tables.MINIMUM_VERSION).get(tables.SINGLETON))
         verifier = accepted(context).verifier_of(request.evidence)
         expected = node.configuration.relevant(node.service.public)
         if request.configuration != expected:
@@ -201,7 +203,7 @@ class Admission:
                 now_ms=node.now_ms,
                 nonce=request.nonce,
                 public_key=public_key,
-                user_data=binding_digest(request.configuration, request.encryption_key),
+                user_data=binding_digest(request.configuration, request.encryption_key, request.program),
                 configuration=configuration_digest(request.configuration),
             )
         except AttestationError:
@@ -221,6 +223,7 @@ class Admission:
             code_digest=verdict.code_digest,
             quote_info=record_of(request.evidence),
             node_data=request.node_data,
+            program=request.program,
         )
         context.kv[tables.NODE_INFO].set(node_id.encode(), tables.encode(record))
         word = "SIMULATED attestation" if verdict.simulated else "attestation"
@@ -352,7 +355,10 @@ class _JoinRequest:
             self.rpc = _address(root["node_info_network"]["rpc"])
             self.peer = _address(root["node_info_network"]["peer"])
             self.node_data = root.get("node_data")
+            self.program: str = root["program"]
             if len(self.encryption_key) != 32 or type(self.configuration) is not dict or not is_data(self.node_data):
+                raise ValueError
+            if not is_version(self.program):
                 raise ValueError
             _check_names(self.certificate_request)
             cbor.encode(self.configuration)

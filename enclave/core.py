@@ -54,6 +54,7 @@ from ledgerd.enclave.kms.client import KmsClient
 from ledgerd.enclave.kms.public_name import PublicName
 from ledgerd.enclave.kms.settings import PublicNameSettings
 from ledgerd.enclave.nsm import Nsm, attestation, measure_configuration
+from ledgerd.enclave.program import VERSION
 from ledgerd.enclave.requests import JSON, Response
 from ledgerd.enclave.scripts.pool import Pool
 from ledgerd.enclave.serving import Serving
@@ -100,6 +101,7 @@ class Enclave:
         self._serving: Serving | None = None
         self._kms: KmsClient | None = None
         self._chain: list[x509.Certificate] = []
+        self._named: dict[str, TlsContext] = {}  # for a public name
         self._service_key: EllipticCurvePrivateKey | None = None  # of the service that this node starts
         self._digest = b""  # of the configuration, as PCR16 measures it
         self._own_document = b""
@@ -398,6 +400,7 @@ class Enclave:
             code_digest=self._measurement[0],
             quote_info=record_of(Evidence(NITRO, self._own_document)),
             node_data=configuration.node_data,
+            program=VERSION,
         )
         writes = genesis_writes(configuration, configuration.start, service, self._keys.id, record, certificate, self._measurement)
         serving = self._serve(service, create_ledger_secret(), certificate, configuration.accepted(self._measurement))
@@ -441,8 +444,7 @@ class Enclave:
             services=self,
             rejects=self._rejects,
         )
-        self._chain = [certificate, service.certificate]
-        sessions.use(TlsContext.for_clients(self._chain, self._keys.identity))
+        self.show_certificates([certificate, service.certificate])
         self._ready.notices.append(("service_certificate", service.certificate_pem))
         if configuration.public_name is not None:
             self._begin_public_name(configuration.public_name, service)
@@ -462,9 +464,14 @@ class Enclave:
 
     def serve_name(self, name: str, chain: tuple[x509.Certificate, ...], key: EllipticCurvePrivateKey) -> None:
         """The key of the public name was opened: clients that ask for it by SNI are served with it."""
-        assert self._sessions is not None, "serving begins before"
-        named = {name: TlsContext.for_clients(chain, key)}
-        self._sessions.use(TlsContext.for_clients(self._chain, self._keys.identity, named=named))
+        self._named = {name: TlsContext.for_clients(chain, key)}
+        self.show_certificates(self._chain)
+
+    def show_certificates(self, chain: list[x509.Certificate]) -> None:
+        """Show clients these from now on, and those of a public name besides."""
+        assert self._sessions is not None, "serving begins after attestation"
+        self._chain = chain
+        self._sessions.use(TlsContext.for_clients(chain, self._keys.identity, named=self._named))
 
     def notice(self, name: str, text: str) -> None:
         """Tell the host."""

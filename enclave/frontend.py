@@ -8,13 +8,13 @@ from typing import Any, Final, Protocol
 
 from ledgerd.enclave.endpoints import Context, Deferred, Endpoint, Registry, Result
 from ledgerd.enclave.leaving import is_removable
+from ledgerd.enclave.program import QUICKJS, VERSION
 from ledgerd.enclave.requests import COSE, JSON, Response
 from ledgerd.governance import tables
 from ledgerd.ledger.attestation.evidence import NITRO
 from ledgerd.ledger.errors import FormatError, RequestError
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View, parse_transaction_id
 
-VERSION: Final = "ledgerd-0.1.0"
 NONCE_SIZE_BYTES_MIN: Final = 16
 NONCE_SIZE_BYTES_MAX: Final = 512  # AWS's text allows 512, though its documents have been seen with 1,024
 
@@ -70,7 +70,7 @@ class Frontend:
         from ledgerd.enclave import openapi  # noqa: PLC0415  # built once, and only when somebody asks
 
         def api(_: Context) -> Result:
-            return openapi.document(registry, title, VERSION)
+            return openapi.document(registry, title, f"ledgerd-{VERSION}")
 
         for path, handler in (
             ("/commit", self._commit),
@@ -302,7 +302,12 @@ class Frontend:
 
     def _version(self, _: Context) -> Result:
         node = self._node  # `compiled_modules` is ours: 0 where Python interprets everything
-        return {"ccf_version": VERSION, "quickjs_version": "", "unsafe": node.simulated, "compiled_modules": node.compiled_modules}
+        return {
+            "ccf_version": f"ledgerd-{VERSION}",
+            "quickjs_version": QUICKJS,
+            "unsafe": node.simulated,
+            "compiled_modules": node.compiled_modules,
+        }
 
     def _metrics(self, _: Context) -> Result:
         return self._node.metrics()

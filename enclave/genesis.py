@@ -36,6 +36,7 @@ def node_record(
     code_digest: bytes,
     quote_info: dict[str, str],
     node_data: Any,
+    program: str,
 ) -> dict[str, Any]:
     """One record of `nodes.info`, in CCF's shape; see `join_policy.record_of` for `quote_info`."""
     rpc_interface = {"bind_address": configuration_rpc, "published_address": configuration_rpc, "protocol": "tcp"}
@@ -50,6 +51,7 @@ def node_record(
         "code_digest": code_digest.hex(),
         "quote_info": quote_info,
         "ledger_secret_seqno": 1,
+        "program": program,
     }
     if node_data is not None:
         record["node_data"] = node_data

@@ -29,6 +29,7 @@ class GroupCommit:
 
     Attributes:
         begin_at: When to stop waiting for more transactions, monotonic seconds; infinity while nothing waits.
+        node_certificate: Of the key that signs, PEM; each signature names it.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class GroupCommit:
         self.begin_at = _NEVER
         self._node_id = node_id
         self._node_key = node_key
-        self._node_certificate = node_certificate
+        self.node_certificate = node_certificate
         self._service_key = service_key
         self._service_key_id = cose.key_id(service_key.public_key())
         self._outstanding = Seqno(0)  # the last signature entry issued; nothing new is issued before it is committed
@@ -101,7 +102,7 @@ class GroupCommit:
         self._signed_at = now
         self._last_size = history.unsigned
         self._outstanding = seqno
-        certificate, tree = self._node_certificate, history.tree()
+        certificate, tree = self.node_certificate, history.tree()
         record = signature.Signature(
             signature.RawSignature(self._node_id, certificate, root, raw, TransactionId(view, seqno)), cose_signature, tree
         )

@@ -26,6 +26,7 @@ from ledgerd.enclave.entropy import random_bytes
 from ledgerd.enclave.keys import LEDGER_SECRET_SIZE_BYTES, NodeKeys, ServiceKeys, parse_certificate, receive_service_keys
 from ledgerd.enclave.nsm import Nsm, attestation
 from ledgerd.enclave.outbound import Answer, HttpClient
+from ledgerd.enclave.program import VERSION
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.ledger import cbor
 from ledgerd.ledger.attestation.binding import binding_digest, service_digest
@@ -96,7 +97,7 @@ class Joining:
         self._accepted = configuration.accepted(own_measurement)
         self._policy = Policy(parse_roots(configuration.roots), frozenset(Measurement(*line) for line in self._accepted))
         self._relevant = configuration.relevant(self._service_public)
-        self._user_data = binding_digest(self._relevant, keys.encryption_public)
+        self._user_data = binding_digest(self._relevant, keys.encryption_public, VERSION)
         self._request_pem = keys.certificate_request(configuration.names).public_bytes(Encoding.PEM).decode()
         self._context = TlsContext.for_dialled()
         self._told = (join.target.host, join.target.port)  # by the configuration
@@ -270,6 +271,7 @@ class Joining:
             "quote_info": {"format": NITRO, "quote": base64.b64encode(document).decode()},
             "public_encryption_key": base64.b64encode(self._keys.encryption_public).decode(),
             "configuration": self._relevant,
+            "program": VERSION,
             "certificate_signing_request": self._request_pem,
             "node_info_network": {"rpc": str(configuration.rpc), "peer": str(configuration.peer)},
             "node_data": configuration.node_data,

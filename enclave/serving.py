@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledgerd.enclave import refusals
 from ledgerd.enclave.admission import Admission
@@ -18,6 +17,7 @@ from ledgerd.enclave.answering import REPLY, REQUEST, Answering
 from ledgerd.enclave.app import App
 from ledgerd.enclave.archive import Archive
 from ledgerd.enclave.boundary import Ready, Traffic
+from ledgerd.enclave.certificates import ShownCertificates
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.configuration import Configuration
 from ledgerd.enclave.consensus import messages
@@ -74,6 +74,9 @@ class Services(Protocol):
 
     def submit(self, work: Callable[[Nsm], object], done: Done) -> None:
         """Run `work` in a thread; `done` gets its result, or the exception that it raised, in a later wake-up."""
+
+    def show_certificates(self, chain: list[x509.Certificate]) -> None:
+        """Show these to clients from now on."""
 
     @property
     def traffic(self) -> Traffic:
@@ -152,7 +155,8 @@ class Serving:
             unsigned_entries=UNSIGNED_ENTRIES,
         )
         self._consensus = Consensus(keys.id, self._replica, settings, jitter, now)
-        self._group_commit = GroupCommit(keys.id, keys.identity, certificate.public_bytes(Encoding.PEM).decode(), service.identity)
+        self._certificates = ShownCertificates(keys, certificate, service, self._log)
+        self._group_commit = GroupCommit(keys.id, keys.identity, self._certificates.node_pem, service.identity)
         self._dialling = Dialling(keys, certificate, service.certificate, self._is_former, services.next_stream, now)
         self._archive = Archive(self._consensus, self._replica, lambda error: rejects.count(FETCHED, error))
         self.status = Status(
@@ -537,6 +541,8 @@ class Serving:
                 if record["status"] != tables.PENDING
             }
         )
+        if self._certificates.learn(store):
+            self._show_certificates()
         service = store.get(tables.SERVICE_INFO, tables.SINGLETON)
         was_open = self._app_open
         self._app_open = service is not None and tables.decode(service)["status"] == tables.OPEN
@@ -547,6 +553,15 @@ class Serving:
             self.status.in_network = True
             self._app.register(self._registries["app"], tables.decode(settings)["application_policy"])
             self._notices.append(("state", "PartOfNetwork"))
+
+    def _show_certificates(self) -> None:
+        """Members have renewed some: handshakes and signatures show the new ones from now on."""
+        shown = self._certificates
+        self.status.service = shown.service
+        self._group_commit.node_certificate = shown.node_pem
+        self._dialling.channels.use([shown.node], self._keys.identity, shown.service.certificate)
+        self._services.show_certificates(shown.chain)
+        self._notices.append(("service_certificate", shown.service.certificate_pem))
 
     def _log(self, level: str, text: str) -> None:
         self._logs.append((level, text))

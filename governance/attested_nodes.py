@@ -201,7 +201,7 @@ class NodeAudit:
         if configuration is not None:
             checked.append(CONFIGURATION)
             if not recorded.begins:
-                user_data = binding_digest(configuration, _encryption_key(recorded))
+                user_data = binding_digest(configuration, _encryption_key(recorded), _program(recorded))
                 checked.append(ENCRYPTION_KEY)
         attestation = policy.verify_recorded(
             base64.b64decode(evidence["quote"], validate=True),
@@ -277,6 +277,13 @@ def _encryption_key(recorded: _Recorded) -> bytes:
     if not isinstance(key, x25519.X25519PublicKey):
         raise ValueError
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def _program(recorded: _Recorded) -> str:
+    program = recorded.record["program"]
+    if type(program) is not str:
+        raise ValueError
+    return program
 
 
 def _public_key(pem: str) -> PublicKeyTypes:

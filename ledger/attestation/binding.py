@@ -9,19 +9,27 @@ from typing import Any, Final
 from ledgerd.ledger import cbor
 from ledgerd.ledger.attestation.measurement import configuration_digest
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
 
-def binding_digest(relevant: dict[str, Any], encryption_public_key: bytes) -> bytes:
-    """The 48 bytes a joiner puts into `user_data`: SHA-384 over protocol version, configuration digest, X25519 key.
+def binding_digest(relevant: dict[str, Any], encryption_public_key: bytes, program: str) -> bytes:
+    """The 48 bytes a joiner puts into `user_data`: SHA-384 over protocol version, configuration digest, X25519 key, program's version.
 
     Args:
         relevant: The configuration that others rely on.
         encryption_public_key: 32 bytes, to which the service's secrets are sealed.
+        program: The version of ledgerd that the node runs, such as `1.2.0`.
     Raises: UsageError: The configuration holds what deterministic CBOR has not.
     """
     return hashlib.sha384(
-        cbor.encode({"version": PROTOCOL_VERSION, "configuration": configuration_digest(relevant), "encryption_key": encryption_public_key})
+        cbor.encode(
+            {
+                "version": PROTOCOL_VERSION,
+                "configuration": configuration_digest(relevant),
+                "encryption_key": encryption_public_key,
+                "program": program,
+            }
+        )
     ).digest()
 
 

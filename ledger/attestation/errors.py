@@ -6,6 +6,7 @@ from ledgerd.ledger.errors import IntegrityError
 
 # Names of rules are stable: logs, tests, exit messages and operators' alerts rely on them. In the order in which they are checked.
 RULES: Final = (
+    "version",  # of a joiner: its program is older than the service's members allow
     "format",  # a kind of evidence that nobody here verifies, or that the policy does not accept
     "size",  # longer than any document, or empty
     "form",  # not the one shape that documents have

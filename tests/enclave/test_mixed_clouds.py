@@ -16,6 +16,7 @@ from ledgerd.apps.logging import app
 from ledgerd.enclave.genesis import genesis_writes
 from ledgerd.enclave.keys import CURVES
 from ledgerd.enclave.outbound import Answer
+from ledgerd.enclave.program import VERSION
 from ledgerd.governance import tables
 from ledgerd.ledger import cbor
 from ledgerd.ledger.attestation import snp_policy
@@ -58,7 +59,7 @@ class Guest:
         """Ask to join, with a report for a fresh nonce."""
         nonce = bytes.fromhex(json.loads(self.client.ask("POST", "/node/join/nonce").body)["nonce"])
         encryption_key = bytes(self.box.public_key)
-        bound = report_data(self.public_key, nonce, binding_digest(self.configuration, encryption_key))
+        bound = report_data(self.public_key, nonce, binding_digest(self.configuration, encryption_key, VERSION))
         forged = forge_report(**{"report_data": bound, **fields})
         self.accept(forged)
         request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(self.identity, self.hash)
@@ -74,6 +75,7 @@ class Guest:
             "quote_info": quote_info,
             "public_encryption_key": base64.b64encode(encryption_key).decode(),
             "configuration": self.configuration,
+            "program": VERSION,
             "certificate_signing_request": request.public_bytes(Encoding.PEM).decode(),
             "node_info_network": {"rpc": "guest.rpc:8000", "peer": "guest.peer:9000"},
             "node_data": None,
@@ -157,7 +159,7 @@ def test_guests_that_the_policy_does_not_accept_are_refused_by_the_rule_they_bre
 
 def test_a_replayed_report_is_refused(guest_of: Callable[[WriteSet], Guest]) -> None:
     guest = guest_of(ACCEPTING)
-    old = report_data(guest.public_key, bytes(32), binding_digest(guest.configuration, bytes(guest.box.public_key)))
+    old = report_data(guest.public_key, bytes(32), binding_digest(guest.configuration, bytes(guest.box.public_key), VERSION))
     assert "rule 'nonce'" in guest.refused(report_data=old)
 
 
