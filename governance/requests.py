@@ -91,10 +91,41 @@ def sign(
         created_at: Now, seconds since 1970.
     Raises: UsageError: The kind is unknown, the time has more than ten digits, or the key does not belong to the certificate.
     """
-    if kind not in TYPES or not 0 <= created_at <= CREATED_AT_MAX:
-        raise UsageError(f"no request of type {kind!r} at {created_at}")
+    header = _header(certificate, kind, created_at, proposal_id)
     if key.public_key() != certificate.public_key():
         raise UsageError("the signing key is not that of the certificate")
+    return cose.sign(key, header, payload)
+
+
+def prepare(certificate: x509.Certificate, kind: str, payload: bytes, *, created_at: int, proposal_id: str | None = None) -> bytes:
+    """Make a request that lacks only its signature: for a key that somebody else holds, who signs what `cose.to_be_signed` gives.
+
+    Raises: UsageError: As `sign`, or the certificate's key is on no curve that members sign with.
+    """
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise UsageError("the certificate's key is not on an elliptic curve; requests are signed with ECDSA")
+    return cose.encode(cose.prepare(key, _header(certificate, kind, created_at, proposal_id), payload))
+
+
+def finish(prepared: bytes, certificate: x509.Certificate, signature: bytes) -> bytes:
+    """Put the signature into a request that `prepare` made.
+
+    Args: signature: The two numbers side by side, each as long as the curve's, as COSE has them.
+    Raises:
+        FormatError: What was prepared is no request.
+        IntegrityError: The signature is not the certificate's over this request.
+    """
+    request = read(prepared)
+    message = request.message._replace(signature=signature)
+    envelope = cose.encode(message)
+    verify(request._replace(message=message, envelope=envelope), certificate)
+    return envelope
+
+
+def _header(certificate: x509.Certificate, kind: str, created_at: int, proposal_id: str | None) -> dict[int | str, int | str | bytes]:
+    if kind not in TYPES or not 0 <= created_at <= CREATED_AT_MAX:
+        raise UsageError(f"no request of type {kind!r} at {created_at}")
     header: dict[int | str, int | str | bytes] = {
         cose.HEADER_KEY_ID: member_id_of(certificate).encode(),
         HEADER_TYPE: kind,
@@ -102,7 +133,7 @@ def sign(
     }
     if proposal_id is not None:
         header[HEADER_PROPOSAL_ID] = proposal_id
-    return cose.sign(key, header, payload)
+    return header
 
 
 def read(envelope: bytes) -> SignedRequest:

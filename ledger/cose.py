@@ -98,11 +98,43 @@ def sign(key: ec.EllipticCurvePrivateKey, protected: Mapping[Any, Any], payload:
     Raises: UsageError: The curve is none of P-256, P-384 and P-521.
     """
     algorithm = algorithm_of(key.public_key())
-    _, hash_algorithm, size = _ALGORITHMS[algorithm]
     header = cbor.encode({HEADER_ALGORITHM: algorithm, **protected})
-    r, s = decode_dss_signature(key.sign(_to_be_signed(header, payload), ec.ECDSA(hash_algorithm)))
-    signature = r.to_bytes(size, "big") + s.to_bytes(size, "big")
-    return encode(Sign1(header, {}, {}, None if detached else payload, signature))
+    der = key.sign(_to_be_signed(header, payload), ec.ECDSA(_ALGORITHMS[algorithm][1]))
+    return encode(Sign1(header, {}, {}, None if detached else payload, raw_signature(key.public_key(), der)))
+
+
+def prepare(key: ec.EllipticCurvePublicKey, protected: Mapping[Any, Any], payload: bytes) -> Sign1:
+    """A message that lacks only its signature, which is empty: for keys that somebody else holds, who signs what `to_be_signed` gives.
+
+    Raises: UsageError: The curve is none of P-256, P-384 and P-521.
+    """
+    header = {HEADER_ALGORITHM: algorithm_of(key), **protected}
+    return Sign1(cbor.encode(header), header, {}, payload, b"")
+
+
+def to_be_signed(message: Sign1) -> bytes:
+    """The bytes that the signature of an attached message is over: the Sig_structure of RFC 9052, section 4.4."""
+    if message.payload is None:
+        raise UsageError("what is signed has its payload in it; this message's is detached")
+    return _to_be_signed(message.protected_bytes, message.payload)
+
+
+def hash_of(key: ec.EllipticCurvePublicKey) -> HashAlgorithm:
+    """The hash that goes with a key's curve, over which ECDSA signs."""
+    return _ALGORITHMS[algorithm_of(key)][1]
+
+
+def raw_signature(key: ec.EllipticCurvePublicKey, der: bytes) -> bytes:
+    """An ECDSA signature in DER, as the two numbers side by side that COSE has.
+
+    Raises: ValueError: It is no DER, or its numbers are too large for the key's curve.
+    """
+    size = _ALGORITHMS[algorithm_of(key)][2]
+    r, s = decode_dss_signature(der)
+    try:
+        return r.to_bytes(size, "big") + s.to_bytes(size, "big")
+    except OverflowError:
+        raise ValueError(f"a signature on {key.curve.name} has two numbers of {size} bytes at most") from None
 
 
 def verify(message: Sign1, key: ec.EllipticCurvePublicKey, payload: bytes | None = None) -> bytes:

@@ -1,39 +1,33 @@
 """`ledgerd gov`: what governance has recorded, and what a member says to it.
 
-Reads are of what the primary has committed. Not here: making proposals and voting, which need more than tables; `ledgerd node retire`.
+Reads are of what the primary has committed. Not here: `propose`, `vote`, `show`, `diff`, which have modules of their own beside this one;
+`ledgerd node retire`.
 """
 
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
+from ledgerd.node.cli import gov_outcome, gov_signing
+from ledgerd.node.cli.gov_outcome import is_id, read
 from ledgerd.node.cli.output import Output, command
-from ledgerd.node.cli.service import ServiceOptions, member_options, service_options
+from ledgerd.node.cli.service import ServiceOptions, Signing, node_options, service_options, signing_options
 
 if TYPE_CHECKING:
-    from ledgerd.network.client import Client, Member
+    from ledgerd.network.client import Call
+    from ledgerd.network.client.members import Signatory, Statement
 
 _MEMBERS: Final = ("member_id", "status", "recovery_role", "member_data")
 _USERS: Final = ("user_id", "user_data")
 _PROPOSALS: Final = ("proposal_id", "state", "ballots", "proposer_id")
 _POLICY: Final = ("platform", "what", "accepted")
 
-_is_id: Final = re.compile(r"[0-9a-f]{64}").fullmatch
-
 
 class StateMismatchError(LedgerdError):
     """The state to be acknowledged is not the one that was expected; nothing was acknowledged."""
 
     code = "StateMismatch"
-
-
-class NotWithdrawnError(LedgerdError):
-    """There is no such proposal to be withdrawn."""
-
-    code = "NotWithdrawn"
 
 
 @command("members")
@@ -130,11 +124,11 @@ def gov_proposals(output: Output, service: ServiceOptions) -> None:
 
 
 @command("ack")
-@member_options
+@signing_options
 @click.option("--ask", "only_asks", is_flag=True, help="Only ask for the digest of the present state; acknowledge nothing.")
 @click.option("--digest", metavar="HEX", help="Acknowledge this digest, that was asked for before, and no other.")
-@service_options
-def gov_ack(output: Output, service: ServiceOptions, member: tuple[Path, Path], only_asks: bool, digest: str | None) -> None:
+@node_options
+def gov_ack(output: Output, service: ServiceOptions, signing: Signing, only_asks: bool, digest: str | None) -> None:
     """Acknowledge the service's state: the member takes part from then on.
 
     The state is named by a digest: the root over the ledger that the service has signed last. To compare it with a copy of the ledger
@@ -142,60 +136,57 @@ def gov_ack(output: Output, service: ServiceOptions, member: tuple[Path, Path], 
     """
     if only_asks and digest is not None:
         raise ConfigurationError("--ask asks for a digest and --digest acknowledges one: give one of the two")
-    if digest is not None and _is_id(digest) is None:
+    if digest is not None and is_id(digest) is None:
         raise ConfigurationError(f"{digest!r} is no digest: it has 64 lower-case hexadecimal digits")
-    signer = _signer(member)
+    if signing.prepare is not None and not only_asks and digest is None:
+        raise ConfigurationError("what is signed elsewhere is signed one by one: first --ask, then --digest with what the service answers")
+    who = gov_signing.signatory(signing)
+    from ledgerd.network.client import members  # noqa: PLC0415
+
+    if signing.prepare is not None:
+        gov_signing.sign(output, signing, who, members.state_digest() if digest is None else members.acknowledgement(digest))
+        return
     with service.client() as client:
         if digest is None:
-            call = signer.state_digest()
-            answer = client.submit(call.method, call.path, call.body, headers=call.headers)
-            digest = str(answer.json()["stateDigest"])
+            digest = str(gov_outcome.submit(client, _signed(who, members.state_digest())).json()["stateDigest"])
         else:
-            asked = _get(client, f"members/state-digests/{signer.id}")["stateDigest"]
+            asked = read(client, f"members/state-digests/{who.id}")["stateDigest"]
             if asked != digest:
                 raise StateMismatchError(
                     f"the digest that was asked for last is {asked}, not {digest}; nothing was acknowledged. Look at that one, or ask anew"
                 )
         if not only_asks:
-            call = signer.acknowledgement(digest)
-            answer = client.submit(call.method, call.path, call.body, headers=call.headers)
-        status = _get(client, f"service/members/{signer.id}")["status"]
-    output.record("gov_ack", {"member_id": signer.id, "state_digest": digest, "acknowledged": not only_asks, "status": status})
+            gov_outcome.submit(client, _signed(who, members.acknowledgement(digest)))
+        status = read(client, f"service/members/{who.id}")["status"]
+    output.record("gov_ack", {"member_id": who.id, "state_digest": digest, "acknowledged": not only_asks, "status": status})
 
 
 @command("withdraw")
 @click.argument("proposal_id")
-@member_options
-@service_options
-def gov_withdraw(output: Output, service: ServiceOptions, member: tuple[Path, Path], proposal_id: str) -> None:
+@signing_options
+@node_options
+def gov_withdraw(output: Output, service: ServiceOptions, signing: Signing, proposal_id: str) -> None:
     """Withdraw a proposal: whoever made it may, as long as it is open.
 
     PROPOSAL_ID is its whole name: `ledgerd gov proposals`.
     """
-    if _is_id(proposal_id) is None:
-        raise ConfigurationError(f"{proposal_id!r} is no proposal's name: it has 64 lower-case hexadecimal digits")
-    signer = _signer(member)
-    with service.client() as client:
-        call = signer.withdrawal(proposal_id)
-        answer = client.submit(call.method, call.path, call.body, headers=call.headers)
-    if answer.status == 204:
-        raise NotWithdrawnError(f"the service knows no proposal {proposal_id}: it never was, or others were decided since")
-    output.record("gov_withdraw", {"proposal_id": proposal_id, "state": answer.json()["proposalState"]})
+    name = gov_outcome.check_proposal_name(proposal_id, whole=True)
+    who = gov_signing.signatory(signing)
+    from ledgerd.network.client import members  # noqa: PLC0415
 
-
-def _signer(member: tuple[Path, Path]) -> "Member":
-    from ledgerd.network.client import Member  # noqa: PLC0415
-
-    return Member(*member)
+    call = gov_signing.sign(output, signing, who, members.withdrawal(name))
+    if call is not None:
+        gov_outcome.send(output, service, call, schema="gov_withdraw")
 
 
 def _read(service: ServiceOptions, path: str) -> dict[str, Any]:
     with service.client() as client:
-        return _get(client, path)
+        found: dict[str, Any] = read(client, path)
+    return found
 
 
-def _get(client: "Client", path: str) -> dict[str, Any]:
-    from ledgerd.network.client.members import API_VERSION  # noqa: PLC0415
+def _signed(who: "Signatory", statement: "Statement") -> "Call":
+    from ledgerd.network.client import Member  # noqa: PLC0415
 
-    answer: dict[str, Any] = client.get(f"/gov/{path}?api-version={API_VERSION}", committed=True).json()
-    return answer
+    assert isinstance(who, Member), "without --prepare it has a key"
+    return who.sign(statement)

@@ -89,9 +89,14 @@ COMMANDS: Final = {
             "service": "Show the service: its status, its certificate, and its configuration.",
             "policy": "List what a node has to show to join: each image, root, or the like that is accepted.",
             "proposals": "List the proposals that are open, and the last one that was decided.",
-            "ack": "Acknowledge the service's state: the member takes part from then on.",
+            "propose": "Propose something to the members.",
+            "vote": "Vote on a proposal: for it, against it, or by a script.",
             "withdraw": "Withdraw a proposal: whoever made it may, as long as it is open.",
+            "ack": "Acknowledge the service's state: the member takes part from then on.",
+            "finish": "Put a signature into what --prepare wrote, and send it.",
+            "submit": "Send a request that a member has signed.",
         },
+        {"propose": "gov_propose", "vote": "gov_vote", "finish": "gov_finish", "submit": "gov_finish"},
     ),
     "doctor": Entry(
         "ledgerd.node.cli.doctor", "doctor", "Look whether a node can run on this machine, and say what to do where it cannot."

@@ -120,7 +120,7 @@ class Ended(click.exceptions.Exit):
     """The command has said everything; this is its status."""
 
 
-def command(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
+def command(name: str, cls: type[click.Command] | None = None, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
     """Make a command of a function whose first argument is its `Output`; options and arguments follow by name.
 
     Errors of ours become one message and a status: ConfigurationError 2, every other LedgerdError 1.
@@ -148,7 +148,8 @@ def command(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], clic
             help="Shape of the result: for people and pipes, or one JSON document.",
         )
         decorated: Callable[..., Any] = option(run)
-        return click.command(name, cls=click.Command, **attributes)(decorated)
+        made: click.Command = click.command(name, cls=cls or click.Command, **attributes)(decorated)
+        return made
 
     return make
 

@@ -55,25 +55,53 @@ def service_options(function: Callable[..., Any]) -> Callable[..., Any]:
         named = [options.pop(name) for name in ("url", "service_cert", "cert", "key", "timeout")]
         return function(*arguments, service=resolve(*named), **options)
 
-    decorated: Callable[..., Any] = gather
-    for option in reversed(
+    return _decorated(
+        gather,
         (
-            click.option(
-                "--url",
-                multiple=True,
-                metavar="URL",
-                help="A node, https://HOST:PORT; may be repeated. [env LEDGERD_URLS, by commas; LEDGERD_URL; nodes in LEDGERD_DIR]",
-            ),
-            click.option("--service-cert", type=FILE, help=f"The service's certificate, PEM. [env {SERVICE_CERT_VARIABLE}; LEDGERD_DIR]"),
+            _URL,
+            _SERVICE_CERT,
             click.option("--cert", type=FILE, help="Your certificate, PEM. [env LEDGERD_CERT; user0 in LEDGERD_DIR]"),
             click.option("--key", type=FILE, help="Your private key, PEM. [env LEDGERD_KEY; user0 in LEDGERD_DIR]"),
-            click.option(
-                "--timeout", type=click.FloatRange(0.1, 3600), default=15.0, show_default=True, help="Seconds, all retries together."
-            ),
-        )
-    ):
-        decorated = option(decorated)
-    return decorated
+            _TIMEOUT,
+        ),
+    )
+
+
+def node_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a command that asks as nobody, or by what a member has signed: no certificate of a user's."""
+
+    @functools.wraps(function)
+    def gather(*arguments: Any, **options: Any) -> Any:
+        urls, service_cert, timeout = (options.pop(name) for name in ("url", "service_cert", "timeout"))
+        return function(*arguments, service=resolve(urls, service_cert, None, None, timeout)._replace(cert=None, key=None), **options)
+
+    return _decorated(gather, (_URL, _SERVICE_CERT, _TIMEOUT))
+
+
+_URL: Final = click.option(
+    "--url",
+    multiple=True,
+    metavar="URL",
+    help="A node, https://HOST:PORT; may be repeated. [env LEDGERD_URLS, by commas; LEDGERD_URL; nodes in LEDGERD_DIR]",
+)
+_SERVICE_CERT: Final = click.option(
+    "--service-cert", type=FILE, help=f"The service's certificate, PEM. [env {SERVICE_CERT_VARIABLE}; LEDGERD_DIR]"
+)
+_TIMEOUT: Final = click.option(
+    "--timeout", type=click.FloatRange(0.1, 3600), default=15.0, show_default=True, help="Seconds, all retries together."
+)
+_MEMBER_CERT: Final = click.option(
+    "--member-cert", type=FILE, help="A member's certificate, PEM. [env LEDGERD_MEMBER_CERT; member0 in LEDGERD_DIR]"
+)
+_MEMBER_KEY: Final = click.option(
+    "--member-key", type=FILE, help="The member's private key, PEM. [env LEDGERD_MEMBER_KEY; member0 in LEDGERD_DIR]"
+)
+
+
+def _decorated(function: Callable[..., Any], options: tuple[Callable[..., Any], ...]) -> Callable[..., Any]:
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 def member_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,21 +109,62 @@ def member_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def gather(*arguments: Any, **options: Any) -> Any:
-        certificate, key = options.pop("member_cert"), options.pop("member_key")
-        if certificate is None and key is None:
-            certificate = _file("LEDGERD_MEMBER_CERT", "member0_cert.pem")
-            key = _file("LEDGERD_MEMBER_KEY", "member0_privk.pem")
+        certificate, key = member_files(options.pop("member_cert"), options.pop("member_key"))
         if certificate is None or key is None:
             raise ConfigurationError("who asks? Members sign what they propose: give both --member-cert FILE and --member-key FILE")
         return function(*arguments, member=(certificate, key), **options)
 
-    decorated: Callable[..., Any] = gather
-    for option in (
-        click.option("--member-key", type=FILE, help="The member's private key, PEM. [env LEDGERD_MEMBER_KEY; member0 in LEDGERD_DIR]"),
-        click.option("--member-cert", type=FILE, help="A member's certificate, PEM. [env LEDGERD_MEMBER_CERT; member0 in LEDGERD_DIR]"),
-    ):
-        decorated = option(decorated)
-    return decorated
+    return _decorated(gather, (_MEMBER_CERT, _MEMBER_KEY))
+
+
+class Signing(NamedTuple):
+    """Who signs, and how.
+
+    Attributes:
+        certificate: The member's; None if none was named.
+        key: None if it is elsewhere.
+        prepare: A folder: nothing is signed, what is to be signed is written there.
+    """
+
+    certificate: Path | None
+    key: Path | None
+    prepare: Path | None
+
+
+def signing_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a command that signs for a member, here or in two steps; the command gets `signing: Signing`."""
+
+    @functools.wraps(function)
+    def gather(*arguments: Any, **options: Any) -> Any:
+        named = member_files(options.pop("member_cert"), options.pop("member_key"))
+        return function(*arguments, signing=Signing(*named, options.pop("prepare")), **options)
+
+    prepare = click.option(
+        "--prepare",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="FOLDER",
+        help="Sign nothing: write what is to be signed into a new folder, for a key in an HSM or vault. Then: ledgerd gov finish.",
+    )
+    return _decorated(gather, (_MEMBER_CERT, _MEMBER_KEY, prepare))
+
+
+def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a command that asks as a member where it can; it gets `member: tuple[Path, Path] | None`."""
+
+    @functools.wraps(function)
+    def gather(*arguments: Any, **options: Any) -> Any:
+        certificate, key = member_files(options.pop("member_cert"), options.pop("member_key"))
+        member = None if certificate is None or key is None else (certificate, key)
+        return function(*arguments, member=member, **options)
+
+    return _decorated(gather, (_MEMBER_CERT, _MEMBER_KEY))
+
+
+def member_files(certificate: Path | None, key: Path | None) -> tuple[Path | None, Path | None]:
+    """A member's certificate and key, from the environment where neither was given."""
+    if certificate is None and key is None:
+        return _file("LEDGERD_MEMBER_CERT", "member0_cert.pem"), _file("LEDGERD_MEMBER_KEY", "member0_privk.pem")
+    return certificate, key
 
 
 def resolve(urls: tuple[str, ...], service_cert: Path | None, cert: Path | None, key: Path | None, timeout: float) -> ServiceOptions:

@@ -1,9 +1,13 @@
 """Signed requests of members: what is read, what is refused, and that nobody can make a second one of a first."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509.oid import NameOID
 
 from ledgerd.governance import requests
 from ledgerd.ledger import cose
@@ -140,3 +144,50 @@ def test_a_field_of_what_was_signed_is_read(payload: bytes, expected: str) -> No
 def test_a_field_that_two_readers_could_read_differently_is_refused(payload: bytes) -> None:
     with pytest.raises(FormatError, match="ballot"):
         requests.field_of(payload, "ballot")
+
+
+# Signing in two steps.
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
+def test_what_was_prepared_and_signed_elsewhere_is_what_sign_makes(curve: ec.EllipticCurve) -> None:
+    member = make_identity("member", curve)
+    about = {"created_at": 1_800_000_000, "proposal_id": "ab" * 32}
+    prepared = requests.prepare(member.certificate, "ballot", b"{}", **about)  # type: ignore[arg-type]
+    message = requests.read(prepared).message
+    der = member.key.sign(cose.to_be_signed(message), ec.ECDSA(cose.hash_of(member.key.public_key())))
+    request = requests.read(requests.finish(prepared, member.certificate, cose.raw_signature(member.key.public_key(), der)))
+    requests.verify(request, member.certificate)
+    at_once = requests.read(requests.sign(member.key, member.certificate, "ballot", b"{}", **about))  # type: ignore[arg-type]
+    assert request.message.protected_bytes == at_once.message.protected_bytes
+    assert (request.payload, len(request.envelope)) == (at_once.payload, len(at_once.envelope))
+
+
+def test_a_signature_of_something_else_does_not_finish_a_request() -> None:
+    prepared = requests.prepare(MEMBER.certificate, "proposal", b"{}", created_at=1)
+    signature = requests.read(requests.sign(MEMBER.key, MEMBER.certificate, "proposal", b"{}", created_at=2)).message.signature
+    for wrong in (signature, signature[:-1], b"", bytes(64)):
+        with pytest.raises(IntegrityError):
+            requests.finish(prepared, MEMBER.certificate, wrong)
+    with pytest.raises(IntegrityError, match="another's"):
+        requests.finish(prepared, make_identity("other").certificate, signature)
+    with pytest.raises(FormatError):
+        requests.finish(b"\xd2", MEMBER.certificate, signature)
+
+
+def of_rsa() -> x509.Certificate:
+    """A certificate of a key that members cannot sign with."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rsa")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    return builder.sign(key, SHA256())
+
+
+def test_what_is_prepared_is_held_to_the_rules_of_what_is_signed() -> None:
+    for kind, at in (("vote", 1), ("ballot", -1), ("ballot", 10**10)):
+        with pytest.raises(UsageError):
+            requests.prepare(MEMBER.certificate, kind, b"", created_at=at)
+    with pytest.raises(UsageError, match="elliptic curve"):
+        requests.prepare(of_rsa(), "ballot", b"", created_at=1)

@@ -223,3 +223,18 @@ def test_a_ledger_signature_s_payload_is_detached() -> None:
 def test_only_roots_are_signed() -> None:
     with pytest.raises(UsageError):
         cose.sign_root(KEY, b"short", 2, 17, "", "", 0)
+
+
+def test_a_signature_in_der_becomes_two_numbers_side_by_side() -> None:
+    assert cose.raw_signature(SMALL_KEY.public_key(), encode_dss_signature(1, 2)) == bytes(31) + b"\1" + bytes(31) + b"\2"
+    for der in (b"", b"\x30\x00", encode_dss_signature(1 << 256, 2)):
+        with pytest.raises(ValueError):
+            cose.raw_signature(SMALL_KEY.public_key(), der)
+
+
+def test_what_is_to_be_signed_has_its_payload_in_it() -> None:
+    message = cose.prepare(PUBLIC, {4: b"kid"}, b"payload")
+    assert cbor2.loads(cose.to_be_signed(message)) == ["Signature1", message.protected_bytes, b"", b"payload"]
+    assert cbor2.loads(message.protected_bytes) == {1: -35, 4: b"kid"}
+    with pytest.raises(UsageError, match="detached"):
+        cose.to_be_signed(message._replace(payload=None))

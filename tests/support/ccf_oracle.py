@@ -54,6 +54,10 @@ class Oracle:
             {"what": "cose", "receipt": base64.b64encode(receipt).decode(), "service": service_certificate, "claims": claims_digest.hex()}
         )
 
+    def signed_request(self, envelope: bytes, certificate: str) -> dict[str, Any]:
+        """Verify what a member has signed, by the COSE library that CCF's package of this version uses: payload and header."""
+        return self._ask({"what": "sign1", "envelope": base64.b64encode(envelope).decode(), "certificate": certificate})
+
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin
         assert self._process.stdout
@@ -113,7 +117,37 @@ def verify_cose(receipt: str, service: str, claims: str) -> dict[str, Any]:
     return {}
 
 
-HANDLERS: dict[str, Callable[..., dict[str, Any]]] = {"ledger": verify_ledger, "receipt": verify_receipt, "cose": verify_cose}
+def verify_sign1(envelope: str, certificate: str) -> dict[str, Any]:
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+    from cryptography.x509 import load_pem_x509_certificate
+
+    parsed = load_pem_x509_certificate(certificate.encode())
+    kid, public = parsed.fingerprint(SHA256()).hex(), parsed.public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    data = base64.b64decode(envelope)
+    try:
+        from pycose.messages import Sign1Message  # type: ignore[import-not-found]
+    except ImportError:
+        from cwt import COSE, COSEKey  # type: ignore[import-not-found]
+
+        header, _, payload = COSE.new(kid_auto_inclusion=False).decode_with_headers(data, COSEKey.from_pem(pem, kid=kid))
+        return {"payload": payload.decode(), "header": {str(name): str(value) for name, value in header.items()}}
+    from pycose.keys import EC2Key  # type: ignore[import-not-found]
+
+    message = Sign1Message.decode(data)
+    message.key = EC2Key.from_pem_public_key(pem)
+    if not message.verify_signature():
+        raise ValueError("the signature does not verify")
+    return {"payload": message.payload.decode(), "header": {str(name): str(value) for name, value in message.phdr.items()}}
+
+
+HANDLERS: dict[str, Callable[..., dict[str, Any]]] = {
+    "ledger": verify_ledger,
+    "receipt": verify_receipt,
+    "cose": verify_cose,
+    "sign1": verify_sign1,
+}
 
 
 def serve() -> None:

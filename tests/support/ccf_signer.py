@@ -52,6 +52,10 @@ class Signer:
         self._signature.write_text(json.dumps({"value": base64.urlsafe_b64encode(raw).decode()}))
         return self._run("ccf_cose_sign1_finish", kind, payload, at, proposal_id, "--signature", str(self._signature))
 
+    def digest(self, kind: str, payload: bytes, at: int, proposal_id: str | None = None) -> bytes:
+        """What the tool asks to be signed, for signing in two steps."""
+        return base64.b64decode(json.loads(self._run("ccf_cose_sign1_prepare", kind, payload, at, proposal_id))["value"])
+
     def _run(self, tool: str, kind: str, payload: bytes, at: int, proposal_id: str | None, *more: str) -> bytes:
         when = datetime.fromtimestamp(at, UTC).isoformat()
         about = () if proposal_id is None else ("--ccf-gov-msg-proposal-id", proposal_id)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.command_line import Ledgerd, run
+from support.council import Council
 from support.fake_service import FakeService
 
 
@@ -27,3 +28,11 @@ def service(tmp_path: Path) -> Iterator[FakeService]:
 @pytest.fixture
 def options(service: FakeService) -> list[object]:
     return ["--url", service.urls[0], "--service-cert", service.certificate_file, "--timeout", 2]
+
+
+@pytest.fixture
+def council(service: FakeService) -> Council:
+    """What the service's one node says under `/gov`."""
+    council = Council()
+    service.nodes[0].behaviour = council
+    return council

@@ -184,7 +184,8 @@ def test_who_is_no_member_is_told(ledgerd: Ledgerd, gov: Gov, options: list[obje
 def test_the_proposer_withdraws(ledgerd: Ledgerd, gov: Gov, options: list[object], tmp_path: Path) -> None:
     propose(gov)
     ran = ledgerd("gov", "withdraw", PROPOSAL, *files(ALICE, tmp_path), *options)
-    assert (ran.status, ran.fields) == (0, {"proposal_id": PROPOSAL, "state": "Withdrawn"})
+    assert (ran.status, ran.fields["proposal_id"], ran.fields["state"]) == (0, PROPOSAL, "Withdrawn")
+    assert "Withdrawn: nothing of it is done." in ran.err
     assert gov.node.row(tables.PROPOSALS_INFO, PROPOSAL)["state"] == "Withdrawn"
 
 

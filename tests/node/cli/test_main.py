@@ -8,19 +8,21 @@ from collections.abc import Iterator
 import click
 import pytest
 
+from ledgerd.node.cli.gov_actions import ACTIONS
 from ledgerd.node.cli.main import LazyGroup, cli, main
 from support.command_line import Ledgerd
 
 
 def commands(group: LazyGroup, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command, str]]:
     context = click.Context(group)
-    for name, entry in group.entries.items():
+    for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
         if isinstance(command, LazyGroup):
             yield from commands(command, (*path, name))
         else:
-            yield (*path, name), command, entry.help
+            entry = group.entries.get(name)
+            yield (*path, name), command, command.get_short_help_str(200) if entry is None else entry.help
 
 
 ALL = list(commands(cli))
@@ -38,8 +40,12 @@ def test_all_commands_that_are_promised_are_there() -> None:
         "gov service",
         "gov policy",
         "gov proposals",
-        "gov ack",
+        *(f"gov propose {name}" for name in ("FILE", *ACTIONS)),
+        "gov vote",
         "gov withdraw",
+        "gov ack",
+        "gov finish",
+        "gov submit",
         "doctor",
         "status",
         "tx submit",
