@@ -79,7 +79,8 @@ class App:
         RequestError.
 
         Args:
-            policies: Who may call, tried in order: user_cert, member_cert, any_cert, user_cose_sign1, member_cose_sign1, no_auth, or
+            policies: Who may call, tried in order: user_cert, member_cert, any_cert, jwt, user_cose_sign1, member_cose_sign1, no_auth,
+                or
                 `{"all_of": [...]}` of some of them. By default what the service's genesis says.
             readonly: Writing is refused; by default for GET and HEAD.
             forwarding: When a backup passes the request on; by default always for writers, never needed for readers.

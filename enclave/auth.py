@@ -2,7 +2,8 @@
 
 Law: TLS proves possession of a key and no more; who the caller is, is decided by the tables, at every request.
 So a removed user is out at its next request. Texts and codes are CCF's, on which clients may rely.
-Not here: TLS (`enclave.tls`), which endpoint asks for what (`enclave.endpoints`), signed bodies (`enclave.signed_bodies`).
+Not here: TLS (`enclave.tls`), which endpoint asks for what (`enclave.endpoints`), signed bodies (`enclave.signed_bodies`),
+tokens (`enclave.jwt`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import Any, Final, TypeAlias
 from cryptography import x509
 
 from ledgerd.enclave.callers import Authenticate, Caller, Policy, Tables
+from ledgerd.enclave.jwt.bearer import Verified
+from ledgerd.enclave.jwt.bearer import authenticate as authenticate_bearer
 from ledgerd.enclave.requests import Request
 from ledgerd.enclave.signed_bodies import signed_body
 from ledgerd.governance import tables
@@ -79,6 +82,18 @@ def _any_cert(request: Request, store: Tables) -> Caller | str:
     return _out_of_date(request) or Caller("any_cert", request.caller_id, request.certificate)
 
 
+def _jwt(request: Request, store: Tables) -> Caller | str:
+    authorization = request.headers.get("authorization")
+    found = authenticate_bearer(authorization, _VERIFIED, lambda key: store.get(tables.JWT_KEYS, key), request.now_s)
+    return found if isinstance(found, str) else Caller("jwt", found.id, None, token=found.shown)
+
+
+# What a row of the table makes of a token is the same for every node and every state.
+_VERIFIED: Final = Verified()
+_BEARER: Final = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+_BEARER_CHALLENGE: Final = 'Bearer realm="JWT bearer token access", error="invalid_token"'
+
+
 def _no_auth(request: Request, store: Tables) -> Caller | str:
     return NOBODY
 
@@ -95,6 +110,7 @@ POLICIES: Final[dict[str, Policy]] = {
         _certificate_policy("user_cert", "user", *_USERS),
         _certificate_policy("member_cert", "member", *_MEMBERS),
         Policy("any_cert", _any_cert, reads_tables=False, security=None),
+        Policy("jwt", _jwt, reads_tables=True, security=_BEARER, challenge=_BEARER_CHALLENGE),
         signed_body("user_cose_sign1", "user", *_USERS),
         signed_body("member_cose_sign1", "member", *_MEMBERS),
         NO_AUTH,

@@ -22,7 +22,8 @@ class Caller:
 
     Attributes:
         policy: Name of the policy that accepted; of `all_of` the names of its parts, joined by `+`.
-        id: Hex SHA-256 of the DER certificate for users and members; "" where the policy knows nobody by id.
+        id: Hex SHA-256 of the DER certificate for users and members, of issuer and subject for bearers of tokens; "" where the policy knows
+            nobody by id.
         certificate: DER of the session's certificate, for policies that ask for one; None otherwise.
         signed: The request that a member has signed for the service, for endpoints of `/gov`.
         content: What was signed, for policies of signed requests.
