@@ -2,7 +2,8 @@
 
 Law: TLS proves possession of a key and no more; who the caller is, is decided by the tables, at every request.
 So a removed user is out at its next request. Texts and codes are CCF's, on which clients may rely.
-Not here: TLS (`enclave.tls`), which endpoint asks for what (`enclave.endpoints`), signed bodies (`enclave.signed_bodies`).
+Not here: TLS (`enclave.tls`), which endpoint asks for what (`enclave.endpoints`), signed bodies (`enclave.signed_bodies`),
+tokens (`enclave.jwt`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -75,22 +76,22 @@ def _certificate_policy(name: str, role: str, certificates: str, info: str, data
     return Policy(name, authenticate, reads_tables=True, security=None)
 
 
-def _jwt(request: Request, store: Tables) -> Caller | str:
-    header = request.headers.get("authorization")
-    found = authenticate_bearer(header, _VERIFIED, lambda key: store.get(tables.JWT_KEYS, key), request.now_s * 1000)
-    return found if isinstance(found, str) else Caller("jwt", found.id, None, token=found.shown)
-
-
-# Of a token's signature by the bytes of a key, which is the same for every node and every state.
-_VERIFIED: Final = Verified()
-_BEARER_CHALLENGE: Final = 'Bearer realm="JWT bearer token access", error="invalid_token"'
-_BEARER: Final = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
-
-
 def _any_cert(request: Request, store: Tables) -> Caller | str:
     if not request.caller_id:
         return "No caller certificate"
     return _out_of_date(request) or Caller("any_cert", request.caller_id, request.certificate)
+
+
+def _jwt(request: Request, store: Tables) -> Caller | str:
+    authorization = request.headers.get("authorization")
+    found = authenticate_bearer(authorization, _VERIFIED, lambda key: store.get(tables.JWT_KEYS, key), request.now_s)
+    return found if isinstance(found, str) else Caller("jwt", found.id, None, token=found.shown)
+
+
+# What a row of the table makes of a token is the same for every node and every state.
+_VERIFIED: Final = Verified()
+_BEARER: Final = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+_BEARER_CHALLENGE: Final = 'Bearer realm="JWT bearer token access", error="invalid_token"'
 
 
 def _no_auth(request: Request, store: Tables) -> Caller | str:

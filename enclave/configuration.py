@@ -10,6 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ledgerd.enclave.jwt import settings as jwt_settings
+from ledgerd.enclave.jwt.settings import DEFAULTS as JWT_DEFAULTS
+from ledgerd.enclave.jwt.settings import JwtSettings
 from ledgerd.enclave.keys import CURVES, curve_of, parse_certificate
 from ledgerd.enclave.kms import settings
 from ledgerd.enclave.kms.settings import PublicNameSettings
@@ -89,6 +92,7 @@ class Configuration:
     start: StartConfiguration | None
     join: JoinConfiguration | None
     public_name: PublicNameSettings | None = None
+    jwt: JwtSettings = JWT_DEFAULTS
 
     def relevant(self, service_public_key: bytes) -> dict[str, Any]:
         """The part that peers rely on, as sent to the verifier, who recomputes its digest.
@@ -178,6 +182,7 @@ def parse(document: bytes) -> Configuration:
         start=start,
         join=join,
         public_name=None if root.get("public_name") is None else settings.read(_get(root, "public_name", dict)),
+        jwt=jwt_settings.read(root.get("jwt")),
     )
 
 

@@ -23,7 +23,7 @@ from ledgerd.enclave.configuration import Configuration
 from ledgerd.enclave.consensus import messages
 from ledgerd.enclave.consensus.core import Consensus, ConsensusReady, LogEntry, Retirement, Role, Settings
 from ledgerd.enclave.dialling import Dialling
-from ledgerd.enclave.endpoints import Deferred, Registry
+from ledgerd.enclave.endpoints import Deferred, Endpoint, Registry
 from ledgerd.enclave.entropy import jitter
 from ledgerd.enclave.execution import Executor
 from ledgerd.enclave.frontend import ATTESTATION, RECEIPT, Frontend, attestation_object
@@ -38,6 +38,7 @@ from ledgerd.enclave.group_commit import GroupCommit
 from ledgerd.enclave.host_rejects import DOCUMENT, FETCHED, STORED, HostRejects
 from ledgerd.enclave.idempotency import MAP as IDEMPOTENCY_MAP
 from ledgerd.enclave.idempotency import WINDOW_ENTRIES
+from ledgerd.enclave.jwt.refresh import Refresh
 from ledgerd.enclave.keys import NodeKeys, ServiceKeys
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.leaving import RETIRED_SECONDS, Elsewhere, Leaving
@@ -186,6 +187,8 @@ class Serving:
         self._admission.add_to(self._registries["node"])
         self._leaving = Leaving(self.status)
         self._leaving.add_to(self._registries["node"])
+        self._refresh = Refresh(configuration.jwt, store, services.next_stream, lambda: self.status.now_ms, self._log)
+        self._registries["node"].add(Endpoint("GET", "/jwt_keys/refresh/metrics", lambda _: self._refresh.metrics()))
         governing = self._registries["gov"]
         frontend.add_to(governing, "ledgerd governance")
         engine = Engine(self.status)
@@ -242,16 +245,25 @@ class Serving:
         self._dialling.channels.accepted(stream)
 
     def peer_received(self, stream: int, data: bytes) -> None:
-        """Bytes of a peer's stream."""
-        self._dialling.channels.received(stream, data)
+        """Bytes of a peer's stream, or of an issuer's server."""
+        if self._refresh.owns(stream):
+            self._refresh.received(stream, data)
+        else:
+            self._dialling.channels.received(stream, data)
 
     def peer_closed(self, stream: int) -> None:
-        """A peer's stream, accepted or dialled, is gone."""
+        """A stream of a peer's or of an issuer's server, accepted or dialled, is gone."""
+        if self._refresh.owns(stream):
+            self._refresh.closed(stream)
+            return
         self._dialling.closed(stream)
         self._dial_at = self._now
 
     def dialled(self, stream: int) -> bool:
         """A stream that we asked for is open; False if it is not one of ours."""
+        if self._refresh.owns(stream):
+            self._refresh.opened(stream)
+            return True
         return self._dialling.opened(stream)
 
     def stored(self, generation: int, view: int, seqno: int) -> None:
@@ -271,6 +283,7 @@ class Serving:
         self._consensus.tick(now)
         self._answering.tick(now)
         self._archive.expire(now)
+        self._refresh.tick(now, self._consensus.role is Role.PRIMARY)
 
     def sweep(self, now: float) -> None:
         """What is looked at only now and then: handshakes of peers, what the operator should know."""
@@ -320,12 +333,14 @@ class Serving:
             answering.add(requests)
         answering.execute()
         self._record_retirements()
+        self._record_keys()
         self._sign()
         self._ask_consensus(ready)
         self._verify()
         if self._now >= self._dial_at:
             self._dial_at = self._now + TICK_SECONDS
             self._dialling.dial(self._wanted_peers(), self._now, ready)
+        self._refresh.carry_out(ready)
         output, closing = channels.take_output()
         ready.peer_bytes.extend(output)
         ready.closes.extend(closing)
@@ -400,6 +415,11 @@ class Serving:
             writes = self._leaving.due()
             if writes is not None:
                 self._apply_and_propose(writes)
+
+    def _record_keys(self) -> None:
+        """As the primary, write what refreshes of issuers' keys have brought."""
+        while self._consensus.role is Role.PRIMARY and (writes := self._refresh.due()) is not None:
+            self._apply_and_propose(writes)
 
     def _retire(self) -> None:
         """This node is not needed any more. Whoever waits here is told so, and whoever asks from now on is shown the way."""
@@ -531,6 +551,7 @@ class Serving:
 
     def _governance_changed(self) -> None:
         self._dial_at = self._now
+        self._refresh.governance_changed()
         store = self._replica.store
         records = {key: tables.decode(value) for key, value in store.map(tables.NODE_INFO).items()}
         self._leaving.learn(records)

@@ -117,6 +117,15 @@ class TlsContext:
             context.set_alpn_protos(list(protocols))
         return cls(context, is_server=False)
 
+    @classmethod
+    def for_web_servers(cls) -> "TlsContext":
+        """Dial a server of the public web, for which TLS 1.2 is still usual; no certificate of ours."""
+        context = _context(server=False, minimum=SSL.TLS1_2_VERSION)
+        context.set_cipher_list(_CIPHERS_TLS12)
+        context.set_verify(SSL.VERIFY_PEER, _accept_any)
+        _forbid_resumption(context)
+        return cls(context, is_server=False)
+
     def connection(self, check: Check | None = None, server_name: str | None = None) -> "TlsConnection":
         """Start one connection; a client's asks for `server_name` by SNI.
 

@@ -24,10 +24,12 @@ from ledgerd.node.sections import Address, Section
 
 CLIENTS_MAX_DEFAULT: Final = 1_000  # CCF's default of max_open_sessions_soft
 BODY_BYTES_DEFAULT: Final = 1 << 20  # CCF's default of max_body_size
+JWT_REFRESH_SECONDS_DEFAULT: Final = 1800  # CCF's default of jwt.key_refresh_interval_s
 NITRO_MEMORY_MB_DEFAULT: Final = 2048  # a small image four times, and about a million keys
 NITRO_CPUS_DEFAULT: Final = 2
 VM_QEMU_DEFAULT: Final = "qemu-system-x86_64"
 VM_MEMORY_MB_DEFAULT: Final = 512  # the image's files take 50, the enclave's start 100; several machines share one machine
+_SERVER: Final = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::[1-9][0-9]{0,4})?")
 _PCR: Final = re.compile(r"[0-9a-fA-F]{96}")
 _ENCLAVE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 CID_MAX: Final = (1 << 32) - 2  # the last number is the wildcard, for ports too
@@ -137,6 +139,8 @@ class NodeConfig:
         roots: PEM certificates of attestation roots that the service accepts.
         simulator: Directory with the simulated root (`root_cert.pem`, `root_privk.pem`), made if empty; for launchers without an NSM.
         launcher, nitro, vm: How to start the enclave; of the others, the one that the first names is there.
+        jwt_refresh_seconds: From one refresh of token issuers' keys to the next.
+        jwt_hosts: Servers of issuers, `host` or `host:port`, to which the enclave may have this host connect.
         debug: Start the enclave in debug mode, or simulate that: it must be refused, but its console can be read.
     """
 
@@ -164,6 +168,8 @@ class NodeConfig:
     body_bytes_max: int = BODY_BYTES_DEFAULT
     heartbeat_ms: int = 100
     election_timeout_ms: int = 1_000
+    jwt_refresh_seconds: int = JWT_REFRESH_SECONDS_DEFAULT
+    jwt_hosts: tuple[str, ...] = ()
 
 
 def load(path: Path, *, launcher: str | None = None, image: Path | None = None) -> NodeConfig:
@@ -210,6 +216,7 @@ def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
     limits = root.section("limits")
     consensus = root.section("consensus")
     attestation = root.section("attestation")
+    jwt = root.section("jwt")
     modes = [name for name in ("start", "join") if name in document]
     if len(modes) != 1:
         root.problem("start", "needed, or [join] in its place: a node either starts a service or joins one", key_is_section=True)
@@ -236,6 +243,10 @@ def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
         consensus.problem(
             "election_timeout_ms", f"{election} is less than twice heartbeat_ms ({heartbeat}): healthy primaries would be deposed"
         )
+    hosts = jwt.texts("hosts", ())
+    for name in hosts:
+        if not _SERVER.fullmatch(name):
+            jwt.problem("hosts", f'{name[:100]!r} is no server; give "host" or "host:port", without https://')
     config = NodeConfig(
         directory=node.path("directory", required=True) or folder,
         app=app,
@@ -255,6 +266,8 @@ def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
         body_bytes_max=limits.number("body_bytes", BODY_BYTES_DEFAULT, 1024, 64 << 20),
         heartbeat_ms=heartbeat,
         election_timeout_ms=election,
+        jwt_refresh_seconds=jwt.number("key_refresh_interval_s", JWT_REFRESH_SECONDS_DEFAULT, 1, 604_800),
+        jwt_hosts=hosts,
         roots=roots,
         simulator=simulator,
         debug=attestation.truth("debug"),
@@ -262,7 +275,7 @@ def parse(document: dict[str, Any], folder: Path) -> NodeConfig:
         join=_join(root.section("join")) if "join" in modes else None,
         public_name=_public_name(root.section("public_name")) if root.has("public_name") else None,
     )
-    for section in (node, rpc, peer, limits, consensus, attestation, root):
+    for section in (node, rpc, peer, limits, consensus, attestation, jwt, root):
         section.refuse_unknown()
     if root.problems:
         raise ConfigurationError("\n".join(root.problems))
@@ -380,6 +393,7 @@ def enclave_document(
         "limits": {"sessions": config.clients_max, "body_bytes": config.body_bytes_max},
         "consensus": {"heartbeat_ms": config.heartbeat_ms, "election_timeout_ms": config.election_timeout_ms},
         "consortium": {"roots": list(roots), "simulated": config.simulator is not None},
+        "jwt": {"key_refresh_interval_s": config.jwt_refresh_seconds, "hosts": list(config.jwt_hosts)},
     }
     if config.start is not None:
         start = config.start

@@ -2,7 +2,7 @@
 
 Everything here either gives a value or writes through the request's own maps, so it takes effect with the entry or not at all.
 Law: arguments come from a script and may be anything; a refusal is a ValueError, which the script sees as an exception.
-Not here: functions without state, which run in the worker (`enclave.runtime.prelude`).
+Not here: keys of tokens (`enclave.governing.jwt_keys`), functions without state, which run in the worker (`enclave.runtime.prelude`).
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledgerd.enclave.endpoints import Context
+from ledgerd.enclave.governing import jwt_keys
 from ledgerd.enclave.keys import CLOCK_SLACK, ServiceKeys, at_milliseconds
 from ledgerd.enclave.scripts.run import Call
 from ledgerd.governance import tables
@@ -52,6 +53,7 @@ class GovernanceCalls:
             "network.getLatestLedgerSecretSeqno": self._latest_secret,
             "network.generateEndorsedCertificate": self._endorse,
             "network.generateNetworkCertificate": self._renew,
+            **jwt_keys.CALLS,
             "refreshAppBytecodeCache": _nothing,  # modules are compiled where they run; there is no cache
         }
 

@@ -31,6 +31,8 @@ CALLS_OF_APPLY: Final = (
     "network.getLatestLedgerSecretSeqno",
     "network.generateEndorsedCertificate",
     "network.generateNetworkCertificate",
+    "setJwtPublicSigningKeys",
+    "removeJwtPublicSigningKeys",
     "refreshAppBytecodeCache",
 )
 REASON_LENGTH_MAX: Final = 4_096  # of what stands in the ledger

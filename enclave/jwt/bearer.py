@@ -72,13 +72,13 @@ class Verified:
         self._known[text] = known
 
 
-def authenticate(authorization: str | None, verified: Verified, row_of: Callable[[bytes], bytes | None], now_ms: int) -> Bearer | str:
+def authenticate(authorization: str | None, verified: Verified, row_of: Callable[[bytes], bytes | None], now_s: int) -> Bearer | str:
     """Judge the header `authorization` of a request.
 
     Args:
         verified: What is known from earlier requests.
         row_of: Reads the table of keys by key id.
-        now_ms: Attested time, milliseconds since 1970. No slack is given: the clock is not the host's to set.
+        now_s: Attested time, seconds since 1970; 0 while nobody knows it. No slack is given: the clock is not the host's to set.
     Returns: The bearer, or why there is none.
     """
     try:
@@ -96,11 +96,12 @@ def authenticate(authorization: str | None, verified: Verified, row_of: Callable
             return "Signature verification failed"
         known = Known(token, row, _judge(signers, token))
         verified.add(text, known)
-    now = now_ms // 1000
-    if token.not_before is not None and now_ms < token.not_before * 1000:
-        return f"Current time {now} is before token's Not Before (nbf) claim {token.not_before:.0f}"
-    if now_ms >= token.expires * 1000:
-        return f"Current time {now} is after token's Expiration Time (exp) claim {token.expires:.0f}"
+    if not now_s:
+        return "The current time is not known"  # of 1970 no token would have expired
+    if token.not_before is not None and now_s < token.not_before:
+        return f"Current time {now_s} is before token's Not Before (nbf) claim {token.not_before:.0f}"
+    if now_s >= token.expires:
+        return f"Current time {now_s} is after token's Expiration Time (exp) claim {token.expires:.0f}"
     return known.verdict
 
 

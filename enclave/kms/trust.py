@@ -1,8 +1,6 @@
 """Whether the server at the other end is KMS: its certificate, judged in the enclave, by roots that the configuration names.
 
-The host relays the connection and resolves the name, so it may lead anywhere; this check is what it cannot pass without a certificate that
-one of the roots vouches for. The time is the attested clock's. Revocation is not asked for: the host could withhold the answer.
-Not here: TLS itself (`enclave.tls`), which sends nothing before this has returned.
+Not here: the judging itself (`enclave.web_servers`), Amazon's roots (`enclave.kms.amazon_roots`).
 """
 
 from collections.abc import Callable, Iterable
@@ -10,13 +8,10 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.x509.verification import PolicyBuilder, Store
 
+from ledgerd.enclave import web_servers
 from ledgerd.enclave.tls import Check
-from ledgerd.ledger.errors import ConfigurationError, IntegrityError
-
-CHAIN_LENGTH_MAX: Final = 8  # AWS sends four
-INTERMEDIATES_MAX: Final = 4
+from ledgerd.ledger.errors import ConfigurationError
 
 
 def parse_server_roots(pems: Iterable[str]) -> tuple[x509.Certificate, ...]:
@@ -38,23 +33,8 @@ def parse_server_roots(pems: Iterable[str]) -> tuple[x509.Certificate, ...]:
 
 
 def server_check(roots: tuple[x509.Certificate, ...], name: str, at: Callable[[], datetime]) -> Check:
-    """Make the check of one connection: a chain from one of `roots` to a server certificate for the DNS name `name`, valid `at()`.
+    """Make the check of one connection to KMS; as `web_servers.server_check`."""
+    return web_servers.server_check(roots, name, at, _ADVICE)
 
-    The check raises IntegrityError.
-    """
-    store = Store(list(roots))
 
-    def check(chain: list[bytes]) -> None:
-        if not 0 < len(chain) <= CHAIN_LENGTH_MAX:
-            raise IntegrityError(f"the server at {name} shows a chain of {len(chain)} certificates; 1 to {CHAIN_LENGTH_MAX} are expected")
-        try:
-            leaf, *others = (x509.load_der_x509_certificate(item) for item in chain)
-            builder = PolicyBuilder().store(store).time(at()).max_chain_depth(INTERMEDIATES_MAX)
-            builder.build_server_verifier(x509.DNSName(name)).verify(leaf, others)
-        except Exception as error:  # of a stranger's bytes; the library's list of what it raises is long and grows
-            raise IntegrityError(
-                f"the server that the host led to is not {name}: {str(error)[:200]}; is something between this host and AWS, or is a root "
-                "missing from this node's configuration?"
-            ) from None
-
-    return check
+_ADVICE: Final = "is something between this host and AWS, or is a root missing from this node's configuration?"

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from ledgerd.enclave.configuration import parse as parse_in_enclave
+from ledgerd.enclave.jwt.settings import JwtSettings
 from ledgerd.enclave.keys import CURVES as CURVES_IN_ENCLAVE
 from ledgerd.ledger.attestation.roots import AWS_ROOT_G1_PEM
 from ledgerd.ledger.errors import ConfigurationError
@@ -116,6 +117,27 @@ def test_a_new_service_has_one_of_the_curves_that_the_enclave_knows(tmp_path: Pa
     )
     assert read.curve == curve
     assert set(CURVES) == set(CURVES_IN_ENCLAVE)
+
+
+def test_the_enclave_is_told_which_issuers_servers_it_may_be_connected_to_and_how_often(tmp_path: Path) -> None:
+    section = '[jwt]\nhosts = ["Issuer.example", "[::1]:8443", "other.example:443"]\nkey_refresh_interval_s = 60\n'
+    for text, expected in (
+        (START, JwtSettings(1800, frozenset())),
+        (START + section, JwtSettings(60, frozenset({"issuer.example", "[::1]:8443", "other.example"}))),
+    ):
+        config = load(write(tmp_path, text))
+        document = enclave_document(
+            config, rpc=Address("a", 1), peer=Address("a", 2), isolation=[], roots=config.roots, own_measurement=None
+        )
+        assert parse_in_enclave(document).jwt == expected
+
+
+def test_an_issuers_server_is_named_without_scheme_and_path(tmp_path: Path) -> None:
+    for name in ("https://issuer.example", "issuer.example/v2", "issuer.example:0", "", "a b"):
+        with pytest.raises(ConfigurationError, match=r'jwt\.hosts: .* is no server; give "host" or "host:port", without https://'):
+            load(write(tmp_path, START + f'[jwt]\nhosts = ["{name}"]\n'))
+    with pytest.raises(ConfigurationError, match=r"jwt\.key_refresh_interval_s: 0 is out of bounds"):
+        load(write(tmp_path, START + "[jwt]\nkey_refresh_interval_s = 0\n"))
 
 
 def test_another_curve_and_a_joiners_curve_are_refused(tmp_path: Path) -> None:

@@ -16,11 +16,14 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from ledgerd.governance import tables
+from ledgerd.enclave.outbound import Answer
+from ledgerd.governance import requests, tables
+from support.cluster import Cluster
 from support.executing import NOW_S
+from support.members import SIGNED_AT, send
 
 ISSUER: Final = "https://issuer.example/v2"
-NOW: Final = NOW_S
+NOW: Final = NOW_S  # attested time of the tests' nodes
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 _CURVES: Final[dict[str, ec.EllipticCurve]] = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
@@ -117,3 +120,43 @@ def hmac_token(secret: bytes, kid: str = "k") -> str:
     """Signed with a shared secret, as HS256 wants it."""
     signed = f"{b64url(json.dumps({'alg': 'HS256', 'kid': kid}).encode())}.{b64url(json.dumps(claims()).encode())}"
     return f"{signed}.{b64url(hmac.digest(secret, signed.encode(), sha256))}"
+
+
+CONSTITUTION: Final = """
+export function validate() { return { valid: true, description: "" }; }
+export function resolve() { return "Accepted"; }
+export function apply(proposal) {
+  for (const { name, args } of JSON.parse(proposal).actions) {
+    if (name === "keys") ccf.setJwtPublicSigningKeys(args.issuer, args, args.jwks);
+    else if (name === "remove") ccf.removeJwtPublicSigningKeys(args.issuer);
+    else ccf.kv[args.table].set(ccf.strToBuf(args.key), ccf.jsonCompatibleToBuf(args.value));
+  }
+}
+"""
+"""Carries out what one member proposes, asking nobody: the calls alone, without what our constitution checks before."""
+
+
+class Tokens:
+    """A service whose one member decides about issuers, by the constitution above."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.host = cluster.begin(constitution=CONSTITUTION)
+        self._time = SIGNED_AT
+
+    @property
+    def store(self) -> Any:
+        """The state of the first node."""
+        serving: Any = self.host.enclave._serving
+        return serving._replica.store
+
+    def propose(self, name: str, **arguments: Any) -> Answer:
+        """The answer to a proposal of one action."""
+        self._time += 1
+        member = self.cluster.member
+        proposal = json.dumps({"actions": [{"name": name, "args": arguments}]}).encode()
+        return send(self.cluster, self.host, requests.sign(member.key, member.certificate, "proposal", proposal, created_at=self._time))
+
+    def keys(self) -> dict[bytes, bytes]:
+        """The table."""
+        return dict(self.store.map(tables.JWT_KEYS).items())

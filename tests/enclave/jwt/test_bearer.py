@@ -8,12 +8,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ledgerd.enclave import auth
 from ledgerd.enclave.endpoints import Context
 from ledgerd.enclave.jwt import bearer
 from ledgerd.enclave.jwt.keys import from_der
 from ledgerd.enclave.openapi import document
-from ledgerd.enclave.requests import Request
 from ledgerd.governance import tables
 from support.executing import NOW_S, USER, Node, endpoint, error_of
 from support.jwt import (
@@ -52,10 +50,10 @@ class Service(Node):
         """Replace these rows."""
         self.store.apply(self.store.version + 1, {tables.JWT_KEYS: rows(**keys)})
 
-    def present(self, text: str | None, scheme: str = "Bearer", **more: Any) -> Any:
+    def present(self, text: str | None, scheme: str = "Bearer", now_s: int = NOW_S) -> Any:
         """What the handler saw, or why the token was refused."""
         headers = {} if text is None else {"authorization": f"{scheme} {text}"}
-        response = self.answer("GET", "/app/who", headers=headers, **more)
+        response = self.answer("GET", "/app/who", caller="", headers=headers, now_s=now_s)
         if response.status == 200:
             return json.loads(response.body)
         assert response.status == 401, response.body
@@ -145,11 +143,9 @@ def test_a_token_that_counted_once_is_refused_when_its_time_is_over() -> None:
     assert "Expiration Time" in node.present(text, now_s=NOW_S + 60)
 
 
-def test_who_asks_for_the_time_before_execution_fails_instead_of_believing_1970() -> None:
-    node = Service(k=[record(RSA)])
-    request = Request("reply", "GET", "/app/who", "", {"authorization": f"Bearer {token(RSA)}"}, b"", None, "")
-    with pytest.raises(AttributeError):
-        auth.authenticate(request, node.store, auth.resolve(("jwt",)))
+def test_while_the_time_is_not_known_nothing_counts() -> None:
+    """Of 1970 no token would have expired."""
+    assert Service(k=[record(RSA)]).present(token(RSA, nbf=None), now_s=0) == "The current time is not known"
 
 
 # Keys, as the tables have them now.
@@ -407,7 +403,7 @@ def test_what_is_remembered_is_bounded_and_holds_only_what_was_verified() -> Non
     table = rows(k=[record(P256)])
 
     def present(text: str) -> Any:
-        return bearer.authenticate(f"Bearer {text}", verified, table.get, NOW_S * 1000)
+        return bearer.authenticate(f"Bearer {text}", verified, table.get, NOW_S)
 
     for number in range(bearer.VERIFIED_MAX + 10):
         assert isinstance(present(token(key("P-256", 1), jti=str(number))), str)
@@ -423,7 +419,7 @@ def test_what_is_remembered_is_bounded_and_holds_only_what_was_verified() -> Non
 
 
 def test_what_is_shown_of_a_token_is_each_caller_s_own() -> None:
-    found = bearer.authenticate(f"Bearer {token(RSA)}", bearer.Verified(), rows(k=[record(RSA)]).get, NOW_S * 1000)
+    found = bearer.authenticate(f"Bearer {token(RSA)}", bearer.Verified(), rows(k=[record(RSA)]).get, NOW_S)
     assert isinstance(found, bearer.Bearer)
     found.shown()["payload"]["sub"] = "root"
     assert found.shown()["payload"]["sub"] == "alice"

@@ -3,10 +3,13 @@
 import json
 from typing import Any
 
+from ledgerd.enclave import boundary
 from ledgerd.enclave.app import App, Context
+from ledgerd.enclave.boundary import OUTBOUND
 from ledgerd.governance import tables
 from support.cluster import Cluster, Host
-from support.jwt import ISSUER, key, record, rows, token
+from support.jwt import ISSUER, Tokens, jwk, key, record, rows, token
+from support.jwt_servers import HOST, JWKS_PATH, NAME, Web, Wire, page
 
 RSA = key("RSA")
 
@@ -82,3 +85,89 @@ def test_a_write_through_a_backup_is_authenticated_by_the_primary_and_an_idempot
     refused = cluster.client(backup).ask("POST", "/app/count", authorization="Bearer x")
     assert refused.status == 401
     assert refused.headers["www-authenticate"] == 'Bearer realm="JWT bearer token access", error="invalid_token"'
+
+
+class WebCluster(Cluster):
+    """A cluster whose hosts reach the servers of issuers, too."""
+
+    def __init__(self) -> None:
+        super().__init__(app)
+        self.web = Web(valid_now=True)
+        self.wires: dict[tuple[str, int], Wire] = {}
+
+    def configuration(self, name: str, mode: str, **more: Any) -> bytes:
+        return super().configuration(name, mode, **{"jwt": {"key_refresh_interval_s": 100, "hosts": [HOST]}, **more})
+
+    def _connect(self, host: Host, connect: boundary.Connect) -> None:
+        if (connect.host, connect.port) not in self.web.identities:
+            super()._connect(host, connect)
+            return
+        self.wires[host.name, connect.stream] = Wire(self.web, connect.host, connect.port)
+        host.inbox.append(boundary.Opened(connect.stream, OUTBOUND, connect.host))
+
+    def _carry(self, host: Host, stream: int, data: bytes) -> None:
+        wire = self.wires.get((host.name, stream))
+        if wire is None:
+            super()._carry(host, stream, data)
+        elif answer := wire.feed(data):
+            host.inbox.append(boundary.Received(stream, answer))
+
+
+def test_members_name_an_issuer_and_its_tokens_count_on_every_node_until_its_server_replaces_the_key() -> None:
+    cluster = WebCluster()
+    service = Tokens(cluster)
+    first, second = service.host, cluster.join("n1")
+    cluster.until(lambda: second.notices.get("open") is not None)
+    cluster.web.issuer(NAME, jwk(RSA, "k"))
+    root = cluster.web.identities[HOST, 443].root_pem
+    service.propose("row", table=tables.CA_CERT_BUNDLES, key="roots", value=root)
+    record = {"issuer": NAME, "auto_refresh": True, "ca_cert_bundle_name": "roots"}
+    assert service.propose("row", table=tables.JWT_ISSUERS, key=NAME, value=record).status == 200
+    cluster.until(lambda: metrics(cluster, first)["successes"] == 1)
+    now = now_of(first)
+    text = token(RSA, iss=NAME, nbf=now - 1, exp=now + 1000)
+    for host in (first, second):
+        cluster.until(lambda host=host: who_is(cluster, host, text) == 200)  # type: ignore[misc]
+    length = len(first.entries)
+    cluster.web.pages[NAME + JWKS_PATH] = page({"keys": [jwk(key("RSA", 1), "k")]})
+    cluster.run(90)
+    assert who_is(cluster, first, text) == 200
+    cluster.run(12)
+    assert metrics(cluster, first)["successes"] == 2
+    for host in (first, second):
+        assert who_is(cluster, host, text) == 401
+    assert len(first.entries) > length
+    assert metrics(cluster, second) == {"attempts": 0, "successes": 0, "failures": 0, "issuers": {}}
+
+
+def test_refreshes_that_bring_nothing_new_do_not_grow_the_ledger_and_a_new_primary_goes_on() -> None:
+    cluster = WebCluster()
+    service = Tokens(cluster)
+    for name in ("n1", "n2"):
+        cluster.join(name)
+    cluster.until(lambda: all(host.notices.get("open") for host in cluster.hosts.values()))
+    cluster.web.issuer(NAME, jwk(RSA, "k"))
+    service.propose("row", table=tables.CA_CERT_BUNDLES, key="roots", value=cluster.web.identities[HOST, 443].root_pem)
+    service.propose("row", table=tables.JWT_ISSUERS, key=NAME, value={"auto_refresh": True, "ca_cert_bundle_name": "roots"})
+    cluster.until(lambda: metrics(cluster, service.host)["successes"] == 1)
+    cluster.run(5)
+    length = len(service.host.entries)
+    cluster.run(305)
+    assert metrics(cluster, service.host)["successes"] == 4
+    assert len(service.host.entries) == length
+    asked = len(cluster.web.asked)
+    cluster.kill(service.host)
+    others = [host for host in cluster.hosts.values() if host.alive]
+    cluster.until(lambda: len(cluster.web.asked) == asked + 2)
+    cluster.run(5)
+    assert sorted(metrics(cluster, host)["successes"] for host in others) == [0, 1]
+
+
+def who_is(cluster: Cluster, host: Host, text: str) -> int:
+    """Status of a request with a token."""
+    return cluster.client(host).ask("GET", "/app/who", authorization=f"Bearer {text}").status
+
+
+def metrics(cluster: Cluster, host: Host) -> Any:
+    """What a node tells of its refreshes."""
+    return json.loads(cluster.client(host).ask("GET", "/node/jwt_keys/refresh/metrics").body)

@@ -170,6 +170,7 @@ def test_what_is_finished_may_be_sent_later(ledgerd: Ledgerd, council: Council, 
         (ALICE.key.sign(b"something else", ec.ECDSA(SHA256())), "does not verify"),
         (b"x" * 100_000, "which is too much"),
     ],
+    ids=[str(number) for number in range(8)],  # one of them is made anew in each process that runs tests
 )
 def test_a_wrong_signature_is_not_sent(
     ledgerd: Ledgerd, service: FakeService, options: list[object], tmp_path: Path, signature: bytes, told: str
