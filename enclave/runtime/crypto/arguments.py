@@ -33,7 +33,7 @@ class Surroundings(NamedTuple):
     """Where a script is run.
 
     Attributes:
-        time_ms: What its clock says, since 1970.
+        time_ms: What its clock says, since 1970; 0 if it has none, as a decision.
         is_decision: Its chance is fixed; nothing may be drawn for it.
     """
 

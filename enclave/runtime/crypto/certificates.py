@@ -1,6 +1,7 @@
 """Certificates: whether text is some, whether a chain leads to one that is trusted, and the identity that one stands for.
 
 Chains are judged by OpenSSL's own rules, as in CCF, at the time that the script's clock says; a trusted certificate need not be a root.
+A decision has no time, so that it comes out the same whenever it is made again: dates are not judged then.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from OpenSSL import crypto
 from ledgerd.enclave.runtime.crypto.arguments import BUNDLE_LENGTH_MAX, Function, RefusalError, Surroundings, reason, text, utf8
 
 _CHAIN_LENGTH_MAX: Final = 64  # certificates of each kind; every one may be tried
+_NO_CHECK_TIME: Final = 0x200000  # OpenSSL's flag, which pyOpenSSL has no name for
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -37,8 +39,9 @@ def _is_valid_chain(where: Surroundings, chain: Any, trusted: Any) -> bool:
         return False
     try:
         store = crypto.X509Store()
-        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-        store.set_time(_EPOCH + timedelta(milliseconds=where.time_ms))
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN | (0 if where.time_ms else _NO_CHECK_TIME))
+        if where.time_ms:
+            store.set_time(_EPOCH + timedelta(milliseconds=where.time_ms))
         for anchor in anchors:
             store.add_cert(crypto.X509.from_cryptography(anchor))
         target, *between = (crypto.X509.from_cryptography(certificate) for certificate in path)

@@ -42,7 +42,7 @@ OBJECTS = st.dictionaries(
     st.sampled_from(
         ["name", "hash", "saltLength", "label", "aesKeySize", "kty", "crv", "x", "y", "d", "n", "e", "p", "q", "dp", "dq", "qi"]
     ),
-    st.one_of(st.sampled_from(NAMES + ["EC", "RSA", "OKP", "P-256", "Ed25519", "X25519"]), SCALARS),
+    st.one_of(st.sampled_from([*NAMES, "EC", "RSA", "OKP", "P-256", "Ed25519", "X25519"]), SCALARS),
 )
 CHANGED = st.builds(lambda jwk, change: jwk | change, st.sampled_from(JWKS), OBJECTS)
 VALUES = st.one_of(SCALARS, st.sampled_from(NAMES), OBJECTS, CHANGED, st.builds(str.encode, spoilt()), st.lists(SCALARS, max_size=2))

@@ -94,6 +94,15 @@ def test_every_certificate_must_be_valid_at_the_script_s_time() -> None:
     assert not is_valid(LEAF + MIDDLE, certificate("root", "root", "p384", "p384", authority=True, days=-1))
 
 
+def test_where_there_is_no_time_dates_are_not_judged_but_everything_else_is() -> None:
+    timeless = {"access": Access.GOV_RO, "clock": Clock()}
+    old = certificate("middle", "root", "p521", "p384", authority=True, days=-1)
+    assert is_valid(LEAF + MIDDLE, ROOT, timeless)
+    assert is_valid(LEAF + old, ROOT, timeless)
+    assert not is_valid(LEAF + old, OTHER_ROOT, timeless)
+    assert not is_valid(LEAF, ROOT, timeless)
+
+
 @pytest.mark.parametrize("pem", ["", "text", LEAF[:100], LEAF + LEAF[:300] + "\n-----END CERTIFICATE-----\n"])
 def test_what_is_no_bundle_is_no_chain(pem: str) -> None:
     assert not is_valid(pem, ROOT)
