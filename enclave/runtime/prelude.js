@@ -27,13 +27,14 @@
   const Text = String;
   const Failure = Error;
   const Mistake = TypeError;
+  const Excess = RangeError;
   const Handles = Proxy;
 
-  const OPEN = 1, TO_BUFFER = 2, TO_TEXT = 3, RANDOM = 4;
+  const OPEN = 1, TO_BUFFER = 2, TO_TEXT = 3, RANDOM = 4, OWN = 5;
   const SET = 11, DELETE = 12, CLEAR = 13, GET = 14, HAS = 15, VERSION = 16, SIZE = 17, PAGE = 18, CALL = 19, LOG = 20;
   const READ = 1, WRITE = 2;
   const HEADER = 16;
-  const REFUSED = -2, FORBIDDEN = -3;
+  const REFUSED = -2, FORBIDDEN = -3, OUT_OF_RANGE = -4;
 
   const space = new Bytes(shared);
   const header = new Uint32Array(shared, 0, 4);
@@ -74,8 +75,9 @@
       copyInto(space, new Bytes(value), HEADER + keyLength);
     }
     const answer = door(fits ? HEADER + keyLength + valueLength : HEADER);
-    if (answer === REFUSED || answer === FORBIDDEN) {
-      throw answer === REFUSED ? new Failure(received()) : new Mistake(received());
+    if (answer <= REFUSED) {
+      const Thrown = answer === FORBIDDEN ? Mistake : answer === OUT_OF_RANGE ? Excess : Failure;
+      throw new Thrown(received());
     }
     return answer;
   }
@@ -233,10 +235,10 @@
     deleteProperty: () => false,
   });
 
-  // Functions of the enclave's.
+  // Functions of the worker's and of the enclave's.
 
   // Written out by hand: an array or an object that is filled step by step runs what a script has put onto their prototypes.
-  function call(name, values) {
+  function call(operation, name, values) {
     const buffers = create(null);
     let count = 0;
     let size = 0;
@@ -250,6 +252,7 @@
         return text;
       }
       if (typeof value !== 'object' || value === null) return stringify(value) ?? 'null';
+      if (isView(value)) throw new Mistake('Arguments must be ArrayBuffers, not views of them: pass a copy of the bytes, as .slice().buffer');
       let text = '';
       if (isArray(value)) {
         for (let i = 0; i < value.length; i++) text += (i ? ',' : '') + plain(value[i], depth + 1);
@@ -270,7 +273,7 @@
       copyInto(target, new Bytes(buffers[i]), at);
       at += lengthOf(buffers[i]);
     }
-    return ask(CALL, 0, words, all) === 1 ? received() : undefined;
+    return ask(operation, 0, words, all) === 1 ? received() : undefined;
   }
 
   const ccf = { strToBuf, bufToStr, jsonCompatibleToBuf, bufToJsonCompatible, kv };
@@ -287,11 +290,41 @@
       writable: true, enumerable: true, configurable: true,
     });
   }
+  const own = (name) => (...values) => call(OWN, name, values);
+
+  // Most scripts use none of it, and every one would pay for making it.
+  defineProperty(ccf, 'crypto', {
+    get() {
+      const made = {};
+      const names = [
+        'sign', 'verifySignature', 'digest', 'generateAesKey', 'generateRsaKeyPair', 'generateEcdsaKeyPair', 'generateEddsaKeyPair',
+        'wrapKey', 'unwrapKey', 'isValidX509CertBundle', 'isValidX509CertChain',
+        'pubPemToJwk', 'pemToJwk', 'pubRsaPemToJwk', 'rsaPemToJwk', 'pubEddsaPemToJwk', 'eddsaPemToJwk',
+        'pubJwkToPem', 'jwkToPem', 'pubRsaJwkToPem', 'rsaJwkToPem', 'pubEddsaJwkToPem', 'eddsaJwkToPem',
+      ];
+      for (let i = 0; i < names.length; i++) made[names[i]] = own(names[i]);
+      setCrypto(made);
+      return made;
+    },
+    set: setCrypto, enumerable: true, configurable: true,
+  });
+  function setCrypto(value) {
+    defineProperty(ccf, 'crypto', { value, writable: true, enumerable: true, configurable: true });
+  }
+  ccf.pemToId = own('pemToId');
+  // Where CCF had them before it had `ccf.crypto`.
+  ccf.digest = own('digest');
+  ccf.generateAesKey = own('generateAesKey');
+  ccf.generateRsaKeyPair = own('generateRsaKeyPair');
+  ccf.generateEcdsaKeyPair = own('generateEcdsaKeyPair');
+  ccf.wrapKey = own('wrapKey');
+  ccf.isValidX509CertBundle = own('isValidX509CertBundle');
+  ccf.isValidX509CertChain = own('isValidX509CertChain');
   for (const name of configuration.calls) {
     const parts = name.split('.');
     let place = ccf;
     for (const part of parts.slice(0, -1)) place = place[part] ??= {};
-    place[parts[parts.length - 1]] = (...values) => call(name, values);
+    place[parts[parts.length - 1]] = (...values) => call(CALL, name, values);
   }
   globalThis.ccf = ccf;
 

@@ -8,6 +8,7 @@ Not here: what scripts see (`prelude.js`), what they are run for (`enclave.runti
 """
 
 import ctypes
+import json
 import time
 from collections.abc import Callable, Sequence
 from ctypes import CFUNCTYPE, POINTER, byref, c_bool, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint32, c_void_p
@@ -25,6 +26,7 @@ _BYTECODE: Final = 1
 _STRIPPED: Final = 1 << 4 | 1 << 5  # of its source, and of the places of its parts
 _CFUNC_F_F: Final = 6
 _PENDING, _FULFILLED = 0, 1
+_ORDINARY: Final = 7  # of a property: can be configured, written, enumerated
 
 
 class Value(ctypes.Structure):
@@ -104,6 +106,8 @@ _get_indexed = _declare("JS_GetPropertyUint32", Value, c_void_p, Value, c_uint32
 _set_indexed = _declare("JS_SetPropertyUint32", c_int, c_void_p, Value, c_uint32, Value)
 _get_global = _declare("JS_GetGlobalObject", Value, c_void_p)
 _load_module = _declare("JS_LoadModule", Value, c_void_p, c_char_p, c_char_p)
+_new_object = _declare("JS_NewObject", Value, c_void_p)
+_define_named = _declare("JS_DefinePropertyValueStr", c_int, c_void_p, Value, c_char_p, Value, c_int)
 _new_array = _declare("JS_NewArray", Value, c_void_p)
 _new_function = _declare("JS_NewCFunction2", Value, c_void_p, c_void_p, c_char_p, c_int, c_int, c_int)
 _copy_text = _declare("js_strndup", c_void_p, c_void_p, c_char_p, c_size_t)
@@ -299,6 +303,20 @@ class Engine:
         for index, value in enumerate(values):
             _set_indexed(self._context, array, index, value)
         return array
+
+    def new(self, value: Any) -> Value:
+        """A value as JSON has them; in a dict, and by itself, bytes too, as ArrayBuffers."""
+        if type(value) is bytes:
+            return self.new_buffer(value)
+        if type(value) is str:
+            return self.new_text(value.encode(errors="replace"))
+        if type(value) is dict and any(type(part) in (bytes, dict) for part in value.values()):
+            made = self._checked(_new_object(self._context))
+            for name, part in value.items():
+                # Defined, not assigned: no setter that a script has put onto all objects is called.
+                _define_named(self._context, made, name.encode(), self.new(part), _ORDINARY)
+            return made
+        return self.new_json(json.dumps(value).encode())
 
     def item(self, array: Value, index: int) -> Value:
         """An element."""

@@ -21,7 +21,9 @@ from typing import Any, Final
 
 import msgpack
 
-from ledgerd.enclave.runtime import sandbox
+from ledgerd.enclave.runtime import later, sandbox
+from ledgerd.enclave.runtime.crypto import functions, needs
+from ledgerd.enclave.runtime.crypto.arguments import Kind, RefusalError, Surroundings
 from ledgerd.enclave.runtime.quickjs import UNDEFINED, Engine, EngineError, ScriptError, Value
 from ledgerd.enclave.scripts import messages
 from ledgerd.enclave.scripts.access import READ, WRITE, Access, explain, rights
@@ -32,8 +34,9 @@ EXIT_NO_SANDBOX: Final = 3
 _FLUSH_BYTES: Final = 256 << 10
 
 # The prelude's own operations; the others are messages of the same number.
-_OPEN, _TO_BUFFER, _TO_TEXT, _RANDOM = 1, 2, 3, 4
-_NONE, _GIVEN, _REFUSED, _FORBIDDEN = 0.0, 1.0, -2.0, -3.0
+_OPEN, _TO_BUFFER, _TO_TEXT, _RANDOM, _OWN = 1, 2, 3, 4, 5
+_NONE, _GIVEN, _REFUSED, _FORBIDDEN, _OUT_OF_RANGE = 0.0, 1.0, -2.0, -3.0, -4.0
+_THROWN: Final = {Kind.ERROR: _REFUSED, Kind.TYPE: _FORBIDDEN, Kind.RANGE: _OUT_OF_RANGE}
 _HEADER: Final = struct.Struct("=IIII")
 _LENGTH: Final = struct.Struct(">I")
 _OUT_OF_MEMORY: Final = "InternalError: out of memory"
@@ -154,6 +157,7 @@ class Execution:
         self._form = Form(form)
         self._limits = Limits(*limits)
         self._configuration = json.dumps({"calls": calls, "time": clock[0], "seed": clock[1]}).encode()
+        self._surroundings = Surroundings(clock[0], is_decision=clock[1] is not None)
         self._kept = kept
         self._key = (bundle, reuse, access, tuple(calls), tuple(limits), self._is_script) if reuse else None
         self._spilled = bytearray()
@@ -279,8 +283,8 @@ class Execution:
         except _LimitError:
             engine.deadline = 0.0  # the engine looks within a few thousand steps
             return self._refuse(engine, "the script is being stopped")
-        except _RefusalError as error:
-            return self._refuse(engine, str(error))
+        except RefusalError as error:
+            return self._refuse(engine, str(error), _THROWN[error.kind])
         except ScriptError:
             return self._refuse(engine, "out of memory")
         except Exception as error:  # of a script that reaches past the prelude: its own request makes no sense
@@ -289,7 +293,7 @@ class Execution:
     @staticmethod
     def _refuse(engine: Engine, text: str, code: float = _REFUSED) -> float:
         try:
-            engine.hold(engine.new_text(text.encode()))
+            engine.hold(engine.new_text(text.encode(errors="replace")))
         except ScriptError:
             engine.hold(UNDEFINED)
         return code
@@ -314,7 +318,15 @@ class Execution:
             return (int.from_bytes(os.urandom(7), "big") >> 3) / (1 << 53)
         self._count()
         if operation == messages.CALL:
-            return self._ask_call(engine, key, value)
+            name, arguments = _called(key, value)
+            return self._give(engine, self._ask([messages.CALL, name, arguments]))
+        if operation == _OWN:
+            name, arguments = _called(key, value)
+            if not functions.is_loaded(name):
+                began = time.monotonic()
+                functions.load(name)
+                engine.deadline += time.monotonic() - began  # once in a process's life, for whoever comes first
+            return self._give(engine, functions.call(name, arguments, self._surroundings))
         name = interpreter.maps[number]
         needed = WRITE if operation in (messages.SET, messages.DELETE, messages.CLEAR) else READ
         if not rights(self._access, name) & needed:
@@ -371,26 +383,11 @@ class Execution:
         engine.hold(engine.new_array(values))
         return float(2 * len(entries) + more)
 
-    def _ask_call(self, engine: Engine, words: bytes, buffers: bytes) -> float:
-        name, arguments = json.loads(words)
-
-        def restored(value: Any) -> Any:
-            if type(value) is dict:
-                if "$buffer" in value:
-                    at, length = value["$buffer"]
-                    return buffers[at : at + length]
-                return {key: restored(item) for key, item in value.items()}
-            return [restored(item) for item in value] if type(value) is list else value
-
-        answer = self._ask([messages.CALL, name, [restored(argument) for argument in arguments]])
+    @staticmethod
+    def _give(engine: Engine, answer: Any) -> float:
         if answer is None:
             return _NONE
-        if type(answer) is bytes:
-            engine.hold(engine.new_buffer(answer))
-        elif type(answer) is str:
-            engine.hold(engine.new_text(answer.encode()))
-        else:
-            engine.hold(engine.new_json(json.dumps(answer).encode()))
+        engine.hold(engine.new(answer))
         return _GIVEN
 
     def _ask(self, message: list[Any]) -> Any:
@@ -401,7 +398,7 @@ class Execution:
         kind, answer = self._connection.receive()[0]
         self._interpreter.engine.deadline += time.monotonic() - began
         if kind == messages.REFUSAL:
-            raise _RefusalError(answer)
+            raise RefusalError(answer)
         return answer
 
     def _log(self, level: str, text: bytes) -> float:
@@ -425,8 +422,19 @@ class Execution:
             raise _LimitError
 
 
-class _RefusalError(Exception):
-    """The enclave refuses a call."""
+def _called(words: bytes, buffers: bytes) -> tuple[str, list[Any]]:
+    """The name of a function, and its arguments."""
+
+    def restored(value: Any) -> Any:
+        if type(value) is dict:
+            if "$buffer" in value:
+                at, length = value["$buffer"]
+                return buffers[at : at + length]
+            return {key: restored(item) for key, item in value.items()}
+        return [restored(item) for item in value] if type(value) is list else value
+
+    name, arguments = json.loads(words)
+    return name, [restored(argument) for argument in arguments]
 
 
 def _resolve(base: str, name: str) -> str:
@@ -471,6 +479,10 @@ def main(enter: Callable[[], list[str]] = sandbox.enter) -> int:
     prelude = compiled_prelude()
     stream = socket.socket(fileno=sandbox.SOCKET)
     connection = Connection(stream)
+    later.load(needs.AT_ONCE)
+    kept = later.Kept()
+    kept.keep(needs.MODULES)
+    kept.close()
     gc.collect()
     gc.freeze()
     try:

@@ -31,12 +31,12 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
         json operator re struct types typing urllib
         cbor2 cryptography httptools msgpack nacl OpenSSL
     """),
-    # The enclave's entry: the one place with I/O. Of others' libraries, a script worker's process has msgpack and the JavaScript engine;
-    # the enclave's own process loads no engine, as a test below sees.
+    # The enclave's entry: the one place with I/O. Of others' libraries, a script worker's process has msgpack, the JavaScript engine, and
+    # for `ccf.crypto` what the enclave has; the enclave's own process loads no engine, as a test below sees.
     "enclave.runtime": names("""
-        collections contextlib ctypes fcntl gc importlib json os platform queue resource select signal socket struct sys threading time
-        traceback types typing
-        _quickjs msgpack
+        base64 binascii collections contextlib ctypes datetime enum fcntl functools gc hashlib hmac importlib json marshal os platform
+        queue resource select signal socket struct sys threading time traceback types typing
+        _quickjs cryptography msgpack OpenSSL
     """),
     "apps": frozenset(),
 }

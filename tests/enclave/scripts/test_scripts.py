@@ -225,7 +225,7 @@ def test_functions_of_the_enclave_take_and_give_anything() -> None:
         value_of_calls("try { ccf.crypto.digest({$buffer: [0, 1]}); } catch (e) { return e.message; }", calls=calls)
         == "An argument has a property $buffer"
     )
-    assert value_of("return typeof ccf.pemToId;") == "undefined"
+    assert value_of("return typeof ccf.rpc;") == "undefined"
 
 
 def value_of_calls(body: str, *arguments: Any, calls: dict[str, Any]) -> Any:
