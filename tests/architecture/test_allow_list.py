@@ -38,7 +38,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
         traceback types typing
         _quickjs msgpack
     """),
-    "apps": frozenset(),
+    "apps": names("dataclasses typing"),
 }
 
 # What trusted code uses of the house itself, beyond its own component. (The enclave's is bounded by the contracts.)
