@@ -224,6 +224,11 @@ class Answering:
         """Refuse a write that was executed here; a retired node also says where to ask again."""
         self.answer(held.reply_to, refusal if self._elsewhere is None else self._elsewhere.point(refusal))
 
+    def again(self, request: Request) -> None:
+        """Execute a request anew, before those that wait: what it wanted was fetched, and is held for it."""
+        self._requests.appendleft(request)
+        self._queued_bytes += len(request.body)
+
     # Executing.
 
     def execute(self) -> None:

@@ -20,9 +20,11 @@ from ledgerd.enclave.auth import Named
 from ledgerd.enclave.callers import Caller
 from ledgerd.enclave.endpoints import Context, Deferred, Endpoint, Forwarding, Handler, Registry
 from ledgerd.enclave.kv import MapHandle, MapView
-from ledgerd.enclave.requests import BINARY, JSON, TEXT, Request, Response
+from ledgerd.enclave.requests import BINARY, JSON, TEXT, TRANSACTION_ID_HEADER, Request, Response
 from ledgerd.enclave.shapes import PARAMETER_TYPES, read_json, read_text, shape_of
+from ledgerd.enclave.states import HistoricalMap, HistoricalState
 from ledgerd.ledger.errors import RequestError, UsageError
+from ledgerd.ledger.ids import TransactionId
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -70,6 +72,7 @@ class App:
         forwarding: Forwarding | None = None,
         responses: Mapping[int, Any] | None = None,
         hidden: bool = False,
+        historical: bool = False,
     ) -> Callable[[Function], Function]:
         """Declare the decorated function as the handler of `method` on `template`.
 
@@ -85,12 +88,16 @@ class App:
             forwarding: When a backup passes the request on; by default always for writers, never needed for readers.
             responses: Further statuses and their types, for OpenAPI.
             hidden: Leave it out of OpenAPI.
+            historical: The request names a committed transaction, in header `x-ms-ccf-transaction-id`, and `ctx.historical` is what that
+                wrote. CCF's `mode: historical`, but that the client waits for the answer and need not ask again.
         Raises: UsageError: Template, signature or policies do not fit each other.
         """
 
         def declare(function: Function) -> Function:
             schemas = self._schemas
             handler, operation = _compile(function, template, responses or {}, schemas)
+            if historical:
+                handler = _with_historical(handler, operation)
             chosen = tuple(policies) if policies is not None else None
             declared = _Declared(method, template, handler, chosen, readonly, forwarding, operation, schemas, hidden)
             _endpoint(declared, "open")  # to refuse a wrong declaration where it stands
@@ -196,6 +203,19 @@ def _compile(
     return _handler(function, tuple(readers)), operation
 
 
+def _with_historical(handler: Handler, operation: dict[str, Any]) -> Handler:
+    """The handler, called only when the named transaction's state is there; say so in its operation."""
+    header = {"name": TRANSACTION_ID_HEADER, "in": "header", "required": True, "schema": {"type": "string"}}
+    operation["parameters"] = [*operation.get("parameters", ()), header]
+    operation["responses"].setdefault("404", _answer(404, RequestError, {}))
+
+    def run(ctx: Context) -> Any:
+        _ = ctx.historical  # refused, or waited for, before anything else
+        return handler(ctx)
+
+    return run
+
+
 def _handler(function: Callable[..., Any], readers: tuple[Callable[[Context], Any], ...]) -> Handler:
     # The common signatures are spelt out: a generic call costs half a microsecond more, on every request.
     if not readers:
@@ -277,11 +297,14 @@ __all__ = [
     "Caller",
     "Context",
     "Deferred",
+    "HistoricalMap",
+    "HistoricalState",
     "MapHandle",
     "MapView",
     "Registry",
     "Request",
     "RequestError",
     "Response",
+    "TransactionId",
     "UsageError",
 ]

@@ -1,6 +1,7 @@
 """Old entries: asked of the host, recognised, and made into receipts or sent on to a peer that lags.
 
-Not here: how an entry is recognised (`enclave.ranges`), what a receipt is (`ledger.receipt`).
+Not here: how an entry is recognised (`enclave.ranges`), what a receipt is (`ledger.receipt`), ranges for applications
+(`enclave.historical`).
 """
 
 from collections.abc import Callable
@@ -85,7 +86,14 @@ class Archive:
                     )
                 )
 
-        self._ask(transaction.seqno, transaction.seqno, now, done)
+        self._ask(transaction.seqno, min(transaction.seqno, self._consensus.commit_seqno - 1), now, done)
+
+    def read(self, first: Seqno, through: int, size_bytes_max: int, now: float, done: Callable[[list[bytes]], None]) -> None:
+        """Ask for entries from `first` up to the first signature entry above `through`, or about so many bytes of them.
+
+        Args: done: given what the host gave, unchecked; nothing if it did not answer in time.
+        """
+        self._ask(first, through, now, done, size_bytes_max)
 
     def feed_peer(self, first: Seqno, now: float) -> None:
         """Read entries from `first` on back for a peer that lags; they go to it only after they were recognised."""
@@ -110,8 +118,10 @@ class Archive:
     def _check(self, first: Seqno, entries: list[bytes]) -> list[CheckedEntry]:
         return check_range(self._replica.sealer, self._consensus.view_of, self._consensus.commit_seqno, first, entries)
 
-    def _ask(self, first: Seqno, through: int, now: float, done: Callable[[list[bytes]], None]) -> None:
+    def _ask(
+        self, first: Seqno, through: int, now: float, done: Callable[[list[bytes]], None], size_bytes_max: int = RANGE_SIZE_BYTES_MAX
+    ) -> None:
         number = self._next
         self._next += 1
         self._waiting[number] = (now + ANSWER_SECONDS, done)
-        self.wanted.append(Fetch(number, first, through, RANGE_SIZE_BYTES_MAX))
+        self.wanted.append(Fetch(number, first, through, size_bytes_max))

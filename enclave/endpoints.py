@@ -12,10 +12,12 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from ledgerd.enclave import auth
 from ledgerd.enclave.kv import MapHandle, MapView, Transaction
-from ledgerd.enclave.requests import Request
+from ledgerd.enclave.requests import TRANSACTION_ID_HEADER, Request
 from ledgerd.enclave.scripts.overlay import Overlay, OverlayTransaction
+from ledgerd.enclave.states import EMPTY_LEDGER, HistoricalState, Ledger, StatesWanted, check_committed, check_wanted
 from ledgerd.ledger.entry import ZERO_DIGEST
-from ledgerd.ledger.errors import RequestError, UsageError
+from ledgerd.ledger.errors import FormatError, RequestError, UsageError
+from ledgerd.ledger.ids import Seqno, TransactionId, View, parse_transaction_id
 
 Forwarding: TypeAlias = Literal["always", "sometimes", "never"]
 METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
@@ -32,6 +34,10 @@ class Deferred(NamedTuple):
 
     what: str
     data: Any = None
+
+
+STATES: Final = "states"
+"""`Deferred(STATES, (request, range))`: fetch these states for the request, and execute it again."""
 
 
 class Maps:
@@ -82,9 +88,17 @@ class Context:
         kv: The maps, as this endpoint may open them.
     """
 
-    __slots__ = ("_query", "_transaction", "applies_writes", "caller", "claims_digest", "kv", "params", "request")
+    __slots__ = ("_ledger", "_query", "_transaction", "applies_writes", "caller", "claims_digest", "kv", "params", "request")
 
-    def __init__(self, request: Request, params: dict[str, str], caller: auth.Caller | None, kv: Maps, transaction: Transaction) -> None:
+    def __init__(
+        self,
+        request: Request,
+        params: dict[str, str],
+        caller: auth.Caller | None,
+        kv: Maps,
+        transaction: Transaction,
+        ledger: Ledger = EMPTY_LEDGER,
+    ) -> None:
         self.request = request
         self.params = params
         self.caller = caller
@@ -92,6 +106,7 @@ class Context:
         self.claims_digest = ZERO_DIGEST
         self.applies_writes: bool | None = None
         self._transaction = transaction
+        self._ledger = ledger
         self._query: dict[str, str] | None = None
 
     @property
@@ -140,6 +155,53 @@ class Context:
     def set_apply_writes(self, apply: bool) -> None:
         """Apply (or discard) the transaction's writes whatever the status; by default they are applied for 2xx only."""
         self.applies_writes = apply
+
+    # The ledger, as this node knows it.
+
+    @property
+    def committed(self) -> TransactionId:
+        """The last committed transaction."""
+        return self._ledger.committed
+
+    def status_of(self, transaction: TransactionId) -> str:
+        """Unknown, Pending, Committed or Invalid; the last two are final, the others may be otherwise a moment later."""
+        return self._ledger.status_of(transaction)
+
+    def view_of(self, seqno: int) -> View | None:
+        """The view of an entry of this node's log, committed or not; None if there is no such entry here."""
+        return self._ledger.view_of(Seqno(seqno))
+
+    def states(self, first: int, last: int) -> list[HistoricalState]:
+        """What committed entries `first` to `last` wrote, each with its receipt.
+
+        Where they are not at hand, this does not return: the handler is left, the node fetches and checks them, and the handler is called
+        again from its first line. All that a request asks for together is bounded as one range is.
+
+        Raises: RequestError: 400 or 404, there is no such range, it is too large, or it is not committed; later, if the node cannot get
+            them, the client is told so, and the handler is not called again.
+        """
+        wanted = (first, last)
+        there = self.request.states
+        if there is not None and wanted in there:
+            return there[wanted]
+        check_wanted(first, last, self._ledger.committed.seqno, there)
+        raise StatesWanted(wanted)
+
+    @property
+    def historical(self) -> HistoricalState:
+        """The state of the transaction that the request's header `x-ms-ccf-transaction-id` names; gets it as `states` does.
+
+        Raises: RequestError: 400 MissingRequiredHeader, InvalidHeaderValue; 404 TransactionInvalid, TransactionPendingOrUnknown.
+        """
+        text = self.request.headers.get(TRANSACTION_ID_HEADER)
+        if text is None:
+            raise RequestError(400, "MissingRequiredHeader", f"Historical query is missing '{TRANSACTION_ID_HEADER}' header.")
+        try:
+            transaction = parse_transaction_id(text)
+        except FormatError as error:
+            raise RequestError(400, "InvalidHeaderValue", f"The value of header '{TRANSACTION_ID_HEADER}' is not one: {error}.") from None
+        check_committed(transaction, self._ledger.status_of(transaction))
+        return self.states(transaction.seqno, transaction.seqno)[0]
 
 
 Result: TypeAlias = Any

@@ -13,16 +13,15 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from ledgerd.enclave.auth import NOBODY, Caller, authenticate
-from ledgerd.enclave.endpoints import ApplicationMaps, Context, Deferred, Endpoint, Maps, Registry, Result
+from ledgerd.enclave.endpoints import STATES, ApplicationMaps, Context, Deferred, Endpoint, Maps, Registry, Result
 from ledgerd.enclave.idempotency import HEADER, WINDOW_ENTRIES, Idempotency
 from ledgerd.enclave.kv import Store
-from ledgerd.enclave.requests import BINARY, HEADERS_MAX, JSON, TEXT, Request, Response
+from ledgerd.enclave.requests import BINARY, HEADERS_MAX, JSON, TEXT, TRANSACTION_ID_HEADER, Request, Response
 from ledgerd.enclave.scripting import Scripted
+from ledgerd.enclave.states import Ledger, StatesWanted
 from ledgerd.ledger.entry import ZERO_DIGEST, WriteSet
 from ledgerd.ledger.errors import RequestError, UsageError
 from ledgerd.ledger.ids import Seqno, TransactionId, View
-
-TRANSACTION_ID_HEADER: Final = "x-ms-ccf-transaction-id"
 
 # What is in the answer's hands:
 ANSWER: Final = 0  # `response` is complete
@@ -91,9 +90,20 @@ class Executor:
         registries: By first path segment: `app`, `node`, `gov`. `app` also takes paths without one of these prefixes.
         app_is_open: Whether `/app` serves: the service is Open.
         view_of: View of an applied seqno.
+        ledger: What handlers may ask of consensus.
     """
 
-    __slots__ = ("_app", "_app_is_open", "_app_maps", "_idempotency", "_registries", "_store", "_system_maps", "_writes_size_max")
+    __slots__ = (
+        "_app",
+        "_app_is_open",
+        "_app_maps",
+        "_idempotency",
+        "_ledger",
+        "_registries",
+        "_store",
+        "_system_maps",
+        "_writes_size_max",
+    )
 
     def __init__(
         self,
@@ -102,6 +112,7 @@ class Executor:
         *,
         app_is_open: Callable[[], bool],
         view_of: Callable[[Seqno], View],
+        ledger: Ledger,
         settings: Settings = Settings(),  # noqa: B008 - immutable
     ) -> None:
         self._store = store
@@ -109,6 +120,7 @@ class Executor:
         self._app = self._registries["app"]
         self._app_is_open = app_is_open
         self._idempotency = Idempotency(store, view_of, settings.idempotency_window)
+        self._ledger = ledger
         self._writes_size_max = settings.writes_size_bytes_max
         transaction = store.begin()
         self._app_maps = ApplicationMaps(transaction)
@@ -179,7 +191,8 @@ class Executor:
                     return outcome
 
             if scripted is None:
-                context = Context(request, params, caller, self._system_maps if endpoint.system else self._app_maps, transaction)
+                maps = self._system_maps if endpoint.system else self._app_maps
+                context = Context(request, params, caller, maps, transaction, self._ledger)
                 result = endpoint.handler(context)
             else:
                 context = scripted.context
@@ -231,6 +244,11 @@ class Executor:
             failure = _place(error)
             response = _FAILED
             writes = {}
+        except StatesWanted as wanted:
+            transaction.discard()
+            outcome = Outcome(endpoint, DEFERRED)
+            outcome.deferred = Deferred(STATES, (request, wanted.wanted))
+            return outcome
         outcome = Outcome(endpoint)
         if writes:
             store.apply(next_id.seqno, writes)  # not inside `try`: a wrong seqno is our own fault, and must stop the node

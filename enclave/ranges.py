@@ -6,7 +6,7 @@ are outside the AES-GCM tag, so each is compared with the only value that this s
 them too, but that of the last signature entry in an answer may be the last of all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ledgerd.ledger import merkle, signature
@@ -44,38 +44,57 @@ def check_range(
     checked: list[CheckedEntry] = []
     covered = 0
     for index, data in enumerate(entries):
-        seqno = Seqno(first + index)
-        try:
-            opened = sealer.open(data)
-            record = signature.parse(opened.writes)
-        except (IntegrityError, FormatError) as error:
-            raise HostError(f"the host's entry {seqno} is not what was stored: {error}") from None
-        if opened.flags:
-            raise HostError(f"the host's entry {seqno} has been changed: it has flags {opened.flags}, and this service sets none")
-        if opened.seqno != seqno or seqno > commit or opened.view != view_of(seqno):
-            raise HostError(
-                f"the host gave {opened.view}.{opened.seqno} where committed entry {view_of(seqno)}.{seqno} was asked for; "
-                "it is from before a rollback or from another place"
-            )
-        if record is not None:
-            _check_covered(record, seqno, checked, first)
+        entry = recognise(sealer, view_of, commit, Seqno(first + index), data)
+        if entry.signature is not None:
+            check_covered(entry, checked)
             covered = index + 1
-        checked.append(CheckedEntry(data, opened, record))
+        checked.append(entry)
     if not covered:
         raise HostError(f"the host gave {len(entries)} entries from {first} on and no signature over them")
     return checked[:covered]
 
 
-def _check_covered(record: signature.Signature, seqno: Seqno, before: list[CheckedEntry], first: Seqno) -> None:
-    if record.raw is None or record.tree is None:
+def recognise(sealer: Sealer, view_of: Callable[[Seqno], View | None], commit: Seqno, seqno: Seqno, data: bytes) -> CheckedEntry:
+    """Open what the host gave as entry `seqno`, and check that it is that very entry; arguments as for `check_range`.
+
+    Raises: HostError: It is another, or has been changed.
+    """
+    try:
+        opened = sealer.open(data)
+        record = signature.parse(opened.writes)
+    except (IntegrityError, FormatError) as error:
+        raise HostError(f"the host's entry {seqno} is not what was stored: {error}") from None
+    if opened.flags:
+        raise HostError(f"the host's entry {seqno} has been changed: it has flags {opened.flags}, and this service sets none")
+    if opened.seqno != seqno or seqno > commit or opened.view != view_of(seqno):
+        raise HostError(
+            f"the host gave {opened.view}.{opened.seqno} where committed entry {view_of(seqno)}.{seqno} was asked for; "
+            "it is from before a rollback or from another place"
+        )
+    return CheckedEntry(data, opened, record)
+
+
+def check_covered(signed: CheckedEntry, before: Sequence[CheckedEntry]) -> merkle.Span:
+    """Check entries against the tree in a signature entry after them.
+
+    Args:
+        signed: The signature entry, recognised.
+        before: Recognised entries of rising seqnos below it; those that this tree holds no leaf of are left alone.
+    Returns: The tree, for paths.
+    Raises: HostError: A leaf is another than the one that was signed, or the tree does not lead to the signed root.
+    """
+    record, seqno = signed.signature, signed.opened.seqno
+    if record is None or record.raw is None or record.tree is None:
         raise HostError(f"the host's signature entry {seqno} has no raw signature or no tree; this service writes both")
     try:
         tree = merkle.parse_tree(record.tree)
     except FormatError as error:
         raise HostError(f"the host's signature entry {seqno} is not what was stored: {error}") from None
-    for index, leaf in enumerate(tree.leaves):
-        at = tree.base + index - first
-        if 0 <= at < len(before) and before[at].opened.leaf != leaf:
-            raise HostError(f"the host's entry {first + at} has been changed: its leaf is not the one that was signed")
-    if merkle.Span(tree.below, tree.leaves).root() != record.raw.root:
+    for entry in before:
+        at = entry.opened.seqno - tree.base
+        if 0 <= at < len(tree.leaves) and entry.opened.leaf != tree.leaves[at]:
+            raise HostError(f"the host's entry {entry.opened.seqno} has been changed: its leaf is not the one that was signed")
+    span = merkle.Span(tree.below, tree.leaves)
+    if span.root() != record.raw.root:
         raise HostError(f"the host's signature entry {seqno} has a tree that does not lead to its root")
+    return span

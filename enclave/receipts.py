@@ -6,7 +6,6 @@ them.
 Not here: the formats (`ledger.receipt`), which transactions are committed (`enclave.frontend`).
 """
 
-import base64
 import json
 
 from ledgerd.enclave.ranges import CheckedEntry
@@ -54,16 +53,4 @@ def _of_signature(record: signature.Signature, kind: str) -> Response:
     if kind == COSE:
         body = {"error": {"code": "ResourceNotFound", "message": "A signature transaction has no COSE receipt; ask for one it covers."}}
         return Response(404, (), json.dumps(body).encode(), JSON)
-    return Response(200, (), json.dumps(_signature_json(record.raw)).encode(), JSON)
-
-
-def _signature_json(raw: signature.RawSignature) -> dict[str, object]:
-    """The receipt of a signature transaction itself, as CCF gives it: its leaf is the root that it signs."""
-    return {
-        "cert": raw.certificate,
-        "is_signature_transaction": True,
-        "leaf": raw.root.hex(),
-        "node_id": raw.node_id,
-        "proof": [],
-        "signature": base64.b64encode(raw.signature).decode(),
-    }
+    return Response(200, (), json.dumps(receipt.build_signature_json(record.raw)).encode(), JSON)

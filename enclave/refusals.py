@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from ledgerd.enclave.execution import TRANSACTION_ID_HEADER, error_response
-from ledgerd.enclave.requests import JSON, Response
+from ledgerd.enclave.execution import error_response
+from ledgerd.enclave.requests import JSON, TRANSACTION_ID_HEADER, Response
 from ledgerd.governance import tables
 from ledgerd.ledger.errors import RequestError
 from ledgerd.ledger.ids import TransactionId

@@ -6,6 +6,9 @@ Not here: parsing and printing (`enclave.sessions`), who asks (`enclave.auth`), 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from ledgerd.enclave.states import HistoricalState, Range
+
+TRANSACTION_ID_HEADER: Final = "x-ms-ccf-transaction-id"  # of answers; of requests that ask for the past
 HEADERS_MAX: Final = 256  # of a response, as of a request; every reader of answers has such a bound
 
 
@@ -23,11 +26,12 @@ class Request:
         caller_id: Hex SHA-256 of `certificate`, or "" without one; worked out once per session.
         now_s: Attested time, seconds since 1970, at which its execution begins. Not there before: whoever asks too early fails, instead
             of judging dates by a time that nobody has attested.
+        states: What was fetched for it since it was first executed here, which its handler asked for; see `enclave.states`.
     """
 
     now_s: int
 
-    __slots__ = ("body", "caller_id", "certificate", "headers", "method", "now_s", "path", "query", "reply_to")
+    __slots__ = ("body", "caller_id", "certificate", "headers", "method", "now_s", "path", "query", "reply_to", "states")
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Request:
         self.body = body
         self.certificate = certificate
         self.caller_id = caller_id
+        self.states: dict[Range, list[HistoricalState]] | None = None
 
 
 class Response(NamedTuple):

@@ -19,10 +19,11 @@ from ledgerd.enclave.requests import Request
 from ledgerd.enclave.scripts.jobs import Job, Outcome
 from ledgerd.enclave.scripts.overlay import OverlayTransaction
 from ledgerd.enclave.scripts.pool import Pool
+from ledgerd.enclave.states import Ledger, StatesWanted, size_of
 from ledgerd.ledger.errors import RequestError
 
 RUNNING_MAX: Final = 10_000  # requests at one time
-RUNNING_BYTES_MAX: Final = 64 << 20  # of their bodies
+RUNNING_BYTES_MAX: Final = 64 << 20  # of their bodies, and of what was fetched for them
 ATTEMPTS_MAX: Final = 30  # of one whose reads others keep changing; CCF's own number
 
 Steps: TypeAlias = Generator[Job, Outcome, Result]
@@ -36,18 +37,19 @@ class Scripted:
         request, endpoint, params: As they were matched.
         context: The handler's; its overlay holds what would be written.
         result: What the handler returned.
-        error: What it raised instead.
+        error: What it raised instead; or `StatesWanted`, upon which all of it is done again.
     """
 
-    __slots__ = ("_attempts", "_steps", "_transaction", "context", "endpoint", "error", "params", "request", "result")
+    __slots__ = ("_attempts", "_ledger", "_steps", "_transaction", "context", "endpoint", "error", "params", "request", "result")
 
-    def __init__(self, request: Request, endpoint: Endpoint, params: dict[str, str]) -> None:
+    def __init__(self, request: Request, endpoint: Endpoint, params: dict[str, str], ledger: Ledger) -> None:
         self.request = request
         self.endpoint = endpoint
         self.params = params
         self.context: Context
         self.result: Result = None
-        self.error: Exception | None = None
+        self.error: Exception | StatesWanted | None = None
+        self._ledger = ledger
         self._transaction: OverlayTransaction
         self._steps: Steps | None = None
         self._attempts = 0
@@ -68,7 +70,7 @@ class Scripted:
         transaction = self._transaction = OverlayTransaction(store, readonly=endpoint.readonly)
         transaction.touched = endpoint.reads_tables
         maps = Maps(transaction) if endpoint.system else ApplicationMaps(transaction)
-        self.context = Context(self.request, self.params, NOBODY, maps, transaction)
+        self.context = Context(self.request, self.params, NOBODY, maps, transaction, self._ledger)
         self.result, self.error, self._steps = None, None, None
         try:
             if self._attempts > ATTEMPTS_MAX:
@@ -89,7 +91,7 @@ class Scripted:
             return next(self._steps) if outcome is None else self._steps.send(outcome)
         except StopIteration as end:
             self.result = end.value
-        except Exception as error:  # as above
+        except (Exception, StatesWanted) as error:  # as above
             self.error = error
         return None
 
@@ -97,11 +99,17 @@ class Scripted:
 _LATER: Final = (("retry-after", "3"),)
 
 
+def _weight(request: Request) -> int:
+    """About the memory that a request takes."""
+    return len(request.body) + size_of(request.states)
+
+
 class Scripting:
     """The scripted requests of one node."""
 
-    def __init__(self, store: Store, pool: Pool) -> None:
+    def __init__(self, store: Store, pool: Pool, ledger: Ledger) -> None:
         self._store = store
+        self._ledger = ledger
         self._pool = pool
         self._running = 0
         self._bytes = 0
@@ -120,14 +128,14 @@ class Scripting:
     def begin(self, request: Request, endpoint: Endpoint, params: dict[str, str]) -> None:
         """Begin with a request."""
         self._running += 1
-        self._bytes += len(request.body)
-        scripted = Scripted(request, endpoint, params)
+        self._bytes += _weight(request)
+        scripted = Scripted(request, endpoint, params, self._ledger)
         self._go(scripted, scripted.begin(self._store))
 
     def again(self, scripted: Scripted) -> None:
         """Do one again that was finished: what it has read was written since."""
         self._running += 1
-        self._bytes += len(scripted.request.body)
+        self._bytes += _weight(scripted.request)
         self._go(scripted, scripted.begin(self._store))
 
     def take_finished(self) -> Scripted | None:
@@ -136,7 +144,7 @@ class Scripting:
             return None
         scripted = self._finished.popleft()
         self._running -= 1
-        self._bytes -= len(scripted.request.body)
+        self._bytes -= _weight(scripted.request)
         return scripted
 
     def _go(self, scripted: Scripted, job: Job | None) -> None:

@@ -7,11 +7,12 @@ Not here: starting and joining (`enclave.core`), requests one by one (`enclave.a
 
 import base64
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Protocol, cast
 
 from cryptography import x509
 
-from ledgerd.enclave import refusals
+from ledgerd.enclave import ledger_calls, refusals
 from ledgerd.enclave.admission import Admission
 from ledgerd.enclave.answering import REPLY, REQUEST, Answering
 from ledgerd.enclave.app import App
@@ -23,9 +24,9 @@ from ledgerd.enclave.configuration import Configuration
 from ledgerd.enclave.consensus import messages
 from ledgerd.enclave.consensus.core import Consensus, ConsensusReady, LogEntry, Retirement, Role, Settings
 from ledgerd.enclave.dialling import Dialling
-from ledgerd.enclave.endpoints import Deferred, Endpoint, Registry
+from ledgerd.enclave.endpoints import STATES, Deferred, Endpoint, Registry
 from ledgerd.enclave.entropy import jitter
-from ledgerd.enclave.execution import Executor
+from ledgerd.enclave.execution import Executor, error_response
 from ledgerd.enclave.frontend import ATTESTATION, RECEIPT, Frontend, attestation_object
 from ledgerd.enclave.governing import recovery
 from ledgerd.enclave.governing.acks import Acknowledgement
@@ -35,6 +36,7 @@ from ledgerd.enclave.governing.proposals import KnownProposals
 from ledgerd.enclave.governing.proposing import Proposing
 from ledgerd.enclave.governing.service import ServiceState
 from ledgerd.enclave.group_commit import GroupCommit
+from ledgerd.enclave.historical import Historical
 from ledgerd.enclave.host_rejects import DOCUMENT, FETCHED, STORED, HostRejects
 from ledgerd.enclave.idempotency import MAP as IDEMPOTENCY_MAP
 from ledgerd.enclave.idempotency import WINDOW_ENTRIES
@@ -44,15 +46,16 @@ from ledgerd.enclave.kv import Store
 from ledgerd.enclave.leaving import RETIRED_SECONDS, Elsewhere, Leaving
 from ledgerd.enclave.nsm import Nsm, attestation
 from ledgerd.enclave.replica import Proposal, Replica, Unverified, verify_signatures
-from ledgerd.enclave.requests import COSE, JSON, Response
+from ledgerd.enclave.requests import COSE, JSON, Request, Response
 from ledgerd.enclave.scripting import Scripting
 from ledgerd.enclave.scripts.pool import Pool
 from ledgerd.enclave.sessions import Sessions
+from ledgerd.enclave.states import HistoricalState, Range, size_of
 from ledgerd.enclave.status import Attested, Status
 from ledgerd.governance import tables
 from ledgerd.ledger.attestation.binding import service_digest
 from ledgerd.ledger.entry import ZERO_DIGEST, Sealer, WriteSet
-from ledgerd.ledger.errors import HostError, PeerError
+from ledgerd.ledger.errors import HostError, PeerError, RequestError
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 from ledgerd.ledger.signature import Signature
 
@@ -159,7 +162,9 @@ class Serving:
         self._certificates = ShownCertificates(keys, certificate, service, self._log)
         self._group_commit = GroupCommit(keys.id, keys.identity, self._certificates.node_pem, service.identity)
         self._dialling = Dialling(keys, certificate, service.certificate, self._is_former, services.next_stream, now)
-        self._archive = Archive(self._consensus, self._replica, lambda error: rejects.count(FETCHED, error))
+        reject = partial(rejects.count, FETCHED)
+        self._archive = Archive(self._consensus, self._replica, reject)
+        self._historical = Historical(self._archive, self._consensus, self._replica, reject)
         self.status = Status(
             configuration,
             keys,
@@ -197,13 +202,14 @@ class Serving:
         Acknowledgement(self.status).add_to(governing)
         ServiceState(self.status).add_to(governing)
         recovery.add_to(governing)
-        self.scripts = Pool(GovernanceCalls(self.status).calls, services.script_workers, now)
-        self._scripting = Scripting(store, self.scripts)
+        self.scripts = Pool(GovernanceCalls(self.status).calls | ledger_calls.calls(self._historical), services.script_workers, now)
+        self._scripting = Scripting(store, self.scripts, self.status)
         executor = Executor(
             store,
             self._registries,
             app_is_open=lambda: self._app_open,
             view_of=lambda seqno: self._consensus.view_of(seqno) or self._consensus.view,  # not in the log yet: of this wake-up
+            ledger=self.status,
         )
         self._answering = Answering(
             executor,
@@ -283,6 +289,7 @@ class Serving:
         self._consensus.tick(now)
         self._answering.tick(now)
         self._archive.expire(now)
+        self._historical.tick(now)
         self._refresh.tick(now, self._consensus.role is Role.PRIMARY)
 
     def sweep(self, now: float) -> None:
@@ -305,7 +312,7 @@ class Serving:
         """When `tick` is due if nothing happens before."""
         if self._answering.has_backlog or self._dialling.channels.has_backlog:
             return self._now
-        busy = self._answering.is_waiting or len(self._archive) > 0
+        busy = self._answering.is_waiting or len(self._archive) > 0 or self._historical.is_busy
         return min(
             self._consensus.next_deadline(),
             self._group_commit.begin_at,
@@ -509,8 +516,23 @@ class Serving:
             self._archive.receipt(transaction, kind, self._now, lambda response: self._answering.answer(reply_to, response))
         elif deferred.what == ATTESTATION:
             self._attest(reply_to, cast(bytes | None, deferred.data))
+        elif deferred.what == STATES:
+            self._fetch_states(*cast(tuple[Request, Range], deferred.data))
         else:
             raise NotImplementedError(deferred.what)
+
+    def _fetch_states(self, request: Request, wanted: Range) -> None:
+        """Fetch what a handler has asked for, and have the request executed again, or refused."""
+        found: list[HistoricalState] = []
+
+        def done(error: RequestError | None) -> None:
+            if error is not None:
+                self._answering.answer(request.reply_to, error_response(error))
+                return
+            request.states = {**(request.states or {}), wanted: found}
+            self._answering.again(request)
+
+        self._historical.read(wanted, found.extend, done, size_of(request.states) + len(request.body))
 
     def _attest(self, reply_to: object, nonce: bytes | None) -> None:
         genesis = self._replica.genesis_digest

@@ -185,6 +185,10 @@ class Status:
         """Ledger secrets by the first seqno each of them encrypts; for admission only."""
         return [(1, self._ledger_secret)]
 
+    def view_of(self, seqno: Seqno) -> View | None:
+        """View of an entry in this node's log, committed or not."""
+        return self._consensus.view_of(seqno)
+
     def status_of(self, transaction: TransactionId) -> str:
         """Unknown, Pending, Committed or Invalid; the last two are final."""
         consensus = self._consensus

@@ -89,6 +89,18 @@ def build_json(raw: RawSignature, leaf: Leaf, path: Path, endorsements: Sequence
     return receipt
 
 
+def build_signature_json(raw: RawSignature) -> dict[str, Any]:
+    """Return the JSON receipt of a signature transaction itself, as CCF gives it: its leaf is the root that it signs."""
+    return {
+        "cert": raw.certificate,
+        "is_signature_transaction": True,
+        "leaf": raw.root.hex(),
+        "node_id": raw.node_id,
+        "proof": [],
+        "signature": base64.b64encode(raw.signature).decode(),
+    }
+
+
 def build_cose(signature: bytes, leaf: Leaf, path: Path) -> bytes:
     """Return the COSE receipt of an entry: the service's signature (from a signature entry after it) with the entry's path."""
     message = cose.decode(signature)

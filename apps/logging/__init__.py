@@ -3,12 +3,24 @@
 Private messages stand sealed in the ledger; public ones in plain text, for every auditor to read.
 """
 
-from ledgerd.enclave.app import App, Context, RequestError
+from dataclasses import dataclass
+from typing import Any
+
+from ledgerd.enclave.app import App, Context, HistoricalState, RequestError
 
 app = App("logging", description="Text messages under keys, private (sealed) or public (in plain text in the ledger).")
 
 PRIVATE = "records"
 PUBLIC = "public:records"
+
+
+@dataclass
+class Written:
+    """A message as one transaction wrote it: None if it removed it. The receipt proves that the transaction is committed."""
+
+    transaction_id: str
+    message: str | None
+    receipt: dict[str, Any]
 
 
 @app.put("/records/{key}")
@@ -29,6 +41,15 @@ def delete_private(ctx: Context, key: str) -> None:
     _delete(ctx, PRIVATE, key)
 
 
+@app.get("/records/{key}/historical", historical=True)
+def get_private_historical(ctx: Context, key: str) -> Written:
+    """Read a private message as the transaction that the request's header names wrote it."""
+    found = _written(ctx.historical, PRIVATE, key)
+    if found is None:
+        raise RequestError(404, "ResourceNotFound", f"Transaction {ctx.historical.transaction_id} did not write record {key}.")
+    return found
+
+
 @app.put("/public/records/{key}")
 def put_public(ctx: Context, key: str, body: str) -> None:
     """Write a public message."""
@@ -45,6 +66,21 @@ def get_public(ctx: Context, key: str) -> str:
 def delete_public(ctx: Context, key: str) -> None:
     """Remove a public message. It stays in the ledger's history for everybody to read."""
     _delete(ctx, PUBLIC, key)
+
+
+@app.get("/public/records/{key}/historical/range", responses={404: RequestError})
+def get_public_range(ctx: Context, key: str, first: int, last: int) -> list[Written]:
+    """Read what transactions `first` to `last`, committed ones, made of a public message."""
+    found = (_written(state, PUBLIC, key) for state in ctx.states(first, last))
+    return [written for written in found if written is not None]
+
+
+def _written(state: HistoricalState, name: str, key: str) -> Written | None:
+    written = state.kv[name]
+    value = written.get(key.encode())
+    if value is None and not written.removed(key.encode()):
+        return None
+    return Written(str(state.transaction_id), None if value is None else value.decode(), state.receipt)
 
 
 def _read(ctx: Context, name: str, key: str) -> str:

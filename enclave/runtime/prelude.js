@@ -276,6 +276,170 @@
     return ask(operation, 0, words, all) === 1 ? received() : undefined;
   }
 
+  // Historical states. They come as one buffer (`enclave.ledger_calls` has its layout), of which a script is shown what it looks at.
+
+  const STATES = 'historical.getStateRange';
+  const STATE = 'historical.state';
+  const VIEW = 'consensus.getViewForSeqno'; // null where there is none, as in CCF
+  const slice = uncurry(Buffer.prototype.slice);
+  const character = Text.fromCharCode;
+
+  function digits(view, at, length) {
+    let text = '';
+    for (let i = 0; i < length; i++) text += character(view[at + i]);
+    return text;
+  }
+
+  function statesIn(buffer) {
+    if (buffer === undefined) return null;
+    const view = new Bytes(buffer);
+    const length = ((view[0] << 24) | (view[1] << 16) | (view[2] << 8) | view[3]) >>> 0;
+    const { signatures, states } = parse(convert(TO_TEXT, slice(buffer, 4, 4 + length)));
+    let at = 4 + length;
+    const found = [];
+    for (let i = 0; i < states.length; i++) {
+      const state = new State(buffer, view, at, states[i], signatures);
+      defineProperty(found, i, { value: state.show(), writable: true, enumerable: true, configurable: true });
+      at = state.end;
+    }
+    return found;
+  }
+
+  class State {
+    constructor(buffer, view, at, head, signatures) {
+      this.buffer = buffer;
+      this.view = view;
+      this.at = at;
+      this.transactionId = head[0];
+      this.seqno = head[1];
+      this.signature = signatures[head[2]];
+      this.receiptLength = head[3];
+      this.places = create(null);
+      at += head[3];
+      const maps = head[4];
+      const names = keys(maps);
+      for (let i = 0; i < names.length; i++) {
+        const lengths = maps[names[i]];
+        this.places[names[i]] = { at, lengths };
+        for (let j = 0; j < lengths.length; j++) at += lengths[j] < 0 ? 0 : lengths[j];
+      }
+      this.end = at;
+    }
+
+    show() {
+      const state = this;
+      const shown = { transactionId: this.transactionId };
+      let receipt;
+      const describe = (value) => ({ value, writable: true, enumerable: true, configurable: true });
+      defineProperty(shown, 'receipt', {
+        get() {
+          if (receipt === undefined) {
+            const { cert, node_id, signature } = state.signature;
+            const rest = parse(convert(TO_TEXT, slice(state.buffer, state.at, state.at + state.receiptLength)));
+            receipt = { signature, cert, node_id };
+            const names = keys(rest);
+            for (let i = 0; i < names.length; i++) receipt[names[i]] = rest[names[i]];
+          }
+          return receipt;
+        },
+        set(value) { defineProperty(shown, 'receipt', describe(value)); },
+        enumerable: true, configurable: true,
+      });
+      defineProperty(shown, 'kv', describe(new Handles(create(null), {
+        get: (_, name) => (typeof name === 'string' ? new HistoricalMap(state, name) : undefined),
+        set: () => false,
+        defineProperty: () => false,
+        deleteProperty: () => false,
+      })));
+      return shown;
+    }
+  }
+
+  class HistoricalMap {
+    #state;
+    #entries;
+
+    constructor(state, name) {
+      this.#state = state;
+      this._map_name = name;
+    }
+
+    // What the transaction wrote to this map, by key; what it removed is not there.
+    #open(method) {
+      if (this.#entries === undefined) {
+        const code = open(this._map_name);
+        if (!(code & READ)) {
+          holder[0] = method;
+          ask(OPEN, (code >> 2) + 1, nothing, nothing);
+        }
+        const entries = (this.#entries = create(null));
+        const place = this.#state.places[this._map_name];
+        if (place !== undefined) {
+          const { lengths } = place;
+          for (let i = 0, at = place.at; i < lengths.length; i += 2) {
+            const middle = at + lengths[i];
+            if (lengths[i + 1] >= 0) entries['k' + digits(this.#state.view, at, lengths[i])] = [at, middle, middle + lengths[i + 1]];
+            at = middle + (lengths[i + 1] < 0 ? 0 : lengths[i + 1]);
+          }
+        }
+      }
+      return this.#entries;
+    }
+
+    #find(method, key) {
+      const entries = this.#open(method);
+      return entries['k' + digits(new Bytes(key), 0, lengthOf(key))];
+    }
+
+    get(key) {
+      expect(1, arguments.length);
+      needBuffer(key);
+      const found = this.#find('get', key);
+      return found === undefined ? undefined : slice(this.#state.buffer, found[1], found[2]);
+    }
+
+    has(key) {
+      expect(1, arguments.length);
+      needBuffer(key);
+      return this.#find('has', key) !== undefined;
+    }
+
+    getVersionOfPreviousWrite(key) {
+      expect(1, arguments.length);
+      needBuffer(key);
+      return this.#find('getVersionOfPreviousWrite', key) === undefined ? undefined : this.#state.seqno;
+    }
+
+    get size() {
+      return keys(this.#open('size')).length;
+    }
+
+    forEach(callback) {
+      expect(1, arguments.length);
+      if (typeof callback !== 'function') throw new Mistake('Argument must be a function');
+      const entries = this.#open('forEach');
+      const names = keys(entries);
+      for (let i = 0; i < names.length; i++) {
+        const places = entries[names[i]];
+        callback(slice(this.#state.buffer, places[1], places[2]), slice(this.#state.buffer, places[0], places[1]), this);
+      }
+    }
+
+    set() { return this.#refuse('set'); }
+    delete() { return this.#refuse('delete'); }
+    clear() { return this.#refuse('clear'); }
+
+    #refuse(method) {
+      throw new Mistake(`Cannot call ${method} on table named ${this._map_name}. All tables are read-only during historical transaction.`);
+    }
+  }
+
+  let present;
+  function historicalState() {
+    present ??= statesIn(call(CALL, STATE, []))[0];
+    return present;
+  }
+
   const ccf = { strToBuf, bufToStr, jsonCompatibleToBuf, bufToJsonCompatible, kv };
   for (const method of ['enableUntrustedDateTime', 'enableMetricsLogging']) {
     let enabled = false;
@@ -321,10 +485,17 @@
   ccf.isValidX509CertBundle = own('isValidX509CertBundle');
   ccf.isValidX509CertChain = own('isValidX509CertChain');
   for (const name of configuration.calls) {
+    if (name === STATE) {
+      defineProperty(ccf, 'historicalState', { get: historicalState, enumerable: true, configurable: true });
+      continue;
+    }
     const parts = name.split('.');
     let place = ccf;
     for (const part of parts.slice(0, -1)) place = place[part] ??= {};
-    place[parts[parts.length - 1]] = (...values) => call(CALL, name, values);
+    const last = parts[parts.length - 1];
+    if (name === STATES) place[last] = (...values) => statesIn(call(CALL, name, values));
+    else if (name === VIEW) place[last] = (...values) => call(CALL, name, values) ?? null;
+    else place[last] = (...values) => call(CALL, name, values);
   }
   globalThis.ccf = ccf;
 
@@ -372,6 +543,7 @@
 
   function again(configuration) {
     ({ time: now, seed: state } = configuration);
+    present = undefined;
   }
 
   function request(object, body) {

@@ -1,10 +1,13 @@
 """The logging application as its users meet it."""
 
+import json
+
 import pytest
 
 from ledgerd.apps.logging import app
-from ledgerd.enclave.execution import TRANSACTION_ID_HEADER
-from ledgerd.enclave.requests import Response
+from ledgerd.enclave.requests import TRANSACTION_ID_HEADER, Response
+from ledgerd.ledger.receipt import verify_json
+from support.cluster import Cluster
 from support.executing import STRANGER, USER, Node, error_of
 
 BOTH = pytest.mark.parametrize("path", ["/app/records", "/app/public/records", "/records", "/public/records"])
@@ -50,3 +53,25 @@ def test_only_users_are_served_unless_the_service_is_open(path: str, method: str
     Node(app=app).ask("PUT", f"{path}/k", "v", caller=USER)
     assert Node(app=app).answer(method, f"{path}/k", caller=STRANGER).status == 401
     assert Node(app=app, policy="open").answer(method, f"{path}/k", caller="").status in (204, 404)
+
+
+def test_messages_are_read_as_they_were_written_with_receipts() -> None:
+    cluster = Cluster(app)
+    host = cluster.start(1)[0]
+    client = cluster.client(host)
+    ids = []
+    for place in ("records", "public/records"):
+        for message in (b"first", b"second"):
+            ids.append(client.ask("PUT", f"/app/{place}/k", message, prefer="committed").headers[TRANSACTION_ID_HEADER])
+        ids.append(client.ask("DELETE", f"/app/{place}/k", prefer="committed").headers[TRANSACTION_ID_HEADER])
+    for transaction, was in zip(ids[:3], ("first", "second", None), strict=True):
+        answer = client.ask("GET", "/app/records/k/historical", x_ms_ccf_transaction_id=transaction)
+        shown = json.loads(answer.body)
+        assert (answer.status, shown["message"], shown["transaction_id"]) == (200, was, transaction)
+        assert str(verify_json(shown["receipt"], host.notices["service_certificate"]).transaction_id) == transaction
+    answer = client.ask("GET", "/app/records/other/historical", x_ms_ccf_transaction_id=ids[0])
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (404, "ResourceNotFound")
+    last = ids[-1].split(".")[1]
+    answer = client.ask("GET", f"/app/public/records/k/historical/range?first=1&last={last}")
+    shown = json.loads(answer.body)
+    assert [(item["transaction_id"], item["message"]) for item in shown] == list(zip(ids[3:], ("first", "second", None), strict=True))

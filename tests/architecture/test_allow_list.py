@@ -38,7 +38,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
         queue resource select signal socket struct sys threading time traceback types typing
         _quickjs cryptography msgpack OpenSSL
     """),
-    "apps": frozenset(),
+    "apps": names("dataclasses typing"),
 }
 
 # What trusted code uses of the house itself, beyond its own component. (The enclave's is bounded by the contracts.)

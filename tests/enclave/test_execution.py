@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ledgerd.enclave.endpoints import Context, Deferred, Endpoint
-from ledgerd.enclave.execution import ANSWER, DEFERRED, FORWARD, TRANSACTION_ID_HEADER, Settings, to_response
-from ledgerd.enclave.requests import Response
+from ledgerd.enclave.execution import ANSWER, DEFERRED, FORWARD, Settings, to_response
+from ledgerd.enclave.requests import TRANSACTION_ID_HEADER, Response
 from ledgerd.ledger.entry import ZERO_DIGEST
 from ledgerd.ledger.errors import RequestError, UsageError
 from ledgerd.ledger.ids import Seqno, TransactionId, View

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from ledgerd.enclave import idempotency
 from ledgerd.enclave.endpoints import Context
-from ledgerd.enclave.execution import TRANSACTION_ID_HEADER, Settings
-from ledgerd.enclave.requests import Response
+from ledgerd.enclave.execution import Settings
+from ledgerd.enclave.requests import TRANSACTION_ID_HEADER, Response
 from ledgerd.ledger.errors import RequestError
 from support.executing import OTHER_USER, USER, Node, endpoint, error_of
 

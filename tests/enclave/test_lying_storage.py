@@ -121,6 +121,17 @@ def test_a_receipt_from_the_disk_is_the_one_given_at_commit(service: tuple[Clust
     assert str(verified.transaction_id) == transaction
 
 
+def test_the_receipt_of_the_last_signature_is_given_though_entries_after_it_are_not_committed(service: tuple[Cluster, Host, str]) -> None:
+    cluster, host, _ = service
+    signature = f"2.{host.committed}"
+    host.stores = False  # what is written from now on stays uncommitted, and is on the disk all the same
+    cluster.client(host).start("PUT", "/app/public/records/more", b"v")
+    cluster.run(0.1)
+    assert len(host.entries) > host.committed
+    assert ask_receipt(cluster, host, signature) == (200, "")
+    assert host.enclave._rejects.counts == {}
+
+
 def test_a_lagging_peer_is_never_fed_what_the_primary_s_host_made_up() -> None:
     cluster = Cluster(app)
     first = cluster.start(1)[0]

@@ -58,10 +58,11 @@ class Node:
             {"app": self.app, "node": self.node, "gov": self.gov},
             app_is_open=lambda: self.is_open,
             view_of=self.view_of,
+            ledger=self,
             settings=settings,
         )
         self.scripts = Pool(self.calls(), 1, 0.0)
-        self.scripting = Scripting(self.store, self.scripts)
+        self.scripting = Scripting(self.store, self.scripts, self)
         self.workers = ScriptWorkers(self.scripts)
         self.store.apply(1, GENESIS)
 
@@ -71,6 +72,19 @@ class Node:
 
     def view_of(self, seqno: Seqno) -> View:
         return View(max(view for view, first in self.views if first <= seqno))
+
+    @property
+    def committed(self) -> TransactionId:
+        """Everything that cannot be rolled back."""
+        return TransactionId(self.view_of(Seqno(self.store.compacted)) if self.store.compacted else View(0), Seqno(self.store.compacted))
+
+    def status_of(self, transaction: TransactionId) -> str:
+        """By this node's own entries alone."""
+        if transaction.seqno > self.store.version:
+            return "Unknown"
+        if self.view_of(transaction.seqno) != transaction.view:
+            return "Invalid"
+        return "Committed" if transaction.seqno <= self.store.compacted else "Pending"
 
     @property
     def view(self) -> int:

@@ -1,0 +1,389 @@
+"""Historical states: read back from the host, recognised, bounded, and never something else than what was committed."""
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from ledgerd.enclave import historical, states
+from ledgerd.enclave.app import App, Context
+from ledgerd.ledger import receipt
+from ledgerd.ledger.entry import ZERO_DIGEST, read_public
+from ledgerd.ledger.errors import UsageError
+from ledgerd.ledger.ids import Seqno, TransactionId, View
+from ledgerd.ledger.signature import TREE
+from support.cluster import Cluster, Host
+
+ID = "x-ms-ccf-transaction-id"
+
+app = App("historical")
+
+
+@app.put("/{place}/{key}")
+def write(ctx: Context, place: str, key: str, body: str) -> None:
+    """Write to the map that the path names, with claims."""
+    ctx.set_claims_digest(sha256(body.encode()).digest())
+    ctx.kv[place].set(key.encode(), body.encode())
+    ctx.kv[f"public:{place}"].set(key.encode(), body[::-1].encode())
+
+
+@app.delete("/{place}/{key}")
+def remove(ctx: Context, place: str, key: str) -> None:
+    """Remove a key from both."""
+    ctx.kv[place].delete(key.encode())
+    ctx.kv[f"public:{place}"].delete(key.encode())
+
+
+@app.get("/at/{place}", historical=True)
+def at(ctx: Context, place: str) -> Any:
+    """What the named transaction wrote."""
+    return shown(ctx.historical, place)
+
+
+@app.get("/between/{place}")
+def between(ctx: Context, place: str, first: int, last: int) -> Any:
+    """What a range of them wrote."""
+    return [shown(state, place) for state in ctx.states(first, last)]
+
+
+@app.get("/status/{view}/{seqno}")
+def status(ctx: Context, view: int, seqno: int) -> Any:
+    """What consensus says."""
+    return [str(ctx.committed), ctx.status_of(TransactionId(View(view), Seqno(seqno))), ctx.view_of(seqno)]
+
+
+runs: list[str] = []
+
+
+@app.post("/stubborn")
+def stubborn(ctx: Context) -> Any:
+    """Write first, read the past then, and catch whatever can be caught."""
+    runs.append("run")
+    ctx.kv["runs"].set(b"k", b"%d" % len(runs))
+    try:
+        there = [ctx.states(2, 3), ctx.states(1, 1)]
+    except Exception:
+        return "caught"
+    return [len(found) for found in there]
+
+
+def shown(state: states.HistoricalState, place: str) -> dict[str, Any]:
+    """A state as JSON."""
+    maps = {name: {key.decode(): value.decode() for key, value in state.kv[name].items()} for name in (place, f"public:{place}")}
+    return {"id": str(state.transaction_id), "maps": maps, "names": state.kv.names(), "receipt": state.receipt}
+
+
+def service(nodes: int = 1, **more: Any) -> tuple[Cluster, list[Host]]:
+    cluster = Cluster(app, **more)
+    return cluster, cluster.start(nodes)
+
+
+def commit(cluster: Cluster, host: Host, count: int, place: str = "a") -> list[str]:
+    """Commit so many transactions one after the other; their ids."""
+    client = cluster.client(host)
+    return [client.ask("PUT", f"/app/{place}/k{n}", b"v%d" % n, prefer="committed").headers[ID] for n in range(count)]
+
+
+def ask(cluster: Cluster, host: Host, path: str, **headers: Any) -> tuple[int, Any]:
+    answer = cluster.client(host).ask("GET", path, **headers)
+    value = json.loads(answer.body)
+    return answer.status, value["error"] if answer.status >= 400 else value
+
+
+def seqno_of(transaction: str) -> int:
+    return int(transaction.split(".")[1])
+
+
+@pytest.mark.parametrize("place", ["a", "ä"])
+def test_a_state_is_what_its_transaction_wrote_with_the_receipt_that_proves_it(place: str) -> None:
+    cluster, (host,) = service()
+    ids = commit(cluster, host, 5, "%C3%A4" if place == "ä" else place)
+    for number, transaction in enumerate(ids):
+        status, value = ask(cluster, host, f"/app/at/{'%C3%A4' if place == 'ä' else place}", x_ms_ccf_transaction_id=transaction)
+        assert status == 200
+        assert value["maps"] == {place: {f"k{number}": f"v{number}"}, f"public:{place}": {f"k{number}": f"{number}v"}}
+        assert value["names"] == sorted([place, f"public:{place}"])
+        verified = receipt.verify_json(value["receipt"], host.notices["service_certificate"])
+        assert str(verified.transaction_id) == transaction == value["id"]
+        assert verified.claims_digest == sha256(b"v%d" % number).digest()
+        _, same = ask(cluster, host, f"/app/receipt?transaction_id={transaction}")
+        assert value["receipt"] == same
+
+
+def test_a_removed_key_is_absent_and_known_to_be_removed() -> None:
+    cluster, (host,) = service()
+    commit(cluster, host, 1)
+    removed = cluster.client(host).ask("DELETE", "/app/a/k0", prefer="committed").headers[ID]
+    status, value = ask(cluster, host, "/app/at/a", x_ms_ccf_transaction_id=removed)
+    assert (status, value["maps"]) == (200, {"a": {}, "public:a": {}})
+    assert value["names"] == ["a", "public:a"]
+
+
+def test_a_range_has_every_entry_signatures_and_genesis_included() -> None:
+    cluster, (host,) = service()
+    commit(cluster, host, 12)
+    last = host.committed
+    status, found = ask(cluster, host, f"/app/between/a?first=1&last={last}")
+    assert status == 200
+    assert [seqno_of(state["id"]) for state in found] == list(range(1, last + 1))
+    signatures = [n for n in range(1, last + 1) if TREE in read_public(host.entries[n - 1]).writes]
+    assert [seqno_of(state["id"]) for state in found if state["receipt"]["is_signature_transaction"]] == signatures
+    assert "public:ccf.gov.service.info" in found[0]["names"]
+    for state in found:
+        if not state["receipt"]["is_signature_transaction"]:
+            assert str(receipt.verify_json(state["receipt"], host.notices["service_certificate"]).transaction_id) == state["id"]
+    # Every end of a range, each of them a signature entry, before one, or behind one.
+    for end in range(last - 6, last + 1):
+        assert ask(cluster, host, f"/app/between/a?first={end}&last={end}")[1] == [found[end - 1]]
+        assert ask(cluster, host, f"/app/between/a?first=3&last={end}")[1] == found[2:end]
+
+
+def test_ranges_cross_views_and_a_backup_reads_its_own_disk() -> None:
+    cluster, hosts = service(3)
+    before = commit(cluster, hosts[0], 4)
+    cluster.kill(hosts[0])
+    cluster.until(lambda: any(host.notices.get("role") == "primary" for host in hosts[1:]))
+    new = next(host for host in hosts[1:] if host.notices.get("role") == "primary")
+    after = commit(cluster, new, 4, "b")
+    cluster.run(0.5)
+    first, last = seqno_of(before[0]), seqno_of(after[-1])
+    for host in hosts[1:]:
+        status, found = ask(cluster, host, f"/app/between/b?first={first}&last={last}")
+        assert status == 200
+        assert {state["id"].split(".")[0] for state in found} == {"2", after[0].split(".")[0]}
+        assert [state["id"] for state in found if state["id"] in (*before, *after)] == [*before, *after]
+        for state in found:
+            if not state["receipt"]["is_signature_transaction"]:
+                receipt.verify_json(state["receipt"], new.notices["service_certificate"])
+
+
+def test_consensus_is_asked_by_python_as_by_everybody() -> None:
+    cluster, (host,) = service()
+    ids = commit(cluster, host, 2)
+    committed = ask(cluster, host, "/app/commit")[1]["transaction_id"]
+    assert ask(cluster, host, f"/app/status/2/{seqno_of(ids[0])}")[1] == [committed, "Committed", 2]
+    assert ask(cluster, host, f"/app/status/9/{seqno_of(ids[0])}")[1] == [committed, "Invalid", 2]
+    assert ask(cluster, host, "/app/status/2/100000")[1] == [committed, "Unknown", None]
+    assert ask(cluster, host, "/app/status/2/0")[1][2] is None
+
+
+def test_the_header_is_checked_as_in_ccf() -> None:
+    cluster, (host,) = service()
+    ids = commit(cluster, host, 1)
+    assert ask(cluster, host, "/app/at/a")[1]["code"] == "MissingRequiredHeader"
+    for wrong in ("", "2", "2.x", "2.3.4", "-2.3", "2.99999999999999999999"):
+        status, error = ask(cluster, host, "/app/at/a", x_ms_ccf_transaction_id=wrong)
+        assert (status, error["code"]) == (400, "InvalidHeaderValue")
+    status, error = ask(cluster, host, "/app/at/a", x_ms_ccf_transaction_id="2.100000")
+    assert (status, error["code"]) == (404, "TransactionPendingOrUnknown")
+    status, error = ask(cluster, host, "/app/at/a", x_ms_ccf_transaction_id=f"3.{seqno_of(ids[0])}")
+    assert (status, error["code"]) == (404, "TransactionInvalid")
+
+
+def test_what_is_no_range_is_refused_before_anything_is_read() -> None:
+    cluster, (host,) = service()
+    commit(cluster, host, 1)
+    host.read_back = lambda n, data: pytest.fail("nothing is to be read")
+    for first, last in ((0, 1), (-1, 2), (3, 2)):
+        assert ask(cluster, host, f"/app/between/a?first={first}&last={last}")[1]["code"] == "InvalidInput"
+    assert ask(cluster, host, "/app/between/a?first=1&last=100")[1]["code"] == "TransactionPendingOrUnknown"
+    status, error = ask(cluster, host, f"/app/between/a?first=1&last={states.RANGE_ENTRIES_MAX + 1}")
+    assert (status, error["code"]) == (400, "RangeTooLarge")
+
+
+def test_a_handler_is_called_again_and_what_it_wrote_before_never_was() -> None:
+    cluster, (host,) = service()
+    commit(cluster, host, 2)
+    runs.clear()
+    answer = cluster.client(host).ask("POST", "/app/stubborn", prefer="committed")
+    assert (answer.status, json.loads(answer.body), len(runs)) == (200, [2, 1], 3)
+    status, value = ask(cluster, host, "/app/at/runs", x_ms_ccf_transaction_id=answer.headers[ID])
+    assert (status, value["maps"]["runs"]) == (200, {"k": "3"})
+
+
+def test_private_maps_of_the_service_are_not_for_applications() -> None:
+    cluster, (host,) = service()
+    done = cluster.client(host).ask("PUT", "/app/a/k", b"v", prefer="committed", idempotency_key="once").headers[ID]
+    [state] = read(host, cluster, seqno_of(done), seqno_of(done))
+    private = [name for name in state.writes if name.startswith("ledgerd.")]
+    assert private, "the idempotency key's record stands in the entry"
+    assert not set(private) & set(state.kv.names())
+    for name in (*private, "ccf.gov.users"):
+        with pytest.raises(UsageError, match="service's own"):
+            state.kv[name]
+
+
+def read(host: Host, cluster: Cluster, first: int, last: int) -> Any:
+    """The states of a range, or the RequestError."""
+    found: list[Any] = []
+    ended: list[Any] = []
+    serving = host.enclave._serving
+    assert serving is not None
+    serving._historical.read((first, last), found.extend, ended.append)
+    cluster.until(lambda: bool(ended), 60.0)
+    return found if ended == [None] else ended[0]
+
+
+# A host that lies.
+
+
+def flip(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+Lie = Callable[[list[bytes], int, bytes], bytes | None]
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        pytest.param(lambda entries, n, data: flip(data, 10), id="a flipped bit in the tag"),
+        pytest.param(lambda entries, n, data: flip(data, 3), id="a flipped bit in the header"),
+        pytest.param(lambda entries, n, data: flip(data, 1), id="a flag"),
+        pytest.param(lambda entries, n, data: flip(data, len(data) - 1), id="a flipped bit in what is sealed"),
+        pytest.param(lambda entries, n, data: entries[n - 2], id="the entry before it"),
+        pytest.param(lambda entries, n, data: entries[n], id="the entry after it"),
+        pytest.param(lambda entries, n, data: data[:-1], id="truncated"),
+        pytest.param(lambda entries, n, data: b"", id="empty"),
+        pytest.param(lambda entries, n, data: bytes(len(data)), id="zeros"),
+    ],
+)
+def test_a_range_with_one_entry_that_is_not_the_committed_one_is_refused_counted_and_asked_for_again(lie: Lie) -> None:
+    cluster, (host,) = service()
+    commit(cluster, host, 8)
+    entries = list(host.entries)
+    lies: list[int] = []
+
+    def once(n: int, data: bytes) -> bytes | None:
+        if n != 6 or len(lies) >= limit:
+            return data
+        lies.append(n)
+        return lie(entries, n, data)
+
+    host.read_back = once
+    limit = historical.ATTEMPTS_MAX - 1
+    assert [state.transaction_id.seqno for state in read(host, cluster, 2, 8)] == list(range(2, 9)), "it gave up too early"
+    assert host.enclave._rejects.counts["fetched"] == limit == len(lies)
+    limit = 1_000
+    error = read(host, cluster, 2, 8)
+    assert (error.status, error.error_code) == (503, "LedgerRangeRefused")
+    assert "to 8" in error.message
+    assert len(lies) == 2 * historical.ATTEMPTS_MAX - 1
+    status, shown = ask(cluster, host, "/app/between/a?first=2&last=8")
+    assert (status, shown["code"]) == (503, "LedgerRangeRefused")
+
+
+@pytest.mark.parametrize("withheld", [2, 5, 8])
+def test_entries_withheld_are_a_404_that_names_them(withheld: int) -> None:
+    cluster, (host,) = service()
+    commit(cluster, host, 8)
+    host.read_back = lambda n, data: None if n >= withheld else data
+    status, error = ask(cluster, host, "/app/between/a?first=2&last=8")
+    assert (status, error["code"]) == (404, "LedgerRangeMissing")
+    assert f"entries {withheld} to 8" in error["message"]
+    host.read_back = None
+    assert ask(cluster, host, "/app/between/a?first=2&last=8")[0] == 200
+
+
+def test_a_host_that_does_not_answer_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, (host,) = service()
+    commit(cluster, host, 3)
+    monkeypatch.setattr(cluster, "_read", lambda host, fetch: pytest.fail("not asked"))
+    serving = host.enclave._serving
+    assert serving is not None
+    asked = []
+    monkeypatch.setattr(serving._archive, "read", lambda first, through, size, now, done: asked.append(done))
+    began = cluster.now
+    errors = [read(host, cluster, 2, 3)]
+    assert errors[0].error_code == "LedgerRangeMissing"
+    assert historical.READ_SECONDS_MAX <= cluster.now - began < historical.READ_SECONDS_MAX + 1
+    asked[0](list(host.entries))  # too late
+
+
+def test_an_entry_of_a_view_that_was_rolled_back_is_refused_though_this_service_sealed_it() -> None:
+    cluster, hosts = service(3)
+    cluster.run(0.3)
+    old = hosts[0]
+    client = cluster.client(old)
+    cluster.cut = lambda a, b: old in (a, b)
+    client.start("PUT", "/app/a/never", b"never")
+    cluster.run(0.05)
+    fork = list(old.entries)
+    cluster.until(lambda: any(host.notices.get("role") == "primary" for host in hosts[1:]))
+    new = next(host for host in hosts[1:] if host.notices.get("role") == "primary")
+    commit(cluster, new, 3)
+    cluster.cut = lambda a, b: False
+    cluster.until(lambda: len(old.entries) >= len(new.entries) and old.committed == new.committed)
+    assert fork[-1] not in old.entries
+    honest = read(old, cluster, 1, old.committed)
+    assert b"never" not in [key for state in honest for writes in state.writes.values() for key in writes]
+    old.read_back = lambda n, data: fork[n - 1] if n <= len(fork) else data
+    error = read(old, cluster, 1, old.committed)
+    assert error.error_code == "LedgerRangeRefused"
+
+
+def test_a_signed_range_larger_than_one_answer_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No signature is in the first answers, yet an honest host is not accused."""
+    cluster, (host,) = service()
+    client = cluster.client(host)
+    for n in range(40):
+        client.start("PUT", f"/app/a/k{n}", b"x" * 1000)
+    cluster.run(0.5)
+    monkeypatch.setattr(historical, "FETCH_BYTES", 4_000)
+    size = historical.FETCH_BYTES
+
+    def read_in_pieces(host: Host, fetch: Any) -> list[bytes]:
+        found = whole(host, fetch)
+        kept = 0
+        while kept < len(found) and (kept == 0 or sum(map(len, found[: kept + 1])) <= size):
+            kept += 1
+        return found[:kept]
+
+    whole = cluster._read
+    cluster._read = read_in_pieces  # type: ignore[method-assign]
+    last = host.committed
+    found = read(host, cluster, 1, last)
+    assert [state.transaction_id.seqno for state in found] == list(range(1, last + 1))
+    assert host.enclave._rejects.counts.get("fetched") is None
+    for state in found:
+        if not state.is_signature:
+            receipt.verify_json(state.receipt, host.notices["service_certificate"])
+
+
+# Bounds.
+
+
+def test_one_range_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(historical, "RANGE_BYTES_MAX", 20_000)
+    cluster, (host,) = service()
+    client = cluster.client(host)
+    for n in range(6):
+        client.ask("PUT", f"/app/a/k{n}", b"x" * 10_000, prefer="committed")
+    error = read(host, cluster, 2, host.committed)
+    assert (error.status, error.error_code) == (400, "RangeTooLarge")
+    assert "20000 bytes" in error.message
+
+
+def test_all_together_are_bounded_and_the_rest_hear_that_the_node_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, (host,) = service()
+    commit(cluster, host, 3)
+    serving = host.enclave._serving
+    assert serving is not None
+    monkeypatch.setattr(serving._archive, "read", lambda *arguments: None)
+    ended: list[Any] = []
+    for _ in range(historical.WAITING_MAX + historical.READINGS_MAX + 3):
+        serving._historical.read((2, 3), lambda found: None, ended.append)
+    assert [error.error_code for error in ended] == ["TooManyRequests"] * 3
+    monkeypatch.setattr(historical, "HELD_BYTES_MAX", 100)
+    serving._historical.read((2, 3), lambda found: None, ended.append, 101)
+    assert ended[-1].status == 503
+
+
+def test_claims_of_transactions_without_any_are_zeros() -> None:
+    cluster, (host,) = service()
+    removed = cluster.client(host).ask("DELETE", "/app/a/k0", prefer="committed")
+    assert ID not in removed.headers or removed.status == 204
+    [state] = read(host, cluster, 1, 1)
+    assert state.leaf.claims_digest == ZERO_DIGEST
