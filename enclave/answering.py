@@ -263,6 +263,10 @@ class Answering:
                 request.now_s = now_s
             else:
                 request = scripted.request
+                if scripted.endpoint.is_gone:  # governance has replaced it meanwhile
+                    requests.appendleft(request)
+                    self._queued_bytes += len(request.body)
+                    continue
                 if not scripted.is_current():
                     scripting.again(scripted)
                     continue

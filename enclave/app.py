@@ -126,15 +126,19 @@ class App:
         """`endpoint("DELETE", ...)`."""
         return self.endpoint("DELETE", template, **options)
 
-    def register(self, registry: Registry, policy: str = "user_cert") -> None:
-        """Add every endpoint to the registry; those without policies of their own get the configured ones.
+    def endpoints(self, policy: str = "user_cert") -> list[Endpoint]:
+        """Every endpoint; those without policies of their own get the configured ones.
 
         Args:
             policy: `user_cert` or `open`, from the genesis configuration.
-        Raises: UsageError: An endpoint is there already, or `policy` is unknown.
+        Raises: UsageError: `policy` is unknown.
         """
-        for declared in self._declared:
-            registry.add(_endpoint(declared, policy))
+        return [_endpoint(declared, policy) for declared in self._declared]
+
+    def register(self, registry: Registry, policy: str = "user_cert") -> None:
+        """Add `endpoints(policy)` to the registry. Raises: UsageError: One is there already, or `policy` is unknown."""
+        for endpoint in self.endpoints(policy):
+            registry.add(endpoint)
 
 
 def _endpoint(declared: _Declared, policy: str) -> Endpoint:

@@ -22,7 +22,7 @@ from ledgerd.ledger.ids import Seqno, TransactionId, View, parse_transaction_id
 Forwarding: TypeAlias = Literal["always", "sometimes", "never"]
 METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
-_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}(?::([A-Za-z0-9_.-]+))?")
+_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.-]*)\}(?::([A-Za-z0-9_.-]+))?")
 _BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -226,6 +226,8 @@ class Endpoint:
         operation: OpenAPI operation object; what it leaves out is filled in.
         schemas: JSON schemas of the named types that `operation` refers to.
         hidden: Not in the OpenAPI document.
+    Attributes:
+        is_gone: The endpoint was replaced; a request that still runs must be looked up again.
     Raises: UsageError: The template or a policy is malformed.
     """
 
@@ -233,6 +235,7 @@ class Endpoint:
         "forwarding",
         "handler",
         "hidden",
+        "is_gone",
         "is_open",
         "label",
         "method",
@@ -277,6 +280,7 @@ class Endpoint:
         self.operation = dict(operation or {})
         self.schemas = dict(schemas or {})
         self.hidden = hidden
+        self.is_gone = False
         self.names = tuple(match[0] for _, match in _parse_template(template) if match)
         self.label = f"{method} {template}"  # set by the registry with its prefix; of bounded number, so fit for metrics
         if len(set(self.names)) != len(self.names):
@@ -370,6 +374,10 @@ class Registry:
                 parent = parent.literals[literal]
             if not parent.actions:
                 self._prefixes[endpoint.method][before] = endpoint
+
+    def become(self, other: "Registry") -> None:
+        """Have the endpoints of another registry with the same prefix, and no others."""
+        self._static, self._roots, self._prefixes = other._static, other._roots, other._prefixes
 
     def match(self, method: str, path: str) -> tuple[Endpoint, dict[str, str]]:
         """Find the endpoint for a request's verb and whole path, prefix included, and the values of the path's parameters.

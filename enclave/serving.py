@@ -40,6 +40,8 @@ from ledgerd.enclave.historical import Historical
 from ledgerd.enclave.host_rejects import DOCUMENT, FETCHED, STORED, HostRejects
 from ledgerd.enclave.idempotency import MAP as IDEMPOTENCY_MAP
 from ledgerd.enclave.idempotency import WINDOW_ENTRIES
+from ledgerd.enclave.javascript import applications
+from ledgerd.enclave.javascript.applications import JavaScriptApplication
 from ledgerd.enclave.jwt.refresh import Refresh
 from ledgerd.enclave.keys import NodeKeys, ServiceKeys
 from ledgerd.enclave.kv import Store
@@ -202,7 +204,10 @@ class Serving:
         Acknowledgement(self.status).add_to(governing)
         ServiceState(self.status).add_to(governing)
         recovery.add_to(governing)
-        self.scripts = Pool(GovernanceCalls(self.status).calls | ledger_calls.calls(self._historical), services.script_workers, now)
+        self._javascript = JavaScriptApplication(store, self.status, self._registries["app"])
+        self._javascript.add_to(self._registries["node"])
+        calls = GovernanceCalls(self.status).calls | applications.FUNCTIONS | ledger_calls.calls(self._historical)
+        self.scripts = Pool(calls, services.script_workers, now)
         self._scripting = Scripting(store, self.scripts, self.status)
         executor = Executor(
             store,
@@ -591,10 +596,11 @@ class Serving:
         self._app_open = service is not None and tables.decode(service)["status"] == tables.OPEN
         if self._app_open and not was_open:
             self._notices.append(("open", "yes"))
+        self._javascript.learn()
         settings = store.get(tables.SETTINGS, tables.SINGLETON)
         if settings is not None and not self.status.in_network:
             self.status.in_network = True
-            self._app.register(self._registries["app"], tables.decode(settings)["application_policy"])
+            self._javascript.add_image(self._app.endpoints(tables.decode(settings)["application_policy"]))
             self._notices.append(("state", "PartOfNetwork"))
 
     def _show_certificates(self) -> None:

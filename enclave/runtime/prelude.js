@@ -546,7 +546,12 @@
     present = undefined;
   }
 
-  function request(object, body) {
+  function request(object, body, content) {
+    if (content !== undefined) {
+      const caller = object.caller;
+      const signer = caller.user_cose_sign1 ?? caller.member_cose_sign1 ?? caller;
+      signer.cose = { content };
+    }
     object.body = {
       text: () => bufToStr(body),
       json: () => bufToJsonCompatible(body),
@@ -572,22 +577,37 @@
     return text === undefined ? ['undefined', ''] : ['json', text];
   }
 
+  // A response as [kind, data, status, headers in JSON]; or [why it is none, what was thrown meanwhile].
   function respond(value) {
-    if (typeof value !== 'object' || value === null) throw new Mistake('Invalid endpoint function return value (not an object).');
-    const { statusCode = 200, headers = {}, body } = value;
-    if (!isInteger(statusCode) || statusCode !== (statusCode | 0)) {
-      throw new Mistake('Invalid endpoint function return value (status code must be an integer).');
+    if (typeof value !== 'object' || value === null) return ['not an object', ''];
+    let { statusCode, headers, body } = value;
+    let described;
+    try {
+      described = describe(body);
+    } catch (thrown) {
+      return ['error during JSON conversion of body', textOf(thrown)];
     }
-    if (typeof headers !== 'object' || headers === null) throw new Mistake('Invalid endpoint function return value (headers is not an object).');
-    const names = keys(headers);
     let pairs = '';
-    for (let i = 0; i < names.length; i++) {
-      const text = headers[names[i]];
-      if (typeof text !== 'string') throw new Mistake('Invalid endpoint function return value (header value type).');
-      pairs += `${i ? ',' : ''}[${stringify(names[i])},${stringify(text)}]`;
+    if (typeof headers === 'object' && headers !== null) {
+      const names = keys(headers);
+      for (let i = 0; i < names.length; i++) {
+        const text = textOf(headers[names[i]]);
+        if (text === undefined) return ['header value type', ''];
+        pairs += `${i ? ',' : ''}[${stringify(names[i])},${stringify(text)}]`;
+      }
     }
-    const described = describe(body);
+    statusCode ??= 200;
+    if (!isInteger(statusCode) || statusCode !== (statusCode | 0)) return ['status code type', ''];
     return [described[0], described[1], statusCode, `[${pairs}]`];
+  }
+
+  function textOf(value) {
+    if (typeof value === 'symbol') return undefined;
+    try {
+      return Text(value);
+    } catch {
+      return undefined;
+    }
   }
 
   return [request, describe, respond, again];

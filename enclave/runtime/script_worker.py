@@ -27,7 +27,7 @@ from ledgerd.enclave.runtime.crypto.arguments import Kind, RefusalError, Surroun
 from ledgerd.enclave.runtime.quickjs import UNDEFINED, Engine, EngineError, ScriptError, Value
 from ledgerd.enclave.scripts import messages
 from ledgerd.enclave.scripts.access import READ, WRITE, Access, explain, rights
-from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, LOG_LINES_MAX, MAPS_MAX, End, Form, Limits, canonical
+from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, KINDS, LOG_LINES_MAX, MAPS_MAX, End, Form, Limits, canonical
 from ledgerd.enclave.scripts.messages import KEY_BYTES_MAX, LEVELS, TEXT_LENGTH_MAX, frame
 
 EXIT_NO_SANDBOX: Final = 3
@@ -42,7 +42,6 @@ _LENGTH: Final = struct.Struct(">I")
 _OUT_OF_MEMORY: Final = "InternalError: out of memory"
 _STACK: Final = "RangeError: Maximum call stack size exceeded"
 _COMPILER_HEAP_BYTES: Final = 16 << 20
-INTERPRETERS_MAX: Final = 10  # that are kept for further runs; CCF's own number
 _KEPT_MAPS_MAX: Final = MAPS_MAX // 2  # that leave room for those of a further run
 STACK_BYTES_MAX: Final = 4 << 20  # of the engine; half of what a process has by default
 
@@ -119,10 +118,10 @@ class Interpreters:
         """The one of this key, which is given back by `keep` or not at all."""
         return self._kept.pop(key, None)
 
-    def keep(self, key: Any, interpreter: Interpreter) -> None:
-        """Keep one, at the cost of the one that was used least lately."""
+    def keep(self, key: Any, interpreter: Interpreter, limit: int) -> None:
+        """Keep one, at the cost of those that were used least lately."""
         self._kept[key] = interpreter
-        if len(self._kept) > INTERPRETERS_MAX:
+        while len(self._kept) > limit:
             self._kept.popitem(last=False)[1].engine.close()
 
     def forget(self, bundle: bytes) -> None:
@@ -186,7 +185,7 @@ class Execution:
         engine.deadline = float("inf")
         # One that failed may have left things to be done, which a further run must not do for it.
         if self._key is not None and message[0] != messages.FAILED and len(interpreter.maps) < _KEPT_MAPS_MAX:
-            self._kept.keep(self._key, interpreter)
+            self._kept.keep(self._key, interpreter, self._limits.interpreters)
         else:
             engine.close()
         return message
@@ -206,15 +205,21 @@ class Execution:
         function = self._find(interpreter)
         arguments = [self._argument(engine, kind, data) for kind, data in self._arguments]
         if self._body is not None:
-            body = engine.new_buffer(self._body)
+            parts = self._body if type(self._body) is list else [self._body]
+            buffers = [engine.new_buffer(part) for part in parts]
             plain = arguments.pop()
-            arguments.append(engine.call(interpreter.request, plain, body))
-            engine.free(plain, body)
+            arguments.append(engine.call(interpreter.request, plain, *buffers))
+            engine.free(plain, *buffers)
         result = engine.call(function, *arguments)
         shown = engine.call(interpreter.respond if self._form is Form.RESPONSE else interpreter.describe, result)
         engine.free(result, *arguments)
         left = self._limits.output_bytes
         kind = self._part(engine, shown, 0, left).decode()
+        if self._form is Form.RESPONSE and kind not in KINDS:
+            thrown = engine.item(shown, 1)
+            why = "" if engine.is_undefined(thrown) else engine.read(thrown, left).decode(errors="replace")
+            engine.free(thrown, shown)
+            return [messages.FAILED, End.INVALID.value, kind, _cut(why)]
         data = self._part(engine, shown, 1, left)
         if self._form is Form.VALUE:
             engine.free(shown)

@@ -18,7 +18,7 @@ LOG_LINES_MAX: Final = 1_000  # of one run
 
 
 class Limits(NamedTuple):
-    """What one run may use up; the first four are CCF's `js_runtime_options` and their defaults.
+    """What one run may use up; the first three and the last are CCF's `js_runtime_options` and their defaults.
 
     Attributes:
         heap_bytes: Of the engine; a script beyond it is told "out of memory".
@@ -27,6 +27,7 @@ class Limits(NamedTuple):
         output_bytes: Of what it returns, and of all that it logs.
         operations: On maps, and calls into the enclave.
         writes_bytes: Keys and values that it sets.
+        interpreters: That a worker keeps for jobs with `reuse`.
     """
 
     heap_bytes: int = 100 << 20
@@ -35,6 +36,7 @@ class Limits(NamedTuple):
     output_bytes: int = 8 << 20
     operations: int = 100_000
     writes_bytes: int = 8 << 20
+    interpreters: int = 10
 
 
 class Bundle:
@@ -108,6 +110,7 @@ class Job(NamedTuple):
         access: Which maps it may read and write.
         calls: Names of functions of the enclave that it may call, as `pemToId` or `rpc.setClaimsDigest`: below `ccf.`.
         body: If not None, the last argument, a dict, is an endpoint's request, and gets these bytes as its body.
+        content: If not None, what the request's caller has signed: an ArrayBuffer at `caller.cose.content`.
         form: Of the result.
         clock: Time and chance.
         limits: What it may use up.
@@ -130,12 +133,14 @@ class Job(NamedTuple):
     limits: Limits = Limits()
     reuse: str = ""
     alone: bool = False
+    content: bytes | None = None
 
 
 class End(Enum):
     """How a run ended."""
 
     DONE = "done"
+    INVALID = "invalid"  # what an endpoint returned is no response: `text` says why, `trace` what was thrown meanwhile
     EXCEPTION = "exception"  # thrown, or a module or function that is not there
     DEADLINE = "deadline"
     MEMORY = "memory"

@@ -197,7 +197,9 @@ def _is_hello(message: list[Any]) -> bool:
 
 
 # How a worker may say that a run ended; the other ends are for the enclave to see.
-_OWN_ENDS: Final = frozenset(end.value for end in (End.EXCEPTION, End.DEADLINE, End.MEMORY, End.STACK, End.OUTPUT, End.OPERATIONS))
+_OWN_ENDS: Final = frozenset(
+    end.value for end in (End.INVALID, End.EXCEPTION, End.DEADLINE, End.MEMORY, End.STACK, End.OUTPUT, End.OPERATIONS)
+)
 
 _CHECKS: Final = {
     HELLO: _is_hello,

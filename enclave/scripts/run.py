@@ -66,7 +66,7 @@ def job_message(job: Job) -> list[Any]:
         job.module,
         job.function,
         arguments,
-        job.body,
+        job.body if job.content is None else [job.body, job.content],
         job.access.name,
         list(job.calls),
         job.form.value,

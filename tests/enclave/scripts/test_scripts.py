@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ledgerd.enclave.kv import Store
-from ledgerd.enclave.runtime.script_worker import INTERPRETERS_MAX, Interpreters
+from ledgerd.enclave.runtime.script_worker import Interpreters
 from ledgerd.enclave.scripts.access import Access
 from ledgerd.enclave.scripts.jobs import Bundle, Clock, End, Form, Job, Limits, Outcome, Response, Result
 from support.scripts import job, run_here, value_of
@@ -445,6 +445,15 @@ def test_a_request_has_a_body_in_three_forms() -> None:
         ("{body: null}", Response(200, (), Result("json", b"null"))),
         ("{body: {a: 1}}", Response(200, (), Result("json", b'{"a":1}'))),
         ("{statusCode: -1}", Response(-1, (), Result("undefined", b""))),
+        ("{statusCode: null}", Response(200, (), Result("undefined", b""))),
+        ("{headers: 1}", Response(200, (), Result("undefined", b""))),
+        ("{headers: null}", Response(200, (), Result("undefined", b""))),
+        (
+            "{headers: {a: 1, b: undefined, c: [2, 3]}}",
+            Response(200, (("a", "1"), ("b", "undefined"), ("c", "2,3")), Result("undefined", b"")),
+        ),
+        ("{body: () => 1}", Response(200, (), Result("undefined", b""))),
+        ("Promise.resolve({statusCode: 201})", Response(201, (), Result("undefined", b""))),
     ],
 )
 def test_a_response_has_status_headers_and_body(returned: str, response: Response) -> None:
@@ -452,22 +461,33 @@ def test_a_response_has_status_headers_and_body(returned: str, response: Respons
 
 
 @pytest.mark.parametrize(
-    "returned",
+    ("returned", "why", "thrown"),
     [
-        "1",
-        "null",
-        "undefined",
-        "'x'",
-        "{statusCode: '200'}",
-        "{statusCode: 1.5}",
-        "{statusCode: 2 ** 40}",
-        "{headers: 1}",
-        "{headers: {a: 1}}",
+        ("1", "not an object", ""),
+        ("null", "not an object", ""),
+        ("undefined", "not an object", ""),
+        ("'x'", "not an object", ""),
+        ("{statusCode: '200'}", "status code type", ""),
+        ("{statusCode: 1.5}", "status code type", ""),
+        ("{statusCode: 2 ** 40}", "status code type", ""),
+        ("{headers: {a: Symbol()}}", "header value type", ""),
+        ("{headers: {a: {toString() { throw 1 }}}}", "header value type", ""),
+        ("{headers: {a: Object.create(null)}}", "header value type", ""),
+        ("{body: {toJSON() { throw new Error('no') }}}", "error during JSON conversion of body", "Error: no"),
+        ("{body: {toJSON() { throw Symbol('s') }}}", "error during JSON conversion of body", ""),
+        ("{body: {a: 1n}}", "error during JSON conversion of body", "TypeError: BigInt are forbidden in JSON.stringify"),
     ],
 )
-def test_what_is_no_response_is_told(returned: str) -> None:
+def test_what_is_no_response_is_told(returned: str, why: str, thrown: str) -> None:
     outcome = respond(f"return {returned};")
-    assert (outcome.end, outcome.text.startswith("TypeError: Invalid endpoint function return value")) == (End.EXCEPTION, True)
+    assert (outcome.end, outcome.text, outcome.trace) == (End.INVALID, why, thrown)
+
+
+def test_what_was_signed_is_given_to_the_caller_who_has_signed_it() -> None:
+    show = "const [r] = args; return {body: [ccf.bufToStr((r.caller.member_cose_sign1 ?? r.caller).cose.content), r.body.text()]};"
+    for caller in ({"policy": "user_cose_sign1"}, {"policy": ["any_cert", "member_cose_sign1"], "member_cose_sign1": {}, "any_cert": {}}):
+        outcome = outcome_of(show, {"caller": caller}, body=b"all of it", content=b"signed", form=Form.RESPONSE)
+        assert outcome.value == Response(200, (), Result("json", b'["signed","all of it"]'))
 
 
 # Tricks.
@@ -586,7 +606,7 @@ def test_a_context_in_which_a_run_failed_is_not_used_again() -> None:
 
 def test_few_contexts_are_kept_and_none_of_a_bundle_that_is_forgotten() -> None:
     kept = Interpreters()
-    for number in range(INTERPRETERS_MAX + 1):
+    for number in range(Limits().interpreters + 1):
         counting("a", kept, reuse=str(number))
     assert counting("a", kept, reuse="0")[0][0] == 1
     assert counting("a", kept, reuse="5")[0][0] == 2

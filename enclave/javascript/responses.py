@@ -1,0 +1,97 @@
+"""What becomes of what an endpoint's function returned or threw: CCF's statuses, codes and texts.
+
+Law: nothing that a script returns reaches a client, or the ledger, unless it is a response by HTTP's rules; what it threw is told to the
+operator and to the client only as far as members have decided so.
+Not here: running (`enclave.scripts`), sending (`enclave.http`).
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from ledgerd.enclave.javascript.options import Options
+from ledgerd.enclave.requests import BINARY, HEADERS_MAX, JSON, TEXT, Response
+from ledgerd.enclave.scripts import jobs
+from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, End, Outcome
+from ledgerd.ledger.errors import RequestError
+
+LOG_LINES_MAX: Final = 100  # of one request: the way to the host is everybody's
+LOG_LENGTH_MAX: Final = 2_048  # of a line
+
+_CONTENT_TYPES: Final = {jobs.TEXT: TEXT, jobs.BYTES: BINARY, jobs.JSON: JSON}
+# What the node itself says of its answers; CCF overwrites these, too.
+_OWN: Final = frozenset({"connection", "content-length", "transfer-encoding", "x-ms-ccf-transaction-id"})
+_is_name: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,256}").fullmatch
+_is_value: Final = re.compile(r"[\t\x20-\x7e\xa0-\xff]{0,8192}").fullmatch
+_BODILESS: Final = (204, 304)
+_SOON: Final = (("retry-after", "1"),)
+
+Log = Callable[[str, str], None]
+
+
+def respond(outcome: Outcome, options: Options, label: str, log: Log) -> Response:
+    """The answer to the client.
+
+    Args:
+        label: The endpoint, for the operator.
+        log: Tells the operator: level and text.
+    Raises: RequestError: 500 InternalError, it is no response, or the function threw or went beyond a limit; 503, it was not run.
+    """
+    if outcome.logs:
+        _log(outcome, label, log)
+    if outcome.end is End.DONE:
+        assert isinstance(outcome.value, jobs.Response), "the job asks for one"
+        return _response(outcome.value)
+    if outcome.end is End.UNAVAILABLE:
+        raise RequestError(503, "TooManyPendingTransactions", f"{outcome.text} Nothing was done; ask again.", _SOON)
+    is_response = outcome.end is not End.INVALID
+    thrown, trace = (outcome.text, outcome.trace) if is_response else (outcome.trace, "")
+    if options.logs_exceptions or outcome.end is End.CRASHED:
+        log("error", f"{label}: {outcome.text}{_indented(outcome.trace)}"[:LOG_LENGTH_MAX])
+    details: tuple[dict[str, Any], ...] = ()
+    if options.returns_exceptions and thrown:
+        detail = {"code": "JSException", "message": thrown}
+        details = ({**detail, "trace": trace} if trace else detail,)
+    if not is_response:
+        raise _invalid(outcome.text, details)
+    text = DEADLINE_TEXT if outcome.end is End.DEADLINE else "Exception thrown while executing."
+    raise RequestError(500, "InternalError", text, (), details)
+
+
+def _response(said: jobs.Response) -> Response:
+    status, kind, body = said.status, said.body.kind, said.body.data
+    if not 200 <= status <= 599:
+        raise _invalid("status code type")
+    content_type = _CONTENT_TYPES.get(kind, "")
+    headers: dict[str, str] = {}
+    for written, value in said.headers:
+        name = written.lower()
+        if _is_name(name) is None:
+            raise _invalid("header type")
+        if _is_value(value) is None:
+            raise _invalid("header value type")
+        if name == "content-type":
+            content_type = value
+        elif name not in _OWN:
+            headers[name] = value
+    if len(headers) > HEADERS_MAX:
+        raise _invalid(f"more than {HEADERS_MAX} headers")
+    if not body or status in _BODILESS:
+        return Response(status, tuple(headers.items()))
+    return Response(status, tuple(headers.items()), body, content_type or BINARY)
+
+
+def _invalid(why: str, details: tuple[dict[str, Any], ...] = ()) -> RequestError:
+    return RequestError(500, "InternalError", f"Invalid endpoint function return value ({why}).", (), details)
+
+
+def _log(outcome: Outcome, label: str, log: Log) -> None:
+    for level, line in outcome.logs[:LOG_LINES_MAX]:
+        log(level, f"[app] {line}"[:LOG_LENGTH_MAX])
+    left = len(outcome.logs) - LOG_LINES_MAX
+    if left > 0:
+        log("warning", f"{label} wrote {left} more log lines; the first {LOG_LINES_MAX} of a request are shown")
+
+
+def _indented(trace: str) -> str:
+    return "".join(f"\n  {line}" for line in trace.splitlines())

@@ -1,0 +1,119 @@
+"""The object that an endpoint is given: every field as CCF has it, for every policy."""
+
+import json
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ledgerd.governance import requests, tables
+from ledgerd.ledger import cose
+from support.cluster import make_identity
+from support.executing import CERTIFICATE, MEMBER, STRANGER, USER
+from support.governed import member_rows
+from support.javascript import Installed, rows
+
+SHOW = """
+const seen = {...request, body: request.body.text()};
+for (const one of [seen.caller, ...Object.values(seen.caller ?? {})])
+  if (one?.cose) one.cose = {...one.cose, content: ccf.bufToStr(one.cose.content), buffer: one.cose.content instanceof ArrayBuffer};
+return {body: seen};
+"""
+
+
+def seen(service: Installed, target: str = "/app/x", body: bytes = b"", method: str = "POST", **more: Any) -> Any:
+    response = service.answer(method, target, body, **more)
+    assert response.status == 200, response
+    return json.loads(response.body)
+
+
+def with_policies(*policies: Any) -> Installed:
+    service = Installed()
+    service.install(SHOW, authn_policies=list(policies))
+    return service
+
+
+def test_the_request_as_the_client_sent_it() -> None:
+    service = Installed()
+    service.put(rows({"POST /a/{one}/b/{two-2}": {}}, {"/app.js": f"export function main(request) {{ {SHOW} }}"}))
+    headers = {"host": "example.org:1", "x-y": "z, w"}
+    assert seen(service, "/app/a/b%20c/b/%7E?q=%20&r", b"\xc3\xa4", headers=headers) == {
+        "headers": headers,
+        "params": {"one": "b c", "two-2": "~"},
+        "query": "q=%20&r",
+        "path": "/app/a/b%20c/b/%7E",
+        "url": "/app/a/b%20c/b/%7E?q=%20&r",
+        "route": "/app/a/{one}/b/{two-2}",
+        "method": "POST",
+        "hostname": "example.org:1",
+        "caller": {"policy": "no_auth"},
+        "body": "ä",
+    }
+
+
+def test_without_host_query_and_prefix() -> None:
+    found = seen(with_policies("no_auth"), "/x")
+    assert (found["hostname"], found["query"], found["url"], found["path"], found["route"]) == (None, "", "/x", "/x", "/app/x")
+
+
+def test_without_policies_there_is_no_caller() -> None:
+    assert seen(with_policies())["caller"] is None
+
+
+@pytest.mark.parametrize(("policy", "caller", "data"), [("user_cert", USER, {"role": "clerk"}), ("member_cert", MEMBER, None)])
+def test_users_and_members_have_an_id_data_and_the_certificate_that_is_registered(policy: str, caller: str, data: Any) -> None:
+    assert seen(with_policies(policy), caller=caller)["caller"] == {"policy": policy, "id": caller, "data": data, "cert": "PEM"}
+
+
+def test_any_certificate_is_told_as_it_was_shown() -> None:
+    caller = seen(with_policies("any_cert"), caller=STRANGER)["caller"]
+    assert set(caller) == {"policy", "cert"}
+    certificate = x509.load_der_x509_certificate(CERTIFICATE)
+    assert caller["cert"] == certificate.public_bytes(Encoding.PEM).decode()
+
+
+def test_what_is_signed_is_told_with_who_has_signed_it() -> None:
+    member = make_identity("m")
+    member_id = requests.member_id_of(member.certificate)
+    header = {cose.HEADER_KEY_ID: member_id.encode(), requests.HEADER_CREATED_AT: 1}
+    body = cose.sign(member.key, header, b"my word")
+    more: Any = {"headers": {"content-type": "application/cose"}, "caller": USER}
+    signer = {
+        "policy": "member_cose_sign1",
+        "id": member_id,
+        "data": "m",
+        "cert": member.pem,
+        "cose": {"content": "my word", "buffer": True},
+    }
+    service = with_policies("member_cose_sign1")
+    service.put(member_rows({"m": member}))
+    assert seen(service, body=body, **more)["caller"] == signer
+    service = with_policies({"all_of": ["user_cert", "member_cose_sign1"]})
+    service.put(member_rows({"m": member}))
+    assert seen(service, body=body, **more)["caller"] == {
+        "policy": ["member_cose_sign1", "user_cert"],
+        "member_cose_sign1": signer,
+        "user_cert": {"policy": "user_cert", "id": USER, "data": {"role": "clerk"}, "cert": "PEM"},
+    }
+
+
+def test_a_refused_caller_runs_nothing() -> None:
+    service = Installed()
+    service.install("ccf.kv.ran.set(ccf.strToBuf('k'), ccf.strToBuf('v')); return {};", authn_policies=["user_cert"])
+    assert service.answer("POST", "/app/x", caller=STRANGER).status == 401
+    assert service.store.get("ran", b"k") is None
+    assert service.answer("POST", "/app/x").status == 200
+    assert service.store.get("ran", b"k") == b"v"
+
+
+def test_who_was_removed_while_the_script_ran_is_refused_and_nothing_is_written() -> None:
+    class Removing(Installed):
+        def scripted(self, scripted: Any) -> None:
+            if self.store.get(tables.USER_CERTS, USER.encode()) is not None:
+                self.put({tables.USER_CERTS: {USER.encode(): None}})
+
+    service = Removing()
+    service.install("ccf.kv.ran.set(ccf.strToBuf('k'), ccf.strToBuf('v')); return {};", authn_policies=["user_cert"])
+    assert service.answer("POST", "/app/x").status == 401
+    assert service.store.get("ran", b"k") is None
