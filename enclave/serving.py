@@ -5,14 +5,13 @@ is due, and last what leaves. Everything that a wake-up brought goes through eac
 Not here: starting and joining (`enclave.core`), requests one by one (`enclave.answering`), threads (`enclave.runtime`).
 """
 
-import base64
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
 from cryptography import x509
 
-from ledgerd.enclave import ledger_calls, refusals
+from ledgerd.enclave import ledger_calls
 from ledgerd.enclave.admission import Admission
 from ledgerd.enclave.answering import REPLY, REQUEST, Answering
 from ledgerd.enclave.app import App
@@ -24,20 +23,16 @@ from ledgerd.enclave.configuration import Configuration
 from ledgerd.enclave.consensus import messages
 from ledgerd.enclave.consensus.core import Consensus, ConsensusReady, LogEntry, Retirement, Role, Settings
 from ledgerd.enclave.dialling import Dialling
+from ledgerd.enclave.documents import Documents
 from ledgerd.enclave.endpoints import STATES, Deferred, Endpoint, Registry
 from ledgerd.enclave.entropy import jitter
 from ledgerd.enclave.execution import Executor, error_response
-from ledgerd.enclave.frontend import ATTESTATION, RECEIPT, Frontend, attestation_object
-from ledgerd.enclave.governing import recovery
-from ledgerd.enclave.governing.acks import Acknowledgement
+from ledgerd.enclave.frontend import ATTESTATION, RECEIPT, Frontend
+from ledgerd.enclave.governing import frontend as governing_frontend
 from ledgerd.enclave.governing.calls import GovernanceCalls
-from ledgerd.enclave.governing.engine import Engine
-from ledgerd.enclave.governing.proposals import KnownProposals
-from ledgerd.enclave.governing.proposing import Proposing
-from ledgerd.enclave.governing.service import ServiceState
 from ledgerd.enclave.group_commit import GroupCommit
 from ledgerd.enclave.historical import Historical
-from ledgerd.enclave.host_rejects import DOCUMENT, FETCHED, STORED, HostRejects
+from ledgerd.enclave.host_rejects import FETCHED, STORED, HostRejects
 from ledgerd.enclave.idempotency import MAP as IDEMPOTENCY_MAP
 from ledgerd.enclave.idempotency import WINDOW_ENTRIES
 from ledgerd.enclave.javascript import applications
@@ -46,16 +41,15 @@ from ledgerd.enclave.jwt.refresh import Refresh
 from ledgerd.enclave.keys import NodeKeys, ServiceKeys
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.leaving import RETIRED_SECONDS, Elsewhere, Leaving
-from ledgerd.enclave.nsm import Nsm, attestation
+from ledgerd.enclave.nsm import Nsm
 from ledgerd.enclave.replica import Proposal, Replica, Unverified, verify_signatures
-from ledgerd.enclave.requests import COSE, JSON, Request, Response
+from ledgerd.enclave.requests import COSE, Request
 from ledgerd.enclave.scripting import Scripting
 from ledgerd.enclave.scripts.pool import Pool
 from ledgerd.enclave.sessions import Sessions
 from ledgerd.enclave.states import HistoricalState, Range, size_of
 from ledgerd.enclave.status import Attested, Status
 from ledgerd.governance import tables
-from ledgerd.ledger.attestation.binding import service_digest
 from ledgerd.ledger.entry import ZERO_DIGEST, Sealer, WriteSet
 from ledgerd.ledger.errors import HostError, PeerError, RequestError
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
@@ -64,7 +58,6 @@ from ledgerd.ledger.signature import Signature
 TICK_SECONDS: Final = 0.02  # deadlines are looked at so often while somebody waits, in one sweep
 IDLE_TICK_SECONDS: Final = 0.2
 UNSIGNED_ENTRIES: Final = 2_000  # more than a round holds, but for the largest loads: then replication overlaps with execution
-DOCUMENTS_MAX: Final = 64  # asked of the security module at one time, some milliseconds each; anybody may ask
 VERIFY_SECONDS: Final = 0.25  # between verifications of the newest signature; see `_verify`
 
 _CONSENSUS: Final = b"\x00"  # first byte of a message on a channel; the others are `answering.REQUEST` and `REPLY`
@@ -149,7 +142,6 @@ class Serving:
         self._joined_peers: frozenset[NodeId] = frozenset()  # whom to answer before our own ledger names anybody
         self._verifying = False
         self._verified_at = now
-        self._documents = 0  # that clients wait for
         self._dial_at = now
         self._ends_at = float("inf")  # a retired node ends itself
 
@@ -198,12 +190,7 @@ class Serving:
         self._registries["node"].add(Endpoint("GET", "/jwt_keys/refresh/metrics", lambda _: self._refresh.metrics()))
         governing = self._registries["gov"]
         frontend.add_to(governing, "ledgerd governance")
-        engine = Engine(self.status)
-        Proposing(self.status, engine).add_to(governing)
-        KnownProposals(self.status, engine).add_to(governing)
-        Acknowledgement(self.status).add_to(governing)
-        ServiceState(self.status).add_to(governing)
-        recovery.add_to(governing)
+        governing_frontend.add_to(governing, self.status)
         self._javascript = JavaScriptApplication(store, self.status, self._registries["app"])
         self._javascript.add_to(self._registries["node"])
         calls = GovernanceCalls(self.status).calls | applications.FUNCTIONS | ledger_calls.calls(self._historical)
@@ -230,6 +217,7 @@ class Serving:
             self._log,
             lambda: self.status.now_ms,
         )
+        self._documents = Documents(self.status, keys, self._replica, rejects, services.submit, self._answering.answer)
 
     # Beginning.
 
@@ -520,7 +508,7 @@ class Serving:
             transaction, kind = cast(tuple[TransactionId, str], deferred.data)
             self._archive.receipt(transaction, kind, self._now, lambda response: self._answering.answer(reply_to, response))
         elif deferred.what == ATTESTATION:
-            self._attest(reply_to, cast(bytes | None, deferred.data))
+            self._documents.give(reply_to, cast(bytes | None, deferred.data))
         elif deferred.what == STATES:
             self._fetch_states(*cast(tuple[Request, Range], deferred.data))
         else:
@@ -538,41 +526,6 @@ class Serving:
             self._answering.again(request)
 
         self._historical.read(wanted, found.extend, done, size_of(request.states) + len(request.body))
-
-    def _attest(self, reply_to: object, nonce: bytes | None) -> None:
-        genesis = self._replica.genesis_digest
-        settings = self.status.settings
-        if nonce is None or genesis is None:
-            self._answer_attestation(reply_to, self.status.attested.document, settings)
-            return
-        if self._documents >= DOCUMENTS_MAX:
-            self._answering.answer(reply_to, refusals.BUSY)
-            return
-        self._documents += 1
-        user_data = service_digest(self.status.service.public, genesis, self.status.attested.accepts, settings)
-        public_key = self._keys.public
-
-        def done(result: Any) -> None:
-            self._documents -= 1
-            if isinstance(result, Exception):
-                self._rejects.count(DOCUMENT, f"the security module gave no document: {result}")
-                self._answering.answer(reply_to, refusals.NO_DOCUMENT)
-            else:
-                self._answer_attestation(reply_to, result, settings)
-
-        self._services.submit(lambda nsm: attestation(nsm, user_data=user_data, nonce=nonce, public_key=public_key), done)
-
-    def _answer_attestation(self, reply_to: object, document: bytes, settings: dict[str, Any]) -> None:
-        attested = self.status.attested
-        shown = attestation_object(self._keys.id, base64.b64encode(document).decode(), attested.pcr0.hex(), attested.simulated)
-        shown["accepts"] = attested.accepts
-        shown["settings"] = settings
-        shown["service_certificate"] = self.status.service.certificate_pem
-        shown["configuration"] = self.status.configuration.relevant(self.status.service.public)
-        genesis = self._replica.genesis_digest
-        if genesis is not None:
-            shown["genesis_digest"] = genesis.hex()
-        self._answering.answer(reply_to, Response(200, (), tables.encode(shown), JSON))
 
     # Governance as it changes; the operator.
 

@@ -17,7 +17,7 @@ from ledgerd.enclave.admission import Nonces
 from ledgerd.enclave.app import App, Context, RequestError
 from ledgerd.enclave.archive import RECEIPTS_MAX
 from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER, Event
-from ledgerd.enclave.serving import DOCUMENTS_MAX
+from ledgerd.enclave.documents import DOCUMENTS_MAX
 from ledgerd.enclave.throttle import BURST, SECONDS
 from ledgerd.enclave.tls import PIPELINE_PROTOCOL, TlsContext
 from ledgerd.ledger.entry import read_public

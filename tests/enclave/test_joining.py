@@ -224,14 +224,14 @@ def test_a_joiner_does_not_believe_a_node_that_shows_other_accepted_images_than_
     (first,) = cluster.start(1)
     serving = first.enclave._serving
     assert serving is not None
-    answer = serving._answer_attestation
+    answer = serving._documents._show
 
     def lying(reply_to: object, document: bytes, settings: dict[str, Any]) -> None:
         serving.status.attested.accepts = [OTHER]
         answer(reply_to, document, settings)
         serving.status.attested.accepts = [OURS]
 
-    serving._answer_attestation = lying  # type: ignore[method-assign]
+    serving._documents._show = lying  # type: ignore[method-assign]
     assert "rule 'user_data'" in refusal(cluster, cluster.join("n1"))
 
 
@@ -242,12 +242,12 @@ def test_how_nodes_are_admitted_is_attested_and_a_joiner_believes_nothing_else()
     assert shown["settings"] == {"admission": "automatic", "open_at_nodes": 1, "application_policy": "open"}
     serving = first.enclave._serving
     assert serving is not None
-    answer = serving._answer_attestation
+    answer = serving._documents._show
 
     def lying(reply_to: object, document: bytes, settings: dict[str, Any]) -> None:
         answer(reply_to, document, {**settings, "admission": "vote"})
 
-    serving._answer_attestation = lying  # type: ignore[method-assign]
+    serving._documents._show = lying  # type: ignore[method-assign]
     assert "rule 'user_data'" in refusal(cluster, cluster.join("n1"))
 
 
