@@ -1,4 +1,4 @@
-"""Keys of token issuers on real nodes: the enclave asks a real HTTPS server through its host."""
+"""Tokens on a real node: members name an issuer, the enclave asks its HTTPS server, an application in JavaScript is called."""
 
 import json
 import time
@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from ledgerd.governance import requests, tables
+from support.command_line import run
 from support.issuer_server import IssuerServer
-from support.jwt import CONSTITUTION, jwk, key
+from support.jwt import PrivateKey, jwk, key, token
 from support.processes import Node, Service, wait_for
 
 P256 = key("P-256")
@@ -27,26 +24,44 @@ def issuer() -> Iterator[IssuerServer]:
 
 def service_for(folder: Path, hosts: list[str]) -> Service:
     """One node, whose operator allows these hosts to be asked, every second."""
-    (folder / "tokens.js").write_text(CONSTITUTION)
     section = f"[jwt]\nkey_refresh_interval_s = 1\nhosts = {json.dumps(hosts)}\n"
-    return Service(folder, 1, constitution="tokens.js", more=lambda _: section)
+    return Service(folder, 1, more=lambda _: section)
+
+
+def propose(node: Node, *action: object) -> None:
+    """Have the member propose something, by the command line and our own constitution, for which one member's word is enough here."""
+    folder = node.service.folder
+    member = ("--member-cert", folder / "member0_cert.pem", "--member-key", folder / "member0_privk.pem")
+    ran = run("gov", "propose", *action, "--url", node.url, "--service-cert", node.service.certificate, *member)
+    assert ran.status == 0, ran
 
 
 def name_issuer(node: Node, issuer: IssuerServer) -> None:
     """Have the member name the issuer."""
-    folder = node.service.folder
-    member = load_pem_private_key((folder / "member0_privk.pem").read_bytes(), None)
-    assert isinstance(member, EllipticCurvePrivateKey)
-    certificate = x509.load_pem_x509_certificate((folder / "member0_cert.pem").read_bytes())
-    wanted = {tables.CA_CERT_BUNDLES: ("roots", issuer.root_pem), tables.JWT_ISSUERS: (issuer.name, RECORD)}
-    rows = [{"name": "row", "args": {"table": table, "key": name, "value": value}} for table, (name, value) in wanted.items()]
-    body = requests.sign(member, certificate, requests.PROPOSAL, json.dumps({"actions": rows}).encode(), created_at=int(time.time()))
+    roots = node.service.folder / "roots.pem"
+    roots.write_text(issuer.root_pem)
+    propose(node, "set-ca-cert-bundle", "--name", "roots", "--cert-bundle", roots)
+    propose(node, "set-jwt-issuer", "--issuer", issuer.name, "--auto-refresh", "yes", "--ca-cert-bundle-name", "roots")
+
+
+def install(node: Node) -> None:
+    """Have the member install an application in JavaScript that tells its caller who it is."""
+    bundle = node.service.folder / "bundle"
+    (bundle / "src").mkdir(parents=True)
+    (bundle / "src" / "app.js").write_text("export function who(request) { return { body: request.caller.jwt.payload.sub }; }")
+    properties = {"js_module": "app.js", "js_function": "who", "authn_policies": ["jwt"], "mode": "readonly"}
+    endpoint = {**properties, "forwarding_required": "sometimes", "openapi": {}}
+    (bundle / "app.json").write_text(json.dumps({"endpoints": {"/who": {"get": endpoint}}}))
+    propose(node, "set-js-app", "--bundle", bundle)
+
+
+def who(node: Node, kid: str, private: PrivateKey, issuer: IssuerServer) -> tuple[int, bytes]:
+    """What the application says to the bearer of a fresh token."""
+    now = int(time.time())
+    text = token(private, kid, iss=issuer.name, nbf=now - 60, exp=now + 60)
     with node.session() as session:
-        answer = session.ask("POST", "/gov/members/proposals:create?api-version=2024-07-01", body, content_type=requests.CONTENT_TYPE)
-    assert answer.status == 200, answer.body
-
-
-RECORD = {"auto_refresh": True, "ca_cert_bundle_name": "roots"}
+        answer = session.ask("GET", "/app/who", authorization=f"Bearer {text}")
+    return answer.status, answer.body
 
 
 def read(node: Node, path: str) -> Any:
@@ -58,13 +73,17 @@ def key_ids(node: Node) -> set[str]:
     return set(read(node, "/gov/service/jwk?api-version=2024-07-01")["keys"])
 
 
-def test_an_issuers_keys_come_from_its_server_and_follow_it(tmp_path: Path, issuer: IssuerServer) -> None:
+def test_tokens_count_while_their_issuers_server_publishes_the_key(tmp_path: Path, issuer: IssuerServer) -> None:
     with service_for(tmp_path, [issuer.authority]) as service:
         node = service.nodes[0]
         name_issuer(node, issuer)
+        install(node)
         wait_for(lambda: key_ids(node) == {"first"}, "the issuer's key is in the table")
+        assert who(node, "first", P256, issuer) == (200, b"alice")
         issuer.keys[:] = [jwk(key("RSA"), "second")]
         wait_for(lambda: key_ids(node) == {"second"}, "its new key takes the place of the old one")
+        assert who(node, "first", P256, issuer)[0] == 401
+        assert who(node, "second", key("RSA"), issuer) == (200, b"alice")
         shown = read(node, "/node/jwt_keys/refresh/metrics")
         assert shown["successes"] >= 2 and shown["failures"] == 0, (shown, node.log())
         assert f"keys of JWT issuer {issuer.name} were refreshed" in node.log()

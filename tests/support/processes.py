@@ -219,7 +219,6 @@ class Service:
         policy: Who may use the application.
         curve: Of the service's key and its nodes'; the default if None.
         enclave: Words that start an enclave, in place of this Python.
-        constitution: File with the constitution, in the folder; the default one if None.
         more: Further sections of a node's configuration, by its number.
     """
 
@@ -235,7 +234,6 @@ class Service:
         policy: str = "open",
         curve: str | None = None,
         enclave: tuple[str, ...] = (),
-        constitution: str | None = None,
         more: Callable[[int], str] = lambda number: "",
     ) -> None:
         self.folder = folder
@@ -243,8 +241,7 @@ class Service:
         self.is_captured = captured
         self.node_options = ("--tee",) if captured else ("--enclave", *enclave) if enclave else ()
         self.nodes: list[Node] = []
-        options = {"curve": curve, "constitution": constitution}
-        self._start_more = "".join(f'{name} = "{value}"\n' for name, value in options.items() if value is not None)
+        self._start_more = "" if curve is None else f'curve = "{curve}"\n'
         self._policy = policy
         self._count = nodes
 
