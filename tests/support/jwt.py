@@ -137,11 +137,11 @@ export function apply(proposal) {
 
 
 class Tokens:
-    """A service whose one member decides about issuers, by the constitution above."""
+    """A service whose one member decides about issuers, by the constitution above unless told otherwise."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, constitution: str = CONSTITUTION) -> None:
         self.cluster = cluster
-        self.host = cluster.begin(constitution=CONSTITUTION)
+        self.host = cluster.begin(constitution=constitution)
         self._time = SIGNED_AT
 
     @property

@@ -9,7 +9,7 @@ from ledgerd.apps.logging import app
 from ledgerd.enclave.governing.jwt_keys import CALLS
 from ledgerd.enclave.outbound import Answer
 from ledgerd.governance import tables
-from support.cluster import Cluster
+from support.cluster import SANDBOX, Cluster
 from support.jwt import ISSUER, Tokens, certificate, jwk, key, record, rows
 
 RSA, P256 = key("RSA"), key("P-256")
@@ -51,6 +51,22 @@ def test_a_key_may_be_given_by_a_certificate(service: Tokens, kind: str) -> None
     item = {"kid": "k", "kty": jwk(key(kind), "k")["kty"], "x5c": [certificate(key(kind))]}
     accepted(service.propose("keys", issuer=ISSUER, jwks={"keys": [item]}))
     assert service.keys() == rows(k=[record(key(kind))])
+
+
+def test_by_our_own_constitution_too() -> None:
+    service = Tokens(Cluster(app), SANDBOX)
+    keys = [jwk(RSA, "a", use="sig", x5c=[certificate(RSA)]), {"kid": "b", "kty": "EC", "x5c": [certificate(P256)]}]
+    accepted(service.propose("set_jwt_issuer", issuer=ISSUER, auto_refresh=False, jwks={"keys": keys}))
+    assert service.keys() == rows(a=[record(RSA)], b=[record(P256)])
+    accepted(service.propose("set_jwt_public_signing_keys", issuer=ISSUER, jwks={"keys": [jwk(key("P-521"), "c", alg="ES512")]}))
+    assert service.keys() == rows(c=[record(key("P-521"))])
+    weak = service.propose(
+        "set_jwt_issuer", issuer=ISSUER, jwks={"keys": [{"kid": "k", "kty": "RSA", "x5c": [certificate(key("RSA-1024"))]}]}
+    )
+    assert weak.status >= 400
+    assert "an RSA key of 1024 bits" in json.loads(weak.body)["error"]["message"]
+    accepted(service.propose("remove_jwt_issuer", issuer=ISSUER))
+    assert service.keys() == {}
 
 
 def test_a_key_that_is_refused_is_told_and_nothing_changes(service: Tokens) -> None:
