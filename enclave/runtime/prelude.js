@@ -476,6 +476,7 @@
     defineProperty(ccf, 'crypto', { value, writable: true, enumerable: true, configurable: true });
   }
   ccf.pemToId = own('pemToId');
+  if (configuration.governs) ccf.gov = { validateConstitution: own('gov.validateConstitution') };
   // Where CCF had them before it had `ccf.crypto`.
   ccf.digest = own('digest');
   ccf.generateAesKey = own('generateAesKey');

@@ -171,6 +171,11 @@ class Engine:
         _free_context(self._context)
         _free_runtime(self._runtime)
 
+    def resume(self) -> None:
+        """Be the one that runs again: another engine was used from within a call of this one's."""
+        global _running  # noqa: PLW0603 - as below
+        _running = self
+
     def _enter(self) -> None:
         global _running  # noqa: PLW0603 - what the engine calls are functions without an object
         _running = self

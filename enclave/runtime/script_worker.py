@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgpack
 
-from ledgerd.enclave.runtime import later, sandbox
+from ledgerd.enclave.runtime import constitution_check, later, sandbox
 from ledgerd.enclave.runtime.crypto import functions, needs
 from ledgerd.enclave.runtime.crypto.arguments import Kind, RefusalError, Surroundings
 from ledgerd.enclave.runtime.quickjs import UNDEFINED, Engine, EngineError, ScriptError, Value
@@ -155,7 +155,8 @@ class Execution:
         self._access = Access[access]
         self._form = Form(form)
         self._limits = Limits(*limits)
-        self._configuration = json.dumps({"calls": calls, "time": clock[0], "seed": clock[1]}).encode()
+        governs = self._access in (Access.GOV_RO, Access.GOV_RW)
+        self._configuration = json.dumps({"calls": calls, "time": clock[0], "seed": clock[1], "governs": governs}).encode()
         self._surroundings = Surroundings(clock[0], is_decision=clock[1] is not None)
         self._kept = kept
         self._key = (bundle, reuse, access, tuple(calls), tuple(limits), self._is_script) if reuse else None
@@ -327,11 +328,7 @@ class Execution:
             return self._give(engine, self._ask([messages.CALL, name, arguments]))
         if operation == _OWN:
             name, arguments = _called(key, value)
-            if not functions.is_loaded(name):
-                began = time.monotonic()
-                functions.load(name)
-                engine.deadline += time.monotonic() - began  # once in a process's life, for whoever comes first
-            return self._give(engine, functions.call(name, arguments, self._surroundings))
+            return self._give(engine, self._call_own(engine, name, arguments))
         name = interpreter.maps[number]
         needed = WRITE if operation in (messages.SET, messages.DELETE, messages.CLEAR) else READ
         if not rights(self._access, name) & needed:
@@ -387,6 +384,22 @@ class Execution:
             values.append(engine.new_buffer(entries[-1][0] + b"\0"))  # where the next page begins
         engine.hold(engine.new_array(values))
         return float(2 * len(entries) + more)
+
+    def _call_own(self, engine: Engine, name: str, arguments: list[Any]) -> Any:
+        """Call a function of the worker's own."""
+        if name == "gov.validateConstitution":
+            try:
+                return constitution_check.check(arguments, self._limits, engine.deadline)
+            except constitution_check.OvertimeError:
+                self._over = self._over or (End.DEADLINE, DEADLINE_TEXT)
+                raise _LimitError from None
+            finally:
+                engine.resume()
+        if not functions.is_loaded(name):
+            began = time.monotonic()
+            functions.load(name)
+            engine.deadline += time.monotonic() - began  # once in a process's life, for whoever comes first
+        return functions.call(name, arguments, self._surroundings)
 
     @staticmethod
     def _give(engine: Engine, answer: Any) -> float:

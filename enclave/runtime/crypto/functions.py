@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
 
 FUNCTIONS: Final[Mapping[str, Row]] = {
-    "digest": Row("signatures", 2, 2),
+    "digest": Row("digests", 2, 2),
     "sign": Row("signatures", 3, 3),
     "verifySignature": Row("signatures", 4, 4),
     "generateAesKey": Row("keys", 1, 1),

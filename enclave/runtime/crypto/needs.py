@@ -35,8 +35,8 @@ _CRYPTOGRAPHY: Final = """
 """
 _OPENSSL: Final = "OpenSSL OpenSSL.SSL OpenSSL._util OpenSSL.crypto OpenSSL.version typing_extensions"
 _OURS: Final = """
-    enclave.runtime.crypto.certificates enclave.runtime.crypto.jwk enclave.runtime.crypto.keys enclave.runtime.crypto.signatures
-    enclave.runtime.crypto.wrapping
+    enclave.runtime.crypto.certificates enclave.runtime.crypto.digests enclave.runtime.crypto.jwk enclave.runtime.crypto.keys
+    enclave.runtime.crypto.signatures enclave.runtime.crypto.wrapping
 """
 
 MODULES: Final = (

@@ -1,11 +1,10 @@
-"""Digests and signatures, in the forms of the Web Crypto API: ECDSA as r and s side by side (IEEE P1363), salts of RSA-PSS as given.
+"""Signatures, in the forms of the Web Crypto API: ECDSA as r and s side by side (IEEE P1363), salts of RSA-PSS as given.
 
 A signature that does not fit is False, whatever is wrong with it; a key that cannot be read or does not suit the algorithm is refused.
 """
 
 import hmac
 from collections.abc import Mapping
-from hashlib import sha256, sha384, sha512
 from typing import Any, Final, NoReturn
 
 from cryptography.exceptions import InvalidSignature
@@ -14,20 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from ledgerd.enclave.runtime.crypto.arguments import Function, Kind, RefusalError, Surroundings, members, octets, reason, text, utf8, whole
+from ledgerd.enclave.runtime.crypto.digests import DIGESTS
 from ledgerd.enclave.runtime.crypto.keys import Private, Public, kind_of, private_key, public_key
 
-_DIGESTS: Final = {"SHA-256": sha256, "SHA-384": sha384, "SHA-512": sha512}
 _HASHES: Final[dict[str, hashes.HashAlgorithm]] = {"SHA-256": hashes.SHA256(), "SHA-384": hashes.SHA384(), "SHA-512": hashes.SHA512()}
 _EDDSA, _ECDSA, _PSS, _HMAC = "EdDSA", "ECDSA", "RSA-PSS", "HMAC"
 _NAMES: Final = (_PSS, _ECDSA, _EDDSA, _HMAC)
 _HMAC_KEY_LENGTH_MAX: Final = 64 << 10
-
-
-def _digest(_: Surroundings, algorithm: Any, data: Any) -> bytes:
-    found = _DIGESTS.get(text(algorithm, "algorithm"))
-    if found is None:
-        raise RefusalError(f"unsupported digest algorithm, supported: {', '.join(_DIGESTS)}", Kind.RANGE)
-    return found(octets(data, "data")).digest()
 
 
 def _sign(where: Surroundings, algorithm: Any, key: Any, data: Any) -> bytes:
@@ -114,7 +106,7 @@ def _salt_bytes(parameters: dict[str, Any]) -> int:
 
 
 def _mac(parameters: dict[str, Any], key: Any, content: bytes) -> bytes:
-    return hmac.digest(utf8(text(key, "key", _HMAC_KEY_LENGTH_MAX), "key"), content, _DIGESTS[_hash(parameters)])
+    return hmac.digest(utf8(text(key, "key", _HMAC_KEY_LENGTH_MAX), "key"), content, DIGESTS[_hash(parameters)])
 
 
 def _half(curve: ec.EllipticCurve) -> int:
@@ -126,4 +118,4 @@ def _does_not_suit(name: str, key: Private | Public) -> NoReturn:
     raise RefusalError(f"incompatible signing algorithm for given key type: key is {kind_of(key)}, which cannot be used with {name}")
 
 
-FUNCTIONS: Final[Mapping[str, Function]] = {"digest": _digest, "sign": _sign, "verifySignature": _verify_signature}
+FUNCTIONS: Final[Mapping[str, Function]] = {"sign": _sign, "verifySignature": _verify_signature}
