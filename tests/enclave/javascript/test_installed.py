@@ -131,3 +131,48 @@ def _before_the_next_takes_effect(host: Host, module: str | None) -> None:
         return finished
 
     scripting.take_finished = change
+
+
+# The ledger.
+
+
+LEDGER = """
+const records = ccf.kv['public:notes'];
+export function write(request) { records.set(ccf.strToBuf('k'), request.body.arrayBuffer()); return {}; }
+export function was(request) {
+  const {transactionId, kv, receipt} = ccf.historicalState;
+  const value = kv['public:notes'].get(ccf.strToBuf('k'));
+  return {body: {transactionId, value: value && ccf.bufToStr(value), leaf: receipt.leaf_components.claims_digest}};
+}
+export function where(request) {
+  const {view, seqno} = ccf.consensus.getLastCommittedTxId();
+  return {body: [ccf.consensus.getStatusForTxId(view, seqno), ccf.consensus.getViewForSeqno(seqno) === view, ccf.consensus.getViewForSeqno(1e9)]};
+}
+"""
+
+
+def test_endpoints_see_the_ledger_as_it_was_and_is(cluster: Cluster) -> None:
+    endpoints: dict[str, Any] = {
+        "POST /write": {"js_function": "write"},
+        "GET /was": {"js_function": "was", "mode": "historical", "forwarding_required": "never"},
+        "GET /where": {"js_function": "where", **READS},
+    }
+    apply(cluster, ("set_js_app", {"bundle": bundle(endpoints, {"app.js": LEDGER})}))
+    written = [ask(cluster, "n0", "POST", "/app/write", body, prefer="committed") for body in (b"one", b"two")]
+    cluster.run(0.5)
+    header = "x-ms-ccf-transaction-id"
+    for answer, value in zip(written, ("one", "two"), strict=True):
+        transaction = answer.headers[header]
+        for host in ("n0", "n2"):
+            shown = ask(cluster, host, "GET", "/app/was", **{header.replace("-", "_"): transaction})
+            assert shown.status == 200, shown.body
+            assert json.loads(shown.body) == {"transactionId": transaction, "value": value, "leaf": "00" * 32}
+    for named, status, code in (
+        (None, 400, "MissingRequiredHeader"),
+        ("x", 400, "InvalidHeaderValue"),
+        ("2.999999", 404, "TransactionPendingOrUnknown"),
+    ):
+        headers = {} if named is None else {header.replace("-", "_"): named}
+        answer = ask(cluster, "n1", "GET", "/app/was", **headers)
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (status, code)
+    assert json.loads(ask(cluster, "n2", "GET", "/app/where").body) == ["Committed", True, None]
