@@ -191,7 +191,9 @@ class Serving:
         governing = self._registries["gov"]
         frontend.add_to(governing, "ledgerd governance")
         governing_frontend.add_to(governing, self.status)
-        self._javascript = JavaScriptApplication(store, self.status, self._registries["app"])
+        self._javascript = JavaScriptApplication(
+            store, self.status, self._registries["app"], ledger_calls.APPLICATION_CALLS, (ledger_calls.HISTORICAL_STATE,)
+        )
         self._javascript.add_to(self._registries["node"])
         calls = GovernanceCalls(self.status).calls | applications.FUNCTIONS | ledger_calls.calls(self._historical)
         self.scripts = Pool(calls, services.script_workers, now)

@@ -176,7 +176,11 @@ class JavaScriptApplication:
             reuse=f"{flushed}:{declared.reuse}" if declared.reuse is not None and limits.interpreters else "",
         )
 
+        is_historical = declared.mode == HISTORICAL
+
         def handle(context: Context) -> Steps:
+            if is_historical:
+                _ = context.historical  # the state must be at hand; so are refused the requests that name none
             outcome = yield job._replace(
                 arguments=(request_object(context, route),),
                 body=context.request.body,

@@ -143,6 +143,7 @@ class Cluster:
         self.cut: Callable[[Host, Host], bool] = lambda a, b: False
         self.member = make_identity("member0")
         self.user = make_identity("user0")
+        self.proposed: list[bytes] = []  # by `support.members.propose`
         self.start_options = start
         self.latency = 0.0  # of peers' bytes and of disks, seconds
         self.travelling: deque[tuple[float, Host, Event]] = deque()

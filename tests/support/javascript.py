@@ -31,6 +31,15 @@ def rows(endpoints: Mapping[str, Properties], modules: Mapping[str, str], option
     return made
 
 
+def bundle(endpoints: Mapping[str, Properties], modules: Mapping[str, str]) -> dict[str, Any]:
+    """The argument `bundle` of `set_js_app`; as `rows`, but names of modules have no slash."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, properties in endpoints.items():
+        method, _, path = name.partition(" ")
+        found.setdefault(path, {})[method.lower()] = {**USUAL, "js_module": "app.js", **properties}
+    return {"metadata": {"endpoints": found}, "modules": [{"name": name, "module": source} for name, source in modules.items()]}
+
+
 USUAL: Properties = {
     "js_module": "/app.js",
     "js_function": "main",

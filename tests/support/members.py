@@ -1,6 +1,8 @@
 """What members do in tests: sign proposals and send them, in a `support.cluster.Cluster`."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -31,6 +33,15 @@ def send(cluster: Cluster, host: Host, body: bytes, path: str = CREATE, **header
     """Send a signed request to a node and wait for the answer."""
     client = cluster.client(host)
     return client.ask("POST", path, body, **{"content_type": requests.CONTENT_TYPE, **headers})
+
+
+def propose(cluster: Cluster, host: Host, *wanted: tuple[str, Any]) -> Answer:
+    """Propose actions of the constitution, by name and arguments, a second after the proposal before."""
+    payload = json.dumps({"actions": [{"name": name, "args": args} for name, args in wanted]}).encode()
+    created_at = SIGNED_AT + len(cluster.proposed)
+    cluster.proposed.append(payload)
+    who = cluster.member
+    return send(cluster, host, requests.sign(who.key, who.certificate, requests.PROPOSAL, payload, created_at=created_at))
 
 
 def retire(cluster: Cluster, host: Host, *nodes: Host | str, created_at: int = SIGNED_AT) -> Answer:
