@@ -97,10 +97,15 @@ class GovernanceCalls:
         begins = _time(valid_from)
         if int(days) != days or not 1 <= days <= DAYS_MAX:
             raise ValueError(f"a certificate is valid for 1 to {DAYS_MAX} days, not {days}")
+        self._check_now(begins, int(days))
+        return begins, int(days)
+
+    def _check_now(self, begins: datetime, days: int) -> None:
+        """Raises: ValueError: A certificate of this period would not be valid now."""
         now = at_milliseconds(self._node.now_ms)
         if not now - timedelta(days=days) < begins <= now + CLOCK_SLACK:
-            raise ValueError(f"valid from {valid_from} for {int(days)} days: a certificate has to be valid now, {now:%Y-%m-%dT%H:%M:%SZ}")
-        return begins, int(days)
+            shown = f"valid from {begins:%Y-%m-%dT%H:%M:%SZ} for {days} days"
+            raise ValueError(f"{shown}: a certificate has to be valid now, {now:%Y-%m-%dT%H:%M:%SZ}")
 
 
 def _time(text: str) -> datetime:

@@ -145,7 +145,7 @@ def ledger_export(output: Output, service: ServiceOptions, node_dir: Path, out_d
             os.fsync(file.fileno())
         files.append(path.name)
 
-    with _progress(output, "exporting", source.total) as advance:
+    with progress(output, "exporting", source.total) as advance:
         for stored in source.entries():
             for chunk in chunker.add(stored.data):
                 write(chunk)
@@ -193,7 +193,7 @@ def ledger_verify(output: Output, path: Path, service_cert: Path | None, roots: 
     except FormatError as error:
         raise ConfigurationError(f"{service_cert}: {error}") from None
     try:
-        with _progress(output, "verifying", source.total) as advance:
+        with progress(output, "verifying", source.total) as advance:
             for stored in source.entries():
                 nodes.feed(auditor.feed(stored.data))
                 advance(stored)
@@ -312,12 +312,12 @@ def _readable(data: bytes) -> str:
     return (text if text.isprintable() or ("\n" in text and text.replace("\n", "").isprintable()) else f"0x{shown.hex()}") + more
 
 
-class _Advance(Protocol):
+class Advance(Protocol):
     def __call__(self, stored: Stored) -> None: ...
 
 
 @contextmanager
-def _progress(output: Output, what: str, total: int) -> Iterator[_Advance]:
+def progress(output: Output, what: str, total: int) -> Iterator[Advance]:
     """A bar on standard error where that is a terminal; nothing elsewhere."""
     if output.json or not sys.stderr.isatty():
         yield lambda stored: None

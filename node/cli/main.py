@@ -95,8 +95,9 @@ COMMANDS: Final = {
             "ack": "Acknowledge the service's state: the member takes part from then on.",
             "finish": "Put a signature into what --prepare wrote, and send it.",
             "submit": "Send a request that a member has signed.",
+            "audit": "Replay governance from a ledger, offline.",
         },
-        {"propose": "gov_propose", "vote": "gov_vote", "finish": "gov_finish", "submit": "gov_finish"},
+        {"propose": "gov_propose", "vote": "gov_vote", "finish": "gov_finish", "submit": "gov_finish", "audit": "gov_audit"},
     ),
     "doctor": Entry(
         "ledgerd.node.cli.doctor", "doctor", "Look whether a node can run on this machine, and say what to do where it cannot."

@@ -1,0 +1,99 @@
+"""`ledgerd gov audit`: governance replayed from a ledger, offline.
+
+Nothing here is believed but bytes and the certificate that the caller names. Not here: the rules (`enclave.auditing`).
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from ledgerd.enclave.auditing.findings import NotFollowingError, Step
+from ledgerd.enclave.auditing.replay import Replay
+from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityError
+from ledgerd.node.cli.ledger import open_source, progress
+from ledgerd.node.cli.output import EXIT_FAILED, Ended, Output, command
+from ledgerd.node.cli.parameters import FILE, FOLDER
+from ledgerd.node.cli.service import SERVICE_CERT_VARIABLE
+
+REFUSED: Final = "REFUSED"
+FOLLOWS: Final = "FOLLOWS"
+UNANCHORED: Final = "UNANCHORED"
+
+
+@command("audit")
+@click.argument("path", type=FOLDER)
+@click.option(
+    "--service-cert",
+    type=FILE,
+    envvar=SERVICE_CERT_VARIABLE,
+    help=f"The service's certificate, PEM: without it nobody can say whose ledger this is. [env {SERVICE_CERT_VARIABLE}]",
+)
+@click.option("--verbose", "-v", is_flag=True, help="Tell what every entry of governance did. With `-o json` that is always told.")
+def gov_audit(output: Output, path: Path, service_cert: Path | None, verbose: bool) -> None:
+    """Replay governance from a ledger, offline.
+
+    PATH is a node's directory or a folder of CCF chunk files. The ledger is verified as by `ledgerd ledger verify`, but for the evidence
+    of nodes; and every entry that changes what governs the service must follow from those before it. Every member's signature is verified,
+    every proposal and ballot is executed again by the constitution that stood in the ledger then, and what comes out is compared with
+    what stands there. The first thing that does not follow is named, with the rule that is broken. Without a certificate the verdict is
+    UNANCHORED, exit status 1.
+
+    The ledger's scripts are run in script workers, which can touch nothing of this machine.
+    """
+    from ledgerd.ledger.audit import Auditor  # noqa: PLC0415
+    from ledgerd.node.script_workers import script_workers  # noqa: PLC0415
+
+    source = open_source(path)
+    try:
+        auditor = Auditor(None if service_cert is None else service_cert.read_bytes())
+    except FormatError as error:
+        raise ConfigurationError(f"{service_cert}: {error}") from None
+    replay = Replay()
+    steps: list[Step] = []
+
+    def facts(verdict: str, **more: Any) -> dict[str, Any]:
+        counts = Counter(step.kind for step in steps)
+        shown = {
+            "verdict": verdict,
+            "path": str(path),
+            "kind": source.kind,
+            "transactions": auditor.last.seqno,
+            "last_signed": None if auditor.signed is None else str(auditor.signed),
+            **{f"{kind}s": counts[kind] for kind in ("proposal", "ballot", "withdrawal", "ack")},
+            "other_changes": sum(count for kind, count in counts.items() if kind not in ("proposal", "ballot", "withdrawal", "ack")),
+            **more,
+        }
+        return {**shown, "steps": [_fields(step) for step in steps]} if output.json else shown
+
+    def refuse(reason: str, **more: Any) -> Ended:
+        output.record("gov_audit", facts(REFUSED, **more, reason=reason))
+        return Ended(EXIT_FAILED)
+
+    try:
+        with script_workers(replay.pool) as workers, progress(output, "replaying", source.total) as advance:
+            replay.turn = workers.turn
+            for stored in source.entries():
+                step = replay.feed(auditor.feed(stored.data))
+                if step is not None:
+                    steps.append(step)
+                    if verbose and not output.json:
+                        output.note(f"{step.transaction_id} {step.text}")
+                advance(stored)
+        result = auditor.result()
+    except NotFollowingError as error:
+        where = {"entry": str(error.transaction_id), "rule": error.rule, "expected": error.expected, "found": error.found}
+        raise refuse(error.meaning, **where) from None
+    except (IntegrityError, FormatError) as error:
+        raise refuse(str(error)) from None
+    if result.transactions == 0:
+        raise IntegrityError(f"{path} holds no entries; nothing is verified by that")
+    output.record("gov_audit", facts(FOLLOWS if result.anchored else UNANCHORED, unsigned=result.unsigned))
+    if not result.anchored:
+        output.note("UNANCHORED: governance follows from this ledger; whose it is remains open. Give --service-cert FILE.")
+        raise Ended(EXIT_FAILED)
+
+
+def _fields(step: Step) -> dict[str, Any]:
+    return {**step._asdict(), "transaction_id": str(step.transaction_id)}
