@@ -15,6 +15,7 @@ from ledgerd.enclave.requests import COSE, Request
 from ledgerd.enclave.scripting import Scripted
 from ledgerd.enclave.scripts.jobs import End, Job, Outcome
 from ledgerd.enclave.scripts.pool import Pool
+from ledgerd.enclave.states import EMPTY_LEDGER
 from ledgerd.governance import requests
 from ledgerd.governance.requests import SignedRequest
 from ledgerd.ledger.entry import WriteSet
@@ -99,7 +100,7 @@ class Again:
             transaction.discard()
 
     def _scripted(self, asked: Request, endpoint: Endpoint, params: dict[str, str]) -> Expected:
-        scripted = Scripted(asked, endpoint, params)
+        scripted = Scripted(asked, endpoint, params, EMPTY_LEDGER)
         doubt = ""
         job = scripted.begin(self._store)
         while job is not None:
