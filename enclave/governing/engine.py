@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from ledgerd.enclave import leaving
 from ledgerd.enclave.endpoints import Context
+from ledgerd.enclave.governing.records import problem_with
 from ledgerd.enclave.scripts.access import Access
 from ledgerd.enclave.scripts.jobs import BYTES, JSON, TEXT, Bundle, End, Job, Limits, Outcome, Result
 from ledgerd.governance import tables
@@ -134,6 +135,14 @@ class Engine:
         outcome = yield self._job(context, "apply", (proposal, proposal_id), Access.GOV_RW)
         if outcome.end is not End.DONE:
             raise _failed("Failed to apply()", outcome)
+        for name, changes in context.overlay.writes.items():
+            for key, value in changes.items():
+                problem = problem_with(name, key, value)
+                if problem is not None:
+                    shown = key.decode(errors="replace")[:70]
+                    raise RequestError(
+                        500, "InternalError", f"Failed to apply(): table {name}, record {shown!r}: {problem}; nothing was done."
+                    )
         self._check_nodes(context, before, leaving.trusted_nodes(context))
         for node_id in waiting - leaving.known_nodes(context):
             context.kv[tables.FORMER_NODES].set(node_id.encode(), leaving.REMOVED)  # so that it cannot ask again, by any constitution

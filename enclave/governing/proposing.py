@@ -15,6 +15,7 @@ from ledgerd.governance import descriptions, requests, tables
 from ledgerd.governance.requests import SignedRequest
 from ledgerd.ledger.errors import RequestError
 
+WINDOW_DEFAULT: Final = 100  # CCF's, where the service's configuration says nothing
 CREATED_AHEAD_SECONDS_MAX: Final = 3600  # of the service's clock, by which a member's may be wrong
 
 
@@ -87,7 +88,7 @@ class Proposing:
         if known is not None:
             raise RequestError(400, "ProposalReplay", f"This very request was accepted before, as proposal {tables.decode(known)}.")
         config = tables.decode(context.governance(tables.SERVICE_CONFIG).get(tables.SINGLETON) or b"{}")
-        window: int = config["recent_cose_proposals_window_size"]
+        window: int = config.get("recent_cose_proposals_window_size", WINDOW_DEFAULT)
         keys = [name.decode() for name, _ in recent.items()]
         if len(keys) >= window:
             median = keys[len(keys) // 2]

@@ -1,4 +1,4 @@
-"""Whether a text could be a constitution: run as a module, in an engine of its own with nothing at hand, it must export the right functions.
+"""Whether a text could be a constitution: run as a module, in an engine of its own with nothing at hand, it must export what is called.
 
 What it would decide is for members to read; this only stops a text by which nothing could ever be decided again.
 Source: CCF documentation, `ccf.gov.validateConstitution`: names, and how many arguments each takes.

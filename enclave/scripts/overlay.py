@@ -106,6 +106,11 @@ class Overlay:
             seen = self._reads[(name, key)] = self._store.get(name, key)
         return seen
 
+    @property
+    def writes(self) -> dict[str, dict[bytes, bytes | None]]:
+        """What the request would write so far, by map and key; None removes. To be looked at only."""
+        return self._writes
+
     def is_current(self) -> bool:
         """Whether everything that was read still stands."""
         get = self._store.get

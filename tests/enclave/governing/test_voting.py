@@ -1,83 +1,19 @@
 """Three members govern a service by vote: from Opening on, through the whole enclave, with our own constitution."""
 
 import json
-from typing import Any
 
 import pytest
 
-from ledgerd.apps.logging import app
-from ledgerd.enclave.outbound import Answer
 from ledgerd.governance import requests, tables
-from support.cluster import BY_VOTE, Cluster, Host, Identity, make_identity
+from support.cluster import make_identity
 from support.governed import id_of
-from support.members import CREATE, SIGNED_AT, node_id, send
-
-YES, NO = (f"export function vote(proposal, proposerId) {{ return {answer}; }}" for answer in ("true", "false"))
-VERSION = "?api-version=2024-07-01"
-
-
-class Consortium:
-    """A service that three members have started, and who are active."""
-
-    def __init__(self, nodes: int = 1, constitution: str = BY_VOTE, active: int = 3) -> None:
-        self.members = [make_identity(f"member{number}") for number in range(3)]
-        self.cluster = Cluster(app)
-        parties = [{"certificate": member.pem, "data": {"name": f"member{number}"}} for number, member in enumerate(self.members)]
-        self.cluster.begin(admission="vote", members=parties, open_at_nodes=None, constitution=constitution)
-        self.time = SIGNED_AT
-        for member in self.members[:active]:
-            self.activate(member)
-
-    @property
-    def host(self) -> Host:
-        """Its first node."""
-        return self.cluster.hosts["n0"]
-
-    def send(self, who: Identity, kind: str, path: str, payload: Any = b"", **about: Any) -> Answer:
-        """Sign something and send it."""
-        body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        self.time += 1
-        envelope = requests.sign(who.key, who.certificate, kind, body, created_at=self.time, **about)
-        return send(self.cluster, self.host, envelope, f"/gov/members/{path}{VERSION}")
-
-    def activate(self, who: Identity) -> None:
-        """Have a member acknowledge the state."""
-        digest = json.loads(self.send(who, "state_digest", f"state-digests/{id_of(who)}:update").body)["stateDigest"]
-        assert self.send(who, "ack", f"state-digests/{id_of(who)}:ack", {"stateDigest": digest}).status == 204
-
-    def propose(self, who: Identity, *actions: Any) -> Answer:
-        """Propose actions, as (name, arguments)."""
-        return self.send(who, "proposal", "proposals:create", {"actions": [{"name": name, "args": args} for name, args in actions]})
-
-    def vote(self, who: Identity, proposal_id: str, ballot: str = YES) -> Answer:
-        """Vote."""
-        path = f"proposals/{proposal_id}/ballots/{id_of(who)}:submit"
-        return self.send(who, "ballot", path, {"ballot": ballot}, proposal_id=proposal_id)
-
-    def read(self, path: str) -> Any:
-        """What anybody may read of governance."""
-        return json.loads(self.cluster.client(self.host).ask("GET", f"/gov/{path}{VERSION}").body)
-
-    def row(self, name: str, key: bytes = tables.SINGLETON) -> Any:
-        """A record of the state."""
-        serving: Any = self.host.enclave._serving
-        value = serving._replica.store.get(name, key)
-        return None if value is None else tables.decode(value)
+from support.members import SIGNED_AT, node_id
+from support.voting import NO, VERSION, YES, Consortium, code, shown
 
 
 @pytest.fixture
 def consortium() -> Consortium:
     return Consortium()
-
-
-def shown(answer: Answer) -> dict[str, Any]:
-    assert answer.status == 200, answer.body
-    found: dict[str, Any] = json.loads(answer.body)
-    return found
-
-
-def code(answer: Answer) -> tuple[int, str]:
-    return answer.status, json.loads(answer.body)["error"]["code"]
 
 
 def opening(consortium: Consortium) -> tuple[str, dict[str, str]]:
@@ -176,4 +112,3 @@ def test_where_there_is_no_constitution_nothing_can_be_decided() -> None:
     consortium = Consortium(constitution="")
     answer = consortium.propose(consortium.members[0], opening(consortium))
     assert code(answer) == (500, "InternalError")
-    assert CREATE
