@@ -45,7 +45,7 @@ def test_a_key_that_is_removed_while_the_script_waits_is_out() -> None:
     service.install("const k = ccf.strToBuf('k'); ccf.kv['public:x'].set(k, k); return {};", authn_policies=["jwt"])
     removed = False
 
-    def remove(_: object) -> None:
+    def remove(scripted: Any) -> None:
         nonlocal removed
         if not removed:
             removed = True

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from support.fuzzing import admission, attestation, frames, machines, members, records, web
+from support.fuzzing import admission, attestation, frames, machines, members, records, tokens, web
 from support.fuzzing.laws import Maker
 
 MAKERS: Final[dict[str, Maker]] = {
@@ -12,5 +12,6 @@ MAKERS: Final[dict[str, Maker]] = {
     **admission.MAKERS,
     **machines.MAKERS,
     **members.MAKERS,
+    **tokens.MAKERS,
     **attestation.MAKERS,
 }
