@@ -111,6 +111,7 @@ class Again:
                 )
             job = scripted.go_on(outcome)
         if scripted.error is not None:
+            assert isinstance(scripted.error, Exception), "governance asks for no state of the past"
             raise scripted.error
         transaction = self._store.begin()
         scripted.context.overlay.write_into(transaction)

@@ -1,8 +1,9 @@
 """Changes of governance's tables that no member asked for in this very entry: the closed list of them, each held to its exact form.
 
 The genesis; what the service does by itself where the genesis allows it (trusting attested nodes, opening); what follows from members'
-earlier decisions (the end of a retirement, the record that is deleted then); and what anybody may ask for and that decides nothing (a
-node that wants to join, a member that asks for a state digest). Whatever is none of these has no origin, and ends the audit.
+earlier decisions (the end of a retirement, the record that is deleted then, keys of token issuers that are fetched); and what anybody may
+ask for and that decides nothing (a node that wants to join, a member that asks for a state digest). Whatever is none of these has no
+origin, and ends the audit.
 Not here: what members sign (`enclave.auditing.replay`).
 """
 
@@ -17,6 +18,7 @@ from ledgerd.enclave import leaving
 from ledgerd.enclave.auditing import findings
 from ledgerd.enclave.auditing.certificates import RecordedKeys
 from ledgerd.enclave.auditing.findings import record_in, short
+from ledgerd.enclave.jwt.records import changes, read_records
 from ledgerd.enclave.keys import CLOCK_SLACK
 from ledgerd.enclave.kv import Store
 from ledgerd.governance import acks, tables
@@ -236,6 +238,29 @@ class Unasked:
                 return None
         return Change("deleted", f"{_nodes(nodes)}: the record is deleted")
 
+    def _refreshed(self, transaction_id: TransactionId, writes: WriteSet) -> Change | None:
+        """The service has fetched the keys of a token issuer for which members have decided that it does."""
+        rows = self._store.map(tables.JWT_KEYS)
+        changed = writes[tables.JWT_KEYS]
+        touched = {key: (rows.get(key), value) for key, value in changed.items()}
+        issuers = {record.issuer for pair in touched.values() for row in pair if row is not None for record in read_records(row)}
+        after = {**dict(rows.items()), **changed}
+        for issuer in sorted(issuers):
+            metadata = record_in(self._store.get(tables.JWT_ISSUERS, issuer.encode()))
+            if metadata is None or metadata.get("auto_refresh") is not True:
+                continue
+            keys = {
+                key.decode(): record
+                for key, row in after.items()
+                if row is not None
+                for record in read_records(row)
+                if record.issuer == issuer
+            }
+            if changes(rows.items(), issuer, keys) == changed:
+                text = f"keys of token issuer {issuer[:200]} were fetched: there are {len(keys)}, and {len(changed)} rows changed"
+                return Change("jwt_refresh", text)
+        return None
+
     # What stands in the state.
 
     def _node(self, key: bytes) -> dict[str, Any] | None:
@@ -259,6 +284,7 @@ _TRIED: Final[Mapping[frozenset[str], tuple[_Tried, ...]]] = {
     frozenset({tables.NODE_INFO, tables.NODE_ENDORSED_CERTIFICATES}): (Unasked._trusts, Unasked._deleted),
     frozenset({tables.NODE_INFO, tables.NODE_ENDORSED_CERTIFICATES, tables.SERVICE_INFO}): (Unasked._trusts,),
     frozenset({tables.SERVICE_INFO}): (Unasked._opening,),
+    frozenset({tables.JWT_KEYS}): (Unasked._refreshed,),
     frozenset({tables.NODE_INFO, tables.FORMER_NODES}): (Unasked._retired,),
 }
 

@@ -1,16 +1,19 @@
 """What a service does without a member's request, replayed; and rewritten by a service that has all of its keys."""
 
+import base64
+
 import pytest
 
 from ledgerd.apps.logging import app
 from ledgerd.enclave.auditing import findings
 from ledgerd.enclave.auditing.findings import NotFollowingError
+from ledgerd.enclave.keys import spki
 from ledgerd.governance import tables
 from ledgerd.ledger.entry import WriteSet
 from support.auditing import audited, refusal
 from support.cluster import Cluster, make_identity
 from support.governed import id_of
-from support.lives import Ledger
+from support.lives import Ledger, Life
 from support.members import node_id, retire
 from support.rewriting import Keys, rewrite
 
@@ -132,3 +135,29 @@ def test_a_signer_is_a_member_and_has_signed(ledger: Ledger) -> None:
     for changed in (b'"AAAA"', b"{", value[:-9] + b'AAAAAAA="'):
         assert refused(ledger, seqno, COSE_HISTORY={key: changed}).rule == findings.FORM
     assert refused(ledger, seqno, COSE_HISTORY={b"ab": value}).rule == findings.FORM, "two of them"
+
+
+def test_keys_of_a_token_issuer_are_fetched_where_members_decided_so() -> None:
+    life = Life()
+    life.begin()
+    roots = {"name": "roots", "cert_bundle": make_identity("root").pem}
+    fetched = {"issuer": "https://fetched.example", "auto_refresh": True, "ca_cert_bundle_name": "roots"}
+    life.decide(
+        "issuer", ("set_ca_cert_bundle", roots), ("set_jwt_issuer", fetched), ("set_jwt_issuer", {"issuer": "https://given.example"})
+    )
+    ledger = life.ledger()
+    end = len(ledger.entries)
+
+    def keys_of(*issuers: str) -> WriteSet:
+        public_key = base64.b64encode(spki(make_identity("issuer").key.public_key())).decode()
+        return {tables.JWT_KEYS: {b"kid": tables.encode([{"issuer": issuer, "public_key": public_key} for issuer in issuers])}}
+
+    def then(*more: WriteSet) -> list[bytes]:
+        return ledger.rewritten(added={end - 1: more})
+
+    steps = audited(then(keys_of("https://fetched.example"), keys_of("https://fetched.example")), ledger.certificate)
+    assert [step.text for step in steps[-2:]] == [
+        "keys of token issuer https://fetched.example were fetched: there are 1, and 1 rows changed",
+    ] * 2
+    for issuers in (("https://given.example",), ("https://other.example",), ("https://fetched.example", "https://given.example")):
+        assert refusal(then(keys_of(*issuers)), ledger.certificate).rule == findings.ORIGIN
