@@ -64,6 +64,7 @@ class Node:
         self.scripts = Pool(self.calls(), 1, 0.0)
         self.scripting = Scripting(self.store, self.scripts, self)
         self.workers = ScriptWorkers(self.scripts)
+        self.on_scripted: Callable[[Scripted], None] = lambda _: None  # scripts have answered, and it is about to take effect
         self.store.apply(1, GENESIS)
 
     def calls(self) -> dict[str, Call]:
@@ -127,13 +128,10 @@ class Node:
         while True:
             while (scripted := self.scripting.take_finished()) is None:
                 self.workers.turn(0.0)
-            self.scripted(scripted)
+            self.on_scripted(scripted)
             if scripted.is_current():
                 return self._execute(request, scripted)
             self.scripting.again(scripted)
-
-    def scripted(self, scripted: Scripted) -> None:
-        """Scripts have answered a request, and it is about to take effect."""
 
     def _execute(self, request: Request, scripted: Scripted | None = None) -> Outcome:
         last = Seqno(self.store.version)

@@ -51,7 +51,7 @@ def test_a_key_that_is_removed_while_the_script_waits_is_out() -> None:
             removed = True
             service.put({tables.JWT_KEYS: {b"k": None}})
 
-    service.scripted = remove  # type: ignore[method-assign, assignment]
+    service.on_scripted = remove
     response = service.answer("POST", "/app/x", caller="", headers={"authorization": f"Bearer {token(RSA)}"})
     assert response.status == 401
     assert error_of(response)["details"][0]["message"] == "JWT signing key not found for kid k"
