@@ -476,6 +476,8 @@
     defineProperty(ccf, 'crypto', { value, writable: true, enumerable: true, configurable: true });
   }
   ccf.pemToId = own('pemToId');
+  ccf.tcbHexToPolicy = own('tcbHexToPolicy');
+  globalThis.snp_attestation = { verifySnpAttestation: own('verifySnpAttestation') };
   if (configuration.governs) ccf.gov = { validateConstitution: own('gov.validateConstitution') };
   // Where CCF had them before it had `ccf.crypto`.
   ccf.digest = own('digest');

@@ -6,6 +6,7 @@ Not here: whether such a guest is wanted (`snp_policy`), who vouches for its mea
 Source: AMD 56860, "SEV Secure Nested Paging Firmware ABI", ATTESTATION_REPORT; AMD 57230, "VCEK Certificate and KDS Interface".
 """
 
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final, NamedTuple, NoReturn
@@ -20,6 +21,7 @@ from cryptography.x509.oid import SignatureAlgorithmOID
 from ledgerd.ledger.attestation import certificates
 from ledgerd.ledger.attestation.certificates import Loaded
 from ledgerd.ledger.attestation.errors import AttestationError
+from ledgerd.ledger.errors import ConfigurationError
 
 REPORT_SIZE_BYTES: Final = 1_184
 VERSIONS: Final = range(2, 6)  # 2, 3 and 5 are seen; a later one could move fields
@@ -37,6 +39,7 @@ AMD_ARKS: Final[Mapping[str, str]] = {
     "1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a": TURIN,
 }
 
+_CPUID: Final = re.compile(r"[0-9a-f]{8}")
 _SIGNED_BYTES: Final = 0x2A0
 _COMPONENT_BYTES: Final = 72  # r, then s, little-endian
 _POLICY_MIGRATION: Final = 1 << 18
@@ -346,6 +349,23 @@ def is_debug(said: Report) -> bool:
 def tcb_of(raw: bytes, product: str) -> Tcb:
     """Read the eight bytes of a firmware version, as a report of that product has them."""
     return Tcb(**{name: raw[at] for name, (_, at) in _layout(product).items()})
+
+
+def cpuid(cpu: Cpu) -> str:
+    """CPUID of a processor as CCF writes it: EAX of leaf 1, 8 hex characters."""
+    base, extended = min(cpu.family, 0xF), max(cpu.family - 0xF, 0)
+    return f"{extended << 20 | cpu.model >> 4 << 16 | base << 8 | (cpu.model & 0xF) << 4 | cpu.stepping:08x}"
+
+
+def parse_cpuid(text: str) -> Cpu:
+    """Inverse of `cpuid`.
+
+    Raises: ConfigurationError: It is not 8 lower-case hex characters.
+    """
+    if not _CPUID.fullmatch(text):
+        raise ConfigurationError(f"CPUID {text[:100]!r} is not 8 lower-case hex characters, such as 00a00f11 for Milan")
+    eax = int(text, 16)
+    return Cpu((eax >> 8 & 0xF) + (eax >> 20 & 0xFF), (eax >> 16 & 0xF) << 4 | eax >> 4 & 0xF, eax & 0xF)
 
 
 def _layout(product: str) -> dict[str, tuple[str, int]]:

@@ -17,7 +17,7 @@ from ledgerd.ledger import cbor
 from ledgerd.ledger.attestation import snp, uvm
 from ledgerd.ledger.attestation.errors import AttestationError
 from ledgerd.ledger.attestation.policy import NONCE_SIZE_BYTES_MIN
-from ledgerd.ledger.attestation.snp import AMD_ARKS, Cpu, SnpAttestation, Tcb
+from ledgerd.ledger.attestation.snp import AMD_ARKS, Cpu, SnpAttestation, Tcb, cpuid, parse_cpuid
 from ledgerd.ledger.attestation.uvm import UvmEndorsement
 from ledgerd.ledger.errors import ConfigurationError, UsageError
 
@@ -293,23 +293,6 @@ def policy_of(
         frozenset(_bytes_of(key, 32, "host data") for key in host_data),
         tuple(_least_tcb(key, value) for key, value in tcb_versions),
     )
-
-
-def cpuid(cpu: Cpu) -> str:
-    """CPUID of a processor as CCF writes it: EAX of leaf 1, 8 hex characters."""
-    base, extended = min(cpu.family, 0xF), max(cpu.family - 0xF, 0)
-    return f"{extended << 20 | cpu.model >> 4 << 16 | base << 8 | (cpu.model & 0xF) << 4 | cpu.stepping:08x}"
-
-
-def parse_cpuid(text: str) -> Cpu:
-    """Inverse of `cpuid`.
-
-    Raises: ConfigurationError: It is not 8 lower-case hex characters.
-    """
-    if len(text) != 8 or not _HEX.fullmatch(text):
-        raise ConfigurationError(f"CPUID {text[:100]!r} is not 8 lower-case hex characters, such as 00a00f11 for Milan")
-    eax = int(text, 16)
-    return Cpu((eax >> 8 & 0xF) + (eax >> 20 & 0xFF), (eax >> 16 & 0xF) << 4 | eax >> 4 & 0xF, eax & 0xF)
 
 
 def _least_tcb(key: bytes, value: bytes) -> LeastTcb:

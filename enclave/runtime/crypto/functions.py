@@ -45,6 +45,8 @@ FUNCTIONS: Final[Mapping[str, Row]] = {
     "isValidX509CertBundle": Row("certificates", 1, 1),
     "isValidX509CertChain": Row("certificates", 2, 2),
     "pemToId": Row("certificates", 1, 1),
+    "verifySnpAttestation": Row("attestation", 2, 4),
+    "tcbHexToPolicy": Row("attestation", 2, 2),
 }
 
 
@@ -62,14 +64,15 @@ def load(name: str) -> None:
 def call(name: str, arguments: list[Any], where: Surroundings) -> Any:
     """Call a function by the name that scripts know.
 
-    Returns: None, bool, a number, str, bytes, or a dict of these.
+    Returns: bool, a number, str, bytes, or a dict of these and of dicts.
     Raises: RefusalError: As the script is to be told.
     """
     row = FUNCTIONS.get(name)
     if row is None:
         raise RefusalError(f"there is no function {name[:64]}", Kind.TYPE)
     if not row.least <= len(arguments) <= row.most:
-        expected = str(row.least) if row.least == row.most else f"{row.least} or {row.most}"
+        between = "or" if row.most == row.least + 1 else "to"
+        expected = str(row.least) if row.least == row.most else f"{row.least} {between} {row.most}"
         raise RefusalError(f"Passed {len(arguments)} arguments, but expected {expected}", Kind.TYPE)
     try:
         functions: Mapping[str, Function] = importlib.import_module(_path(row)).FUNCTIONS

@@ -35,8 +35,9 @@ _CRYPTOGRAPHY: Final = """
 """
 _OPENSSL: Final = "OpenSSL OpenSSL.SSL OpenSSL._util OpenSSL.crypto OpenSSL.version typing_extensions"
 _OURS: Final = """
-    enclave.runtime.crypto.certificates enclave.runtime.crypto.digests enclave.runtime.crypto.jwk enclave.runtime.crypto.keys
-    enclave.runtime.crypto.signatures enclave.runtime.crypto.wrapping
+    ledger.attestation ledger.attestation.errors ledger.attestation.items ledger.attestation.certificates ledger.attestation.snp
+    ledger.attestation.uvm enclave.runtime.crypto.attestation enclave.runtime.crypto.certificates enclave.runtime.crypto.digests
+    enclave.runtime.crypto.jwk enclave.runtime.crypto.keys enclave.runtime.crypto.signatures enclave.runtime.crypto.wrapping
 """
 
 MODULES: Final = (

@@ -4,14 +4,15 @@ import pytest
 
 from ledgerd.enclave.runtime.crypto.functions import FUNCTIONS
 from ledgerd.enclave.scripts.jobs import End, Limits, Result
+from support.reports import forge_report
 from support.script_crypto import APPLICATION, DECISION, certificate, private, public
 from support.scripts import job, workers
 
 # Calls every function, by making what the next one needs; gives the names of those that it has called.
 EVERYTHING = """
-export function f(certificate) {
+export function f(certificate, report, endorsements) {
   const called = [];
-  const on = (name, ...args) => { called.push(name); return (ccf.crypto[name] ?? ccf[name])(...args); };
+  const on = (name, ...args) => { called.push(name); return (ccf.crypto[name] ?? ccf[name] ?? snp_attestation[name])(...args); };
   const check = (right, what) => { if (!right) throw new Error(what); };
   const data = ccf.strToBuf('data');
   check(on('digest', 'SHA-512', data).byteLength === 64, 'digest');
@@ -42,6 +43,10 @@ export function f(certificate) {
   check(on('isValidX509CertBundle', certificate) && !on('isValidX509CertBundle', 'none'), 'bundle');
   check(on('isValidX509CertChain', certificate, certificate) && !on('isValidX509CertChain', certificate, 'none'), 'chain');
   check(on('pemToId', certificate).length === 64, 'id');
+  check(on('tcbHexToPolicy', '00a00f11', 'db18000000000004').snp === 24, 'tcb');
+  let reason = '';
+  try { on('verifySnpAttestation', report, endorsements); } catch (error) { reason = error.message; }
+  check(reason.includes('a chain that ends at'), `report: ${reason}`);
   let refused = 0;
   const none = '-----BEGIN PUBLIC KEY-----\\nAA==\\n-----END PUBLIC KEY-----';
   for (const wrong of ['', 'none', none, certificate.slice(0, 200), rsa.publicKey, rsa.privateKey]) {
@@ -59,7 +64,9 @@ export function f(certificate) {
 def test_every_function_runs_within_the_sandbox(alone: bool) -> None:
     with workers() as fleet:
         limits = Limits(deadline_ms=20_000)
-        asked = job(EVERYTHING, certificate("a", "a", "rsa", "rsa", authority=True), alone=alone, limits=limits, **APPLICATION)
+        forged = forge_report()
+        given = (certificate("a", "a", "rsa", "rsa", authority=True), forged.report, forged.endorsements)
+        asked = job(EVERYTHING, *given, alone=alone, limits=limits, **APPLICATION)
         outcome = fleet.run(asked)
         assert outcome.end is End.DONE, outcome
         assert isinstance(outcome.value, Result)

@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 
 from ledgerd.ledger.attestation.errors import AttestationError
-from ledgerd.ledger.attestation.snp import Cpu, SnpAttestation, Tcb
+from ledgerd.ledger.attestation.snp import Cpu, SnpAttestation, Tcb, cpuid, parse_cpuid
 from ledgerd.ledger.attestation.snp_policy import (
     LeastTcb,
     SnpPolicy,
-    cpuid,
-    parse_cpuid,
     policy_of,
     report_data,
     verify_now,
