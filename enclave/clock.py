@@ -1,7 +1,12 @@
 """Wall-clock time that the host cannot set: the timestamp of a fresh attestation document, carried on by the monotonic clock.
 
-Used for certificates' dates and for judging certificates, never for consensus.
+Used for certificates' dates and for judging certificates and tokens, never for consensus. A new document now and then (`CLOCK_SECONDS`)
+catches up with what the monotonic clock has missed, by drifting or because the machine stood still.
 """
+
+from typing import Final
+
+CLOCK_SECONDS: Final = 600.0  # between documents that are asked for to learn the time; one costs the security module milliseconds
 
 
 class AttestedClock:

@@ -32,7 +32,7 @@ from ledgerd.enclave.boundary import (
     Stored,
     Traffic,
 )
-from ledgerd.enclave.clock import AttestedClock
+from ledgerd.enclave.clock import CLOCK_SECONDS, AttestedClock
 from ledgerd.enclave.configuration import Configuration
 from ledgerd.enclave.genesis import genesis_writes, node_record
 from ledgerd.enclave.host_rejects import CONFIGURED, OPENED, SEALED, HostRejects
@@ -116,6 +116,7 @@ class Enclave:
         self._ready = Ready()
         self._closing: list[int] = []
         self._next_sweep = now
+        self._learn_time_at = float("inf")
         self._stops_at: float | None = None
         self.traffic = Traffic()
         self._rejects = HostRejects(self.log)
@@ -147,6 +148,8 @@ class Enclave:
     def tick(self, now: float) -> None:
         """Learn the time, monotonic seconds."""
         self._now = now
+        if now >= self._learn_time_at:
+            self._learn_time()
         if self._joining is not None:
             self._joining.tick(now)
         if self._kms is not None:
@@ -355,6 +358,7 @@ class Enclave:
             self._give_up("no certificate can be made of the names in the configuration and the attested time; are the names DNS names?")
             return
         self._clock.set(own.timestamp_ms, self._now)
+        self._learn_time_at = self._now + CLOCK_SECONDS
         self._own_document = result
         self._measurement = (own.pcrs[0], own.pcrs[1], own.pcrs[2])
         self._simulated = own.simulated
@@ -382,6 +386,26 @@ class Enclave:
                 )
         except LedgerdError as error:
             self._give_up(str(error))
+
+    def _learn_time(self) -> None:
+        """Ask the security module what time it is; its answer is a document like any other, and believed only as such."""
+        configuration = self._configuration
+        assert configuration is not None, "asked for after the first document"
+        self._learn_time_at = self._now + CLOCK_SECONDS
+        public_key, roots = self._keys.public, parse_roots(configuration.roots)
+
+        def ask(nsm: Nsm) -> int:
+            own = verify(attestation(nsm, user_data=None, nonce=None, public_key=public_key), roots, at_ms=None)
+            check_public_key(own, public_key)
+            return own.timestamp_ms
+
+        def done(result: Any) -> None:
+            if isinstance(result, Exception):
+                self.log("warning", f"the security module does not tell the time: {result}; the clock goes on by itself")
+            else:
+                self._clock.set(result, self._now)
+
+        self.submit(ask, done)
 
     def _start(self, configuration: Configuration) -> None:
         assert configuration.start is not None, "the caller has seen it"

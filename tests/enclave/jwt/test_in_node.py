@@ -6,6 +6,7 @@ from typing import Any
 from ledgerd.enclave import boundary
 from ledgerd.enclave.app import App, Context
 from ledgerd.enclave.boundary import OUTBOUND
+from ledgerd.enclave.clock import CLOCK_SECONDS
 from ledgerd.governance import tables
 from support.cluster import Cluster, Host
 from support.jwt import ISSUER, Tokens, jwk, key, record, rows, token
@@ -64,6 +65,34 @@ def test_tokens_count_on_every_node_until_they_expire_by_attested_time() -> None
         answer = cluster.client(host).ask("GET", "/app/who", authorization=f"Bearer {text}")
         assert answer.status == 401
         assert "Expiration Time" in json.loads(answer.body)["error"]["details"][0]["message"]
+
+
+def test_a_machine_that_stood_still_makes_no_token_live_longer_for_more_than_some_minutes() -> None:
+    """A host that suspends its enclave stops the monotonic clock; the security module's next document tells how late it is."""
+    cluster = Cluster(app)
+    (host,) = cluster.start(1)
+    write(host, k=[record(RSA)])
+    cluster.run(1.0)
+    before = now_of(host)
+    text = token(RSA, nbf=before - 1, exp=before + 3000)
+    host.nsm._clock = lambda: before + 3600.0
+    assert who_is(cluster, host, text) == 200
+    cluster.run(CLOCK_SECONDS + 1)
+    assert now_of(host) >= before + 3600
+    assert who_is(cluster, host, text) == 401
+    host.nsm._clock = lambda: before - 3600.0
+    cluster.run(CLOCK_SECONDS + 1)
+    assert now_of(host) >= before + 3600  # never back
+
+
+def test_without_the_security_module_the_clock_goes_on_by_itself_and_the_operator_hears_of_it() -> None:
+    cluster = Cluster(app)
+    (host,) = cluster.start(1)
+    before = now_of(host)
+    host.nsm.request = lambda request: b""  # type: ignore[method-assign]
+    cluster.run(CLOCK_SECONDS + 1)
+    assert now_of(host) >= before + CLOCK_SECONDS
+    assert any("does not tell the time" in text for _, text in host.logs)
 
 
 def test_a_write_through_a_backup_is_authenticated_by_the_primary_and_an_idempotency_key_is_its_subject_s() -> None:
