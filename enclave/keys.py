@@ -119,8 +119,13 @@ class ServiceKeys:
 
     def renewed(self, at: datetime, days: int) -> x509.Certificate:
         """Another certificate of the service's key, by itself, valid from `at` for so many days."""
-        name = self.certificate.subject
-        return _certificate(self.identity, self.identity.public_key(), name, name, at, ca=True, names=None, days=days)
+        name, key = self.certificate.subject, self.certificate.public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey), "it is the service's own"
+        return _certificate(self.identity, key, name, name, at, ca=True, names=None, days=days)
+
+    def stand_in(self) -> "ServiceKeys":
+        """Keys whose certificates look like the service's and are signed by a key that nobody keeps: to show what would be, and no more."""
+        return ServiceKeys(create_service_key(self.identity.curve.name), self.certificate)
 
     def private_bytes(self) -> bytes:
         """PKCS#8 DER of the private key, to be sealed to a trusted peer and nobody else."""

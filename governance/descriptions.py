@@ -7,6 +7,7 @@ Source: CCF's schema of the governance API, version 2024-07-01.
 
 import base64
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from typing import Any, Final, Literal, NotRequired, TypeAlias, TypedDict
 
 from ledgerd.governance import tables
@@ -206,6 +207,33 @@ class Proposals(TypedDict):
     """Those that are open, and the last one decided."""
 
     value: list[Proposal]
+
+
+class ChangedValue(TypedDict):
+    """A value; `data` in base64, but where there would be too much of it."""
+
+    sizeBytes: int
+    sha256: str
+    data: NotRequired[str]
+
+
+class Change(TypedDict):
+    """A record that would change: its table, its key in base64, and its value before and after; null where there is none."""
+
+    table: str
+    key: str
+    before: ChangedValue | None
+    after: ChangedValue | None
+
+
+class Effects(TypedDict):
+    """What a proposal would do if it were accepted now; `failure` if it could not be applied, and then nothing changes."""
+
+    valid: bool
+    description: str
+    failure: NotRequired[str]
+    changes: list[Change]
+    changesLeftOut: int
 
 
 class StateDigest(TypedDict):
@@ -417,3 +445,42 @@ def _public_key_pem(key: Any) -> str:
     text = base64.b64encode(der).decode()
     lines = [text[start : start + 64] for start in range(0, len(text), 64)]
     return "\n".join(("-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----", ""))
+
+
+CHANGES_MAX: Final = 1_000  # that an answer tells of
+CHANGES_DATA_BYTES_MAX: Final = 4 << 20  # of their values, smallest first, so that one large module does not hide the rest
+
+
+def effects(changes: Iterable[tuple[str, bytes, bytes | None, bytes | None]], problem: str = "", failure: str | None = None) -> Effects:
+    """What a proposal would do.
+
+    Args:
+        changes: (table, key, before, after), sorted.
+        problem: Why it is not valid.
+        failure: Why it could not be applied.
+    """
+    found = list(changes)
+    told = found[:CHANGES_MAX]
+    sizes = sorted((len(value), at, side) for at, change in enumerate(told) for side, value in enumerate(change[2:]) if value is not None)
+    total, whole = 0, set()
+    for size, at, side in sizes:
+        total += size
+        if total > CHANGES_DATA_BYTES_MAX:
+            break
+        whole.add((at, side))
+    shown: Effects = {"valid": not problem, "description": problem, "changes": [], "changesLeftOut": len(found) - len(told)}
+    if failure is not None:
+        shown["failure"] = failure
+    for at, (table, key, before, after) in enumerate(told):
+        values = [_changed(value, is_whole=(at, side) in whole) for side, value in enumerate((before, after))]
+        shown["changes"].append({"table": table, "key": base64.b64encode(key).decode(), "before": values[0], "after": values[1]})
+    return shown
+
+
+def _changed(value: bytes | None, *, is_whole: bool) -> ChangedValue | None:
+    if value is None:
+        return None
+    shown: ChangedValue = {"sizeBytes": len(value), "sha256": sha256(value).hexdigest()}
+    if is_whole:
+        shown["data"] = base64.b64encode(value).decode()
+    return shown

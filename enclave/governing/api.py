@@ -74,6 +74,20 @@ def signed(
     return _endpoint("POST", template, handler, summary, answers, by_all, policies=policies, scripted=scripted)
 
 
+def trying(
+    method: str, template: str, handler: Handler, summary: str, answer: Any, refusals: Mapping[int, str], body: Any = None
+) -> Endpoint:
+    """An endpoint by which members see what scripts would do; nothing is done. Asked with a member's certificate, since scripts take time.
+
+    Args: body: the type of the request's JSON.
+    """
+    by_all = {**refusals, 401: "InvalidAuthenticationInfo"}
+    answers = {200: answer}
+    return _endpoint(
+        method, template, handler, summary, answers, by_all, body=body, policies=("member_cert",), scripted=True, readonly=False
+    )
+
+
 def _endpoint(
     method: str,
     template: str,
@@ -82,6 +96,7 @@ def _endpoint(
     answers: Mapping[int, Any],
     refusals: Mapping[int, str],
     query: Iterable[dict[str, Any]] = (),
+    body: Any = None,
     **options: Any,
 ) -> Endpoint:
     def versioned(context: Context) -> Result:
@@ -98,7 +113,9 @@ def _endpoint(
             **{str(status): _refusal(codes[status]) for status in sorted(codes)},
         },
     }
-    if method == "POST":
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": shape_of(body, schemas)[1]}}}
+    elif method == "POST":
         operation["requestBody"] = _SIGNED_BODY
     endpoint = Endpoint(method, template, versioned, operation=operation, schemas=schemas, **options)
     ids = [{"name": name, "in": "path", "required": True, "schema": _ID} for name in endpoint.names if name in _IDS]

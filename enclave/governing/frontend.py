@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from ledgerd.enclave.endpoints import Registry
-from ledgerd.enclave.governing import acks, engine, proposals, proposing, recovery, service
+from ledgerd.enclave.governing import acks, effects, engine, proposals, proposing, recovery, service
 
 
 class Node(acks.Node, engine.Node, proposals.Node, proposing.Node, service.Node, Protocol):
@@ -14,6 +14,7 @@ def add_to(registry: Registry, node: Node) -> None:
     """Add the endpoints."""
     constitution = engine.Engine(node)
     proposing.Proposing(node, constitution).add_to(registry)
+    effects.Effects(constitution).add_to(registry)
     proposals.KnownProposals(node, constitution).add_to(registry)
     acks.Acknowledgement(node).add_to(registry)
     service.ServiceState(node).add_to(registry)

@@ -23,11 +23,16 @@ class Overlay:
 
     Args:
         store: The state; it is read only.
+
+    Attributes:
+        is_trial: Nothing of it will be done; who works on it must let nothing out that is worth something only if it is, such as
+            certificates.
     """
 
-    __slots__ = ("_checks", "_reads", "_store", "_writes")
+    __slots__ = ("_checks", "_reads", "_store", "_writes", "is_trial")
 
     def __init__(self, store: Store) -> None:
+        self.is_trial = False
         self._store = store
         self._writes: dict[str, dict[bytes, bytes | None]] = {}
         self._reads: dict[tuple[str, bytes], bytes | None] = {}
@@ -110,6 +115,20 @@ class Overlay:
     def writes(self) -> dict[str, dict[bytes, bytes | None]]:
         """What the request would write so far, by map and key; None removes. To be looked at only."""
         return self._writes
+
+    def take_trial(self) -> list[tuple[str, bytes, bytes | None, bytes | None]]:
+        """End a trial: what it would have changed, as (map, key, before, after), sorted.
+
+        Afterwards it is as if nothing had been read or written: there is nothing to be applied, nor to be done again.
+        """
+        changes = []
+        for name, written in self._writes.items():
+            for key, after in written.items():
+                before = self._store.get(name, key)
+                if before != after:
+                    changes.append((name, key, before, after))
+        self._writes, self._reads, self._checks = {}, {}, []
+        return sorted(changes, key=lambda change: change[:2])
 
     def is_current(self) -> bool:
         """Whether everything that was read still stands."""

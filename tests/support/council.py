@@ -1,107 +1,104 @@
-"""A node's `/gov` for tests of the command line: the enclave's own endpoints, and beside them a stand-in for what needs scripts.
+"""A node's `/gov` for tests of the command line: the enclave's own endpoints and our constitution, without consensus."""
 
-More than half of the active members decide. Proposals are verified and taken as they are, do nothing, and what they would do is what a test
-has set.
-"""
-
-import json
 import threading
-from hashlib import sha256
-from typing import Any
 
+from ledgerd.enclave.governing.effects import Effects
+from ledgerd.enclave.governing.engine import Engine
+from ledgerd.enclave.governing.proposing import Proposing
 from ledgerd.governance import requests, tables
 from ledgerd.ledger.signature import SIGNATURES
-from support.cluster import Identity
+from support.cluster import BY_VOTE, Identity
 from support.fake_service import FakeAnswer, FakeRequest
-from support.fake_service import error as refusal
 from support.governed import ALICE, BOB, CAROL, DIGEST, Governed, id_of, member_rows
 
 MEMBERS = {id_of(identity): identity for identity in (ALICE, BOB, CAROL)}
 
 
-CONSTITUTION = """
-export function validate(input) { return { valid: true, description: "" }; }
-export function resolve(proposal, proposerId, votes, proposalId) {
-  const active = new Set();
-  ccf.kv["public:ccf.gov.members.info"].forEach((value, key) => {
-    if (ccf.bufToJsonCompatible(value).status === "Active") active.add(ccf.bufToStr(key));
-  });
-  const yes = votes.filter(({ member_id, vote }) => vote && active.has(member_id)).length;
-  return 2 * yes > active.size ? "Accepted" : "Open";
-}
-export function apply(proposal, proposalId) {}
-"""
+class Assembly(Governed):
+    """A node in which members propose, too."""
+
+    root = bytes(32)
+    now_ms_is = requests.CREATED_AT_MAX * 1000  # later than what tests sign
+
+    def __init__(self) -> None:
+        super().__init__(BY_VOTE)
+        engine = Engine(self)
+        Proposing(self, engine).add_to(self.gov)
+        Effects(engine).add_to(self.gov)
+        config = {"recovery_threshold": 1, "recent_cose_proposals_window_size": 100}
+        info = {
+            "cert": "PEM",
+            "status": "Open",
+            "recovery_count": 0,
+            "service_data": None,
+            "current_service_create_txid": "2.1",
+        }
+        self.put(
+            {
+                tables.SERVICE_CONFIG: {tables.SINGLETON: tables.encode(config)},
+                tables.SERVICE_INFO: {tables.SINGLETON: tables.encode(info)},
+            }
+        )
+
+    @property
+    def now_ms(self) -> int:
+        return self.now_ms_is
 
 
 class Council:
-    """A node's `/gov`, which says that all is committed. Alice and bob are active, carol is after `activate`.
+    """A node's `/gov`, which says that all is committed. Alice and bob are active, carol is not.
 
     Attributes:
         node: The tables.
-        proposals: What was proposed: the bytes that were signed.
         seen: Every signed request, verified.
-        effects: What the node says that a proposal would do; None: there is no such endpoint.
         asked: Requests for effects: verb, path, body.
+        caller: Who asks by a certificate; "" for nobody.
     """
 
     def __init__(self) -> None:
-        self.node = Governed(CONSTITUTION)
+        self.node = Assembly()
         self.sign(DIGEST)
         self.lock = threading.Lock()
-        self.proposals: dict[str, bytes] = {}
         self.seen: list[requests.SignedRequest] = []
-        self.effects: dict[str, Any] | None = None
         self.asked: list[tuple[str, str, bytes]] = []
+        self.caller = ""
 
     def sign(self, root: str) -> None:
         """A signature entry over another state."""
         self.node.put({SIGNATURES: {tables.SINGLETON: tables.encode({"root": root})}})
 
-    def activate(self, identity: Identity) -> None:
-        """A member that has acknowledged."""
-        self.node.put(member_rows({"carol": identity}))
+    def activate(self, name: str, identity: Identity) -> None:
+        """One more member that has acknowledged."""
+        self.node.put(member_rows({name: identity}))
 
     def put_proposal(self, text: bytes, state: str = tables.OPEN, ballots: dict[str, str] | None = None, who: Identity = ALICE) -> str:
         """A proposal that is there already. Returns its name."""
-        proposal_id = sha256(text + state.encode()).hexdigest()
-        self.proposals[proposal_id] = text
+        proposal_id = f"{len(self.names()) + 1:02x}" * 32
         info = {"proposer_id": id_of(who), "state": state, "ballots": ballots or {}}
         self.node.put({tables.PROPOSALS: {proposal_id.encode(): text}, tables.PROPOSALS_INFO: {proposal_id.encode(): tables.encode(info)}})
         return proposal_id
+
+    def names(self) -> list[str]:
+        """Names of all proposals."""
+        return [proposal["proposalId"] for proposal in self.node.read("/members/proposals")["value"]]
 
     def state(self, proposal_id: str) -> str:
         """How a proposal stands."""
         return str(self.node.row(tables.PROPOSALS_INFO, proposal_id)["state"])
 
     def __call__(self, request: FakeRequest) -> FakeAnswer | None:
-        path = request.path.partition("?")[0]
-        if not path.startswith("/gov/"):
+        if not request.path.startswith("/gov/"):
             return None
         with self.lock:
-            if request.body and request.headers.get("content-type") == requests.CONTENT_TYPE:
+            if request.headers.get("content-type") == requests.CONTENT_TYPE:
                 self._see(request.body)
-            if path.endswith(("/effects", "proposals:preview")):
+            if "/effects?" in request.path or ":preview?" in request.path:
                 self.asked.append((request.method, request.path, request.body))
-                if self.effects is None:
-                    return refusal(404, "ResourceNotFound", "Unknown path.")
-                return FakeAnswer(200, _headers({"content-type": "application/json"}), json.dumps(self.effects).encode())
-            if path == "/gov/members/proposals:create":
-                return self._create(request.body)
-            response = self.node.answer(request.method, request.path, request.body, caller="", headers=request.headers)
-        return FakeAnswer(response.status, _headers(dict(response.headers)), response.body)
+            response = self.node.answer(request.method, request.path, request.body, caller=self.caller, headers=request.headers)
+        headers = {**dict(response.headers), "x-ms-ccf-transaction-id": "2.7", "preference-applied": "committed"}
+        return FakeAnswer(response.status, headers, response.body)
 
     def _see(self, body: bytes) -> None:
         signed = requests.read(body)
         requests.verify(signed, MEMBERS[signed.member_id].certificate)
         self.seen.append(signed)
-
-    def _create(self, body: bytes) -> FakeAnswer:
-        signed = requests.read(body)
-        assert signed.kind == requests.PROPOSAL
-        proposal_id = self.put_proposal(signed.payload, who=MEMBERS[signed.member_id])
-        shown = {"proposalId": proposal_id, "proposerId": signed.member_id, "proposalState": "Open", "ballotCount": 0}
-        return FakeAnswer(200, _headers({"content-type": "application/json"}), json.dumps(shown).encode())
-
-
-def _headers(headers: dict[str, str]) -> dict[str, str]:
-    return {**headers, "x-ms-ccf-transaction-id": "2.7", "preference-applied": "committed"}

@@ -111,21 +111,21 @@ class FakeNode:
         return self.behaviour(request) or self.service.answer(request)
 
     def _serve_http(self, connection: ssl.SSLSocket) -> None:
-        stream = connection.makefile("rb")
-        while line := stream.readline():
-            method, path, _ = line.decode().split(" ", 2)
-            headers: dict[str, str] = {}
-            while (line := stream.readline().strip()) != b"":
-                name, _, value = line.decode().partition(":")
-                headers[name.lower()] = value.strip()
-            answer = self._answer(FakeRequest(method, path, headers, stream.read(int(headers.get("content-length", "0")))))
-            if answer.cut:
-                return
-            reason = http.HTTPStatus(answer.status).phrase
-            lines = [f"HTTP/1.1 {answer.status} {reason}", *(f"{name}: {value}" for name, value in answer.headers.items())]
-            if answer.status != 204:
-                lines.append(f"content-length: {len(answer.body)}")
-            connection.sendall("\r\n".join([*lines, "", ""]).encode() + answer.body)
+        with connection.makefile("rb") as stream:  # closed here: an error that a behaviour keeps would keep it open
+            while line := stream.readline():
+                method, path, _ = line.decode().split(" ", 2)
+                headers: dict[str, str] = {}
+                while (line := stream.readline().strip()) != b"":
+                    name, _, value = line.decode().partition(":")
+                    headers[name.lower()] = value.strip()
+                answer = self._answer(FakeRequest(method, path, headers, stream.read(int(headers.get("content-length", "0")))))
+                if answer.cut:
+                    return
+                reason = http.HTTPStatus(answer.status).phrase
+                lines = [f"HTTP/1.1 {answer.status} {reason}", *(f"{name}: {value}" for name, value in answer.headers.items())]
+                if answer.status != 204:
+                    lines.append(f"content-length: {len(answer.body)}")
+                connection.sendall("\r\n".join([*lines, "", ""]).encode() + answer.body)
 
     def _serve_frames(self, connection: ssl.SSLSocket) -> None:
         buffer = bytearray()

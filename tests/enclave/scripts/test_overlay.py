@@ -141,3 +141,21 @@ def test_a_run_that_is_current_is_one_that_ran_at_its_end(before: dict[bytes, by
         results.append(transaction.take().get("m", {}))
     after = [{**dict(store.map("m").range()), **writes} for writes in results]
     assert after[0] == after[1]
+
+
+def test_a_trial_tells_what_it_would_change_and_leaves_nothing() -> None:
+    store = store_of({b"a": b"1", b"b": b"2"})
+    overlay = Overlay(store)
+    assert overlay.page("m", None)[0] == [(b"a", b"1"), (b"b", b"2")]
+    overlay.set("m", b"b", b"3")
+    overlay.set("m", b"a", b"1")  # as it is
+    overlay.set("m", b"c", b"4")
+    overlay.delete("m", b"c")  # there was none
+    overlay.delete("m", b"a")
+    overlay.set("k", b"z", b"")
+    assert overlay.take_trial() == [("k", b"z", None, b""), ("m", b"a", b"1", None), ("m", b"b", b"2", b"3")]
+    store.apply(2, {"m": {b"a": b"9"}})
+    assert overlay.is_current()
+    transaction = store.begin()
+    overlay.write_into(transaction)
+    assert transaction.take() == {}

@@ -21,7 +21,7 @@ from support.cluster import Identity, make_identity
 from support.command_line import Ledgerd, Ran
 from support.council import Council
 from support.fake_service import FakeService
-from support.governed import ALICE, CAROL, DIGEST, SIGNED_AT, id_of, member_rows
+from support.governed import ALICE, CAROL, DIGEST, SIGNED_AT, id_of
 from support.oracles import made_oracle
 
 TEXT = b'{"actions": [{"name": "trigger_snapshot"}]}'
@@ -78,7 +78,7 @@ def member(council: Council, monkeypatch: pytest.MonkeyPatch) -> Callable[[int],
 
     def make(bits: int) -> Identity:
         identity = make_identity(f"member on {bits}", CURVES[bits])
-        council.node.put(member_rows({"one": identity}))
+        council.activate("one", identity)
         monkeypatch.setitem(councils.MEMBERS, id_of(identity), identity)
         return identity
 

@@ -14,14 +14,13 @@ from ledgerd.governance import constitution, requests
 from ledgerd.ledger.attestation.measurement import Measurement
 from ledgerd.node.cli.gov_actions import ACTIONS, Action, Argument, Kind
 from ledgerd.node.cli.gov_propose import gov_propose
-from support.cluster import make_identity
 from support.command_line import Ledgerd
 from support.consortium import CAROL, NITRO_ROOT, OTHER_ROOT, RSA_PEM, SERVICE, THIS, USER, key, member_id
 from support.consortium import service as consortium
 from support.constitution import Constitution, text_of, with_rows
 from support.council import Council
 from support.fake_service import FakeService
-from support.governed import ALICE, id_of
+from support.governed import ALICE, BOB, id_of
 from support.members import files
 from support.proposed_actions import CONSTITUTION, JWKS, METADATA, TCB
 from support.repository import ROOT
@@ -202,27 +201,33 @@ def signing(tmp_path: Path) -> list[object]:
     return files(ALICE, tmp_path)
 
 
-def test_a_proposal_is_signed_sent_and_told(
-    ledgerd: Ledgerd, council: Council, options: list[object], signing: list[object], tmp_path: Path
-) -> None:
-    user = make_identity("user")
-    certificate = tmp_path / "user.pem"
-    certificate.write_text(user.pem)
-    ran = ledgerd("gov", "propose", "set-user", "--cert", certificate, "--user-data", '{"role": "clerk"}', *signing, *options)
-    assert ran.status == 0
+def test_a_proposal_is_signed_sent_and_told(ledgerd: Ledgerd, council: Council, options: list[object], signing: list[object]) -> None:
+    words = ["--member-id", id_of(BOB), "--member-data", '{"name": "Bank B"}']
+    ran = ledgerd("gov", "propose", "set-member-data", *words, *signing, *options)
+    assert ran.status == 0, ran.err
     (signed,) = council.seen
     assert (signed.kind, signed.member_id, signed.proposal_id) == (requests.PROPOSAL, id_of(ALICE), None)
     assert abs(signed.created_at - time.time()) < 60
-    assert json.loads(signed.payload) == {"actions": [{"name": "set_user", "args": {"cert": user.pem, "user_data": {"role": "clerk"}}}]}
-    (name,) = council.proposals
+    arguments = {"member_id": id_of(BOB), "member_data": {"name": "Bank B"}}
+    assert json.loads(signed.payload) == {"actions": [{"name": "set_member_data", "args": arguments}]}
+    (name,) = council.names()
     assert (ran.fields["proposal_id"], ran.fields["state"], ran.fields["ballots"], ran.fields["active_members"]) == (name, "Open", "0", "2")
     assert f"ledgerd gov vote {name} --for" in ran.err
     assert "0 of 2 active members have voted" in ran.err
 
 
+def test_what_the_constitution_refuses_is_told_in_its_words(
+    ledgerd: Ledgerd, council: Council, options: list[object], signing: list[object]
+) -> None:
+    ran = ledgerd("gov", "propose", "set-recovery-threshold", "--recovery-threshold", 0, *signing, *options)
+    assert (ran.status, ran.out) == (1, "")
+    assert "set_recovery_threshold at position 0: recovery_threshold: expected a whole number from 1 to 254, got the number 0" in ran.err
+    assert council.names() == []
+
+
 def test_the_result_is_the_same_in_json(ledgerd: Ledgerd, council: Council, options: list[object], signing: list[object]) -> None:
     ran = ledgerd("gov", "propose", "trigger-snapshot", "-o", "json", *signing, *options)
-    (name,) = council.proposals
+    (name,) = council.names()
     assert ran.json == {
         "schema": "ledgerd.gov_propose.v1",
         "proposal_id": name,

@@ -12,7 +12,7 @@ from support.fake_service import FakeService
 from support.governed import ALICE, BOB, CAROL, id_of
 from support.members import files
 
-TEXT = b'{"actions": [{"name": "trigger_snapshot"}]}'
+TEXT = b'{"actions": [{"name": "trigger_ledger_chunk"}]}'
 
 
 def test_members_vote_until_it_is_accepted(ledgerd: Ledgerd, council: Council, options: list[object], tmp_path: Path) -> None:
