@@ -243,11 +243,15 @@ class Store:
     Args:
         windows: Maps whose records live for a number of entries only: map name to window. A record of version v may be dropped by
             `compact(s)` once v <= s - window; whoever reads such a map must count it as absent from then on.
+
+    Attributes:
+        rollbacks: How often entries were undone: while it stays, what was seen has only been added to.
     """
 
-    __slots__ = ("_compacted", "_expiring", "_maps", "_transaction", "_undo", "_version", "_windows")
+    __slots__ = ("_compacted", "_expiring", "_maps", "_transaction", "_undo", "_version", "_windows", "rollbacks")
 
     def __init__(self, windows: Mapping[str, int] | None = None) -> None:
+        self.rollbacks = 0
         self._maps: dict[str, _Map] = {}
         self._windows = dict(windows or {})
         self._version = 0
@@ -340,6 +344,7 @@ class Store:
         if not self._compacted <= seqno <= self._version:
             raise UsageError(f"cannot roll back to {seqno}: the state reaches from {self._compacted} to {self._version}")
         self._transaction.discard()
+        self.rollbacks += 1
         for _ in range(self._version - seqno):
             for state, key, before in self._undo.pop():  # a key stands once in an entry, so their order does not matter
                 slots = state.slots

@@ -26,6 +26,9 @@ RUNNING_MAX: Final = 10_000  # requests at one time
 RUNNING_BYTES_MAX: Final = 64 << 20  # of their bodies, and of what was fetched for them
 ATTEMPTS_MAX: Final = 30  # of one whose reads others keep changing; CCF's own number
 
+Signed: TypeAlias = dict[str, tuple[bytes | None, int | None]]
+"""Records of a signature: value and version, by map."""
+
 Steps: TypeAlias = Generator[Job, Outcome, Result]
 """What a scripted endpoint's handler returns."""
 
@@ -63,12 +66,17 @@ class Scripted:
         """Whether all that it has read still stands, so that it may take effect now."""
         return self._transaction.overlay.is_current()
 
-    def begin(self, store: Store) -> Job | None:
-        """Do it, from the beginning; see `go_on`."""
+    def begin(self, store: Store, signed: Signed | None = None) -> Job | None:
+        """Do it, from the beginning; see `go_on`.
+
+        Args: signed: What is taken for the records of the last signature; None for those in the state.
+        """
         self._attempts += 1
         endpoint = self.endpoint
         transaction = self._transaction = OverlayTransaction(store, readonly=endpoint.readonly)
         transaction.touched = endpoint.reads_tables
+        if signed is not None:
+            transaction.overlay.see_signed(signed)
         maps = Maps(transaction) if endpoint.system else ApplicationMaps(transaction)
         self.context = Context(self.request, self.params, NOBODY, maps, transaction, self._ledger)
         self.result, self.error, self._steps = None, None, None

@@ -40,6 +40,7 @@ SETTINGS: Final = "public:ccf.gov.ledgerd.settings"
 FORMER_NODES: Final = "public:ccf.gov.ledgerd.former_nodes"  # node id -> "Retired" or "Removed"; for good, unlike its record
 MINIMUM_VERSION: Final = "public:ccf.gov.ledgerd.minimum_version"  # oldest version of a node's program that may join
 PROPOSAL_POLICY: Final = "public:ccf.gov.ledgerd.proposal_policy"  # when proposals end that nobody decides
+OBSERVED_SIGNATURE: Final = "public:ccf.gov.ledgerd.observed_signature"  # seqno of the signature entry that the last decision looked at
 CONFIGURATION: Final = "public:ccf.gov.ledgerd.configuration"  # what all nodes run with, as PCR16 of each measures it
 
 SINGLETON: Final = bytes(8)

@@ -21,6 +21,7 @@ MEMBER: Final = "member"  # the signer is no active member
 SIGNATURE: Final = "signature"
 PROPOSAL_ID: Final = "proposal_id"
 CREATED_AT: Final = "created_at"
+TIME: Final = "time"  # what was taken for the present time was not
 REQUEST: Final = "request"  # the service itself refuses such a request
 OUTCOME: Final = "outcome"  # what was asked for has another outcome
 CERTIFICATE: Final = "certificate"

@@ -7,6 +7,7 @@ Sans-IO: scripts of constitutions and ballots run in workers that a driver of th
 
 import base64
 import binascii
+from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
@@ -20,6 +21,8 @@ from ledgerd.enclave.auditing.unasked import Change, Unasked
 from ledgerd.enclave.governing.proposing import CREATED_AHEAD_SECONDS_MAX
 from ledgerd.enclave.keys import CLOCK_SLACK, at_milliseconds
 from ledgerd.enclave.kv import Store
+from ledgerd.enclave.scripting import Signed
+from ledgerd.enclave.scripts.overlay import SIGNED
 from ledgerd.governance import requests, tables
 from ledgerd.governance.requests import SignedRequest
 from ledgerd.ledger import cose
@@ -27,11 +30,12 @@ from ledgerd.ledger.entry import PublicEntry, WriteSet
 from ledgerd.ledger.errors import FormatError, IntegrityError, LedgerdError, RequestError, UsageError
 from ledgerd.ledger.ids import Seqno, TransactionId
 from ledgerd.ledger.receipt import load_certificate
-from ledgerd.ledger.signature import COSE_SIGNATURES, SIGNATURES, TREE, parse
+from ledgerd.ledger.signature import parse
 
+OBSERVED_SECONDS_MAX: Final = 60  # that scripts may take, by the service's own signatures
 CLOCKS_APART_SECONDS_MAX: Final = 60  # of nodes of one service: who executed a request and who signed next may be two
 
-_SIGNATURE_MAPS: Final = frozenset((SIGNATURES, COSE_SIGNATURES, TREE))
+_SIGNATURE_MAPS: Final = frozenset(SIGNED)
 _SERVICES: Final = ("public:ccf.", "public:ledgerd.")  # maps that only the service writes, or governance
 
 
@@ -50,6 +54,7 @@ class Replay:
         self._last_signed = Seqno(0)
         self._unasked = Unasked(self.store, lambda: self._last_signed)
         self._again = Again(self.store, lambda: self._last_signed, self._wait)
+        self._signatures: deque[tuple[Seqno, int, Signed]] = deque()  # of the last minute: seqno, time, records
         self._signed_at = 0  # as the last signature states, seconds since 1970
         self._dated: list[_Dated] = []  # since that
 
@@ -111,6 +116,10 @@ class Replay:
             dated.check(self._signed_at, signed_at)
         self._dated.clear()
         self._signed_at = signed_at
+        seqno = identifier.seqno
+        self._signatures.append((seqno, signed_at, {name: (writes.get(name, {}).get(tables.SINGLETON), seqno) for name in SIGNED}))
+        while self._signatures[0][1] < signed_at - OBSERVED_SECONDS_MAX:
+            self._signatures.popleft()
 
     def _wait(self) -> None:
         self.turn()
@@ -126,7 +135,7 @@ class Replay:
         elif request.proposal_id is not None:
             self._check_proposal(identifier, request, writes)
         try:
-            expected = self._again.execute(request, root, identifier, writes)
+            expected = self._again.execute(request, root, identifier, writes, self._observed(identifier, writes))
         except RequestError as error:
             raise NotFollowingError(
                 identifier,
@@ -149,6 +158,23 @@ class Replay:
         created_at = request.created_at if request.kind == requests.PROPOSAL else None
         self._dated.append(_Dated(identifier, created_at, expected.periods))
         return self._say(identifier, request, writes)
+
+    def _observed(self, identifier: TransactionId, writes: WriteSet) -> Signed | None:
+        """The signature whose records the scripts saw, and by whose time they decided: a busy service signs on while they run."""
+        value = writes.get(tables.OBSERVED_SIGNATURE, {}).get(tables.SINGLETON)
+        if value is None:
+            return None
+        named = read_json(value)
+        for seqno, _, records in self._signatures:
+            if seqno == named:
+                return records
+        raise NotFollowingError(
+            identifier,
+            findings.TIME,
+            f"a decision by the time of one of the service's signatures of the last {OBSERVED_SECONDS_MAX} s before it",
+            f"by that of entry {str(named)[:64]}",
+            "The service took another time for the present one, which can end a proposal too early or too late.",
+        )
 
     def _envelope(self, identifier: TransactionId, writes: WriteSet) -> SignedRequest:
         """The request in an entry's history of requests."""

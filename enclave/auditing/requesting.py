@@ -12,7 +12,7 @@ from ledgerd.enclave.governing.proposals import KnownProposals
 from ledgerd.enclave.governing.proposing import Proposing
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.requests import COSE, Request
-from ledgerd.enclave.scripting import Scripted
+from ledgerd.enclave.scripting import Scripted, Signed
 from ledgerd.enclave.scripts.jobs import End, Job, Outcome
 from ledgerd.enclave.scripts.pool import Pool
 from ledgerd.enclave.states import EMPTY_LEDGER
@@ -71,11 +71,14 @@ class Again:
         KnownProposals(self._node, engine).add_to(self._registry)
         Acknowledgement(self._node).add_to(self._registry)
 
-    def execute(self, request: SignedRequest, root: bytes | None, identifier: TransactionId, writes: WriteSet) -> Expected:
+    def execute(
+        self, request: SignedRequest, root: bytes | None, identifier: TransactionId, writes: WriteSet, signed: Signed | None
+    ) -> Expected:
         """Execute one.
 
         Args:
             root: That the service had reached, for a proposal.
+            signed: The records of the signature that the service's scripts looked at; None for the last one before the entry.
             identifier, writes: The entry that it became: what the service's keys have made is taken from there, and checked.
         Raises:
             RequestError: It is refused.
@@ -86,8 +89,7 @@ class Again:
         asked = Request(None, "POST", _path(request), _QUERY, {"content-type": COSE}, request.envelope, None, "")
         asked.now_s = request.created_at
         endpoint, params = self._registry.match("POST", asked.path)
-        run = self._scripted if endpoint.scripted else self._plain
-        found = run(asked, endpoint, params)
+        found = self._scripted(asked, endpoint, params, signed) if endpoint.scripted else self._plain(asked, endpoint, params)
         return found._replace(periods=tuple(self._node.periods))
 
     def _plain(self, asked: Request, endpoint: Endpoint, params: dict[str, str]) -> Expected:
@@ -99,10 +101,10 @@ class Again:
         finally:
             transaction.discard()
 
-    def _scripted(self, asked: Request, endpoint: Endpoint, params: dict[str, str]) -> Expected:
+    def _scripted(self, asked: Request, endpoint: Endpoint, params: dict[str, str], signed: Signed | None) -> Expected:
         scripted = Scripted(asked, endpoint, params, EMPTY_LEDGER)
         doubt = ""
-        job = scripted.begin(self._store)
+        job = scripted.begin(self._store, signed)
         while job is not None:
             outcome = self._run(job, scripted.context)
             if outcome.end in _BY_LIMITS:

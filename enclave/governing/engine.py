@@ -122,6 +122,8 @@ class Engine:
             yield from self.apply(context, proposal_id, text)
         if state != tables.OPEN:
             forget_decided(context, besides=proposal_id)
+        if context.overlay.observed is not None:  # by which an auditor knows what the scripts took for the present time
+            context.kv[tables.OBSERVED_SIGNATURE].set(tables.SINGLETON, tables.encode(context.overlay.observed))
         return info
 
     def apply(self, context: Context, proposal_id: str, proposal: str) -> Generator[Job, Outcome, None]:

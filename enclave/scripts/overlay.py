@@ -3,6 +3,8 @@
 Consensus and other requests go on while a script runs, so the state may move under it. It therefore writes nothing until its end, and
 everything that it has read is remembered; if all of that still stands then, the run is as good as one that happened at once at that
 moment, and its writes can be applied. Values are compared, not versions: after a rollback the same seqno may hold something else.
+The service signs its ledger all the time, so the records of its last signature are looked at once, all together, and need not stand until
+the end: they only must not have been undone. Which signature that was, governance writes down for auditors.
 Handlers written for the running transaction work on it as they are: `OverlayTransaction` and its maps have the same words.
 Law: nothing of a request is seen by anybody before `write_into`.
 """
@@ -12,10 +14,13 @@ from typing import Final
 
 from ledgerd.enclave.kv import MapHandle, MapView, Store, Transaction
 from ledgerd.ledger.errors import UsageError
+from ledgerd.ledger.signature import COSE_SIGNATURES, SIGNATURES, TREE
 
+SIGNED: Final = (SIGNATURES, COSE_SIGNATURES, TREE)
 PAGE_ENTRIES_MAX: Final = 256  # one answer's worth of `forEach`
 PAGE_BYTES_MAX: Final = 1 << 20
 _NEVER: Final = bytes(1)  # by its identity
+_SINGLETON: Final = bytes(8)  # the only key that maps of signatures have
 
 
 class Overlay:
@@ -29,7 +34,7 @@ class Overlay:
             certificates.
     """
 
-    __slots__ = ("_checks", "_reads", "_store", "_writes", "is_trial")
+    __slots__ = ("_checks", "_reads", "_signed", "_store", "_writes", "is_trial")
 
     def __init__(self, store: Store) -> None:
         self.is_trial = False
@@ -37,6 +42,24 @@ class Overlay:
         self._writes: dict[str, dict[bytes, bytes | None]] = {}
         self._reads: dict[tuple[str, bytes], bytes | None] = {}
         self._checks: list[Callable[[], bool]] = []
+        self._signed: dict[str, tuple[bytes | None, int | None]] | None = None  # value and version, by map
+
+    @property
+    def observed(self) -> int | None:
+        """Seqno of the signature entry that the request has looked at; None if it has looked at none."""
+        return None if self._signed is None else self._signed[SIGNATURES][1]
+
+    def see_signed(self, records: dict[str, tuple[bytes | None, int | None]]) -> None:
+        """Take these for the records of the last signature (value and version, by map): for who does again what was done before."""
+        self._signed = records
+
+    def _last_signed(self, name: str) -> tuple[bytes | None, int | None]:
+        """Value and version of one of the records of the last signature, as of the first look at any of them."""
+        if self._signed is None:
+            store, rollbacks = self._store, self._store.rollbacks
+            self._signed = {name: (store.get(name, _SINGLETON), store.map(name).version_of(_SINGLETON)) for name in SIGNED}
+            self._checks.append(lambda: store.rollbacks == rollbacks)
+        return self._signed[name]
 
     def get(self, name: str, key: bytes) -> bytes | None:
         """The value as the run sees it: its own, or that of its first look."""
@@ -47,6 +70,8 @@ class Overlay:
 
     def version(self, name: str, key: bytes) -> int | None:
         """Seqno of the last applied write; the run's own do not count."""
+        if name in SIGNED:
+            return self._last_signed(name)[1] if key == _SINGLETON else None
         view = self._store.map(name)
         version, value = view.version_of(key), view.get(key)
         self._checks.append(lambda: view.version_of(key) == version and view.get(key) == value)
@@ -70,6 +95,8 @@ class Overlay:
 
     def size(self, name: str) -> int:
         """Number of keys as the run sees it."""
+        if name in SIGNED:
+            return int(self._last_signed(name)[0] is not None)
         view = self._store.map(name)
         size = there = view.size()
         self._checks.append(lambda: view.size() == there)
@@ -79,6 +106,10 @@ class Overlay:
 
     def range(self, name: str, start: bytes | None = None, end: bytes | None = None) -> list[tuple[bytes, bytes]]:
         """Entries with `start <= key < end`, in order of keys, as the run sees them."""
+        if name in SIGNED:
+            value = self._last_signed(name)[0]
+            is_within = (start is None or start <= _SINGLETON) and (end is None or end > _SINGLETON)
+            return [] if value is None or not is_within else [(_SINGLETON, value)]
         view = self._store.map(name)
         seen = view.range(start, end)
         self._checks.append(lambda: view.range(start, end) == seen)
@@ -90,6 +121,8 @@ class Overlay:
 
     def page(self, name: str, start: bytes | None) -> tuple[list[tuple[bytes, bytes]], bool]:
         """Entries from key `start` on (None: from the first), in order of keys, as the run sees them; and whether there may be more."""
+        if name in SIGNED:
+            return self.range(name, start), False
         view = self._store.map(name)
         written = {key: value for key, value in self._writes.get(name, {}).items() if start is None or key >= start}
         limit = PAGE_ENTRIES_MAX + len(written)  # enough, if the run has removed as many as it has written
@@ -106,6 +139,8 @@ class Overlay:
         return entries, is_cut
 
     def _first_look(self, name: str, key: bytes) -> bytes | None:
+        if name in SIGNED:
+            return self._last_signed(name)[0] if key == _SINGLETON else None
         seen = self._reads.get((name, key), _NEVER)
         if seen is _NEVER:
             seen = self._reads[(name, key)] = self._store.get(name, key)

@@ -12,7 +12,9 @@ from ledgerd.enclave.requests import Request
 from ledgerd.enclave.scripting import ATTEMPTS_MAX, Scripted, Scripting, Steps
 from ledgerd.enclave.scripts.access import Access
 from ledgerd.enclave.scripts.jobs import Bundle, End, Job, Result
+from ledgerd.enclave.scripts.overlay import SIGNED
 from ledgerd.enclave.states import EMPTY_LEDGER
+from ledgerd.governance.tables import SINGLETON
 from ledgerd.ledger.errors import RequestError
 from support.executing import USER, Node, error_of
 
@@ -197,3 +199,41 @@ def test_there_is_an_end_to_how_many_run(monkeypatch: pytest.MonkeyPatch) -> Non
             world.workers.turn(0.0)
         assert waiting.take_finished() is not None
         assert not waiting.is_full
+
+
+def looks(context: Context) -> Steps:
+    """Looks at the last signature before a script and after it."""
+    tables = [context.governance(name) for name in SIGNED]
+    before = [table.get(SINGLETON) for table in tables]
+    yield job("add", 1)
+    assert [table.get(SINGLETON) for table in tables] == before, "all of it is of one signature"
+    assert [table.version_of(SINGLETON) for table in tables] == [context.overlay.observed] * 3
+    assert [(table.size(), list(table.items())) for table in tables] == [(1, [(SINGLETON, value)]) for value in before]
+    return context.overlay.observed
+
+
+def sign(world: Node, text: bytes) -> None:
+    world.store.apply(world.store.version + 1, {name: {SINGLETON: text} for name in SIGNED})
+
+
+def test_the_service_signs_on_while_scripts_run_and_nothing_is_done_again_for_it() -> None:
+    world = node(looks)
+    sign(world, b"first")
+    times = meanwhile(world, lambda number: sign(world, b"later"))
+    assert json.loads(world.answer("POST", "/app/x").body) == 2
+    assert times == [1]
+
+
+def test_a_signature_that_was_undone_meanwhile_counts_for_nothing() -> None:
+    world = node(looks)
+    sign(world, b"first")
+
+    def act(number: int) -> None:
+        if number == 1:
+            world.elect(3, to=1)
+            world.elect(3, to=1)
+            sign(world, b"first")
+
+    times = meanwhile(world, act)
+    assert json.loads(world.answer("POST", "/app/x").body) == 3
+    assert times == [2]

@@ -54,12 +54,18 @@ def rewrite(entries: Sequence[bytes], keys: Keys, change: Change, added: Mapping
     """
     out = _Writer(keys)
     is_changed = False
+    moved: dict[int, int] = {}  # seqnos, from the true ledger's to this one's
     for data, entry in zip(entries, opened(entries, keys), strict=True):
         is_signature = signature.SIGNATURES in entry.writes
         writes: WriteSet | None = entry.writes
         if not is_signature:
             writes = change(entry.seqno, {name: dict(changes) for name, changes in entry.writes.items()})
             is_changed |= writes != entry.writes
+            observed = (writes or {}).get(tables.OBSERVED_SIGNATURE, {}).get(tables.SINGLETON)
+            if observed is not None and writes is not None:
+                seqno = tables.decode(observed)
+                writes[tables.OBSERVED_SIGNATURE] = {tables.SINGLETON: tables.encode(moved.get(seqno, seqno))}
+        moved[entry.seqno] = len(out.entries) + 1
         if not is_changed:
             out.keep(data, entry.leaf)
         elif is_signature:

@@ -137,6 +137,17 @@ def test_a_ballot_that_was_removed_from_the_record_of_its_proposal(life: Life, l
     check(ledger.refused(at(seqno, only)), seqno, findings.OUTCOME)
 
 
+@pytest.mark.parametrize("observed", [b"1", b"99999", b'"x"', b"null"])
+def test_a_decision_by_another_time_than_that_of_a_signature_just_before_it(life: Life, ledger: Ledger, observed: bytes) -> None:
+    seqno = ledger.places["open, vote of bob"]
+
+    def edit(writes: WriteSet) -> WriteSet:
+        assert tables.OBSERVED_SIGNATURE in writes
+        return {**writes, tables.OBSERVED_SIGNATURE: {tables.SINGLETON: observed}}
+
+    check(ledger.refused(at(seqno, edit)), seqno, findings.TIME)
+
+
 def test_an_action_that_was_changed(life: Life, ledger: Ledger) -> None:
     seqno, proposal_id = ledger.places["user"], life.identities["user"]
 
