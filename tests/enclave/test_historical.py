@@ -45,6 +45,12 @@ def at(ctx: Context, place: str) -> Any:
     return shown(ctx.historical, place)
 
 
+@app.get("/blind", historical=True)
+def blind(ctx: Context) -> Any:
+    """Of mode historical, and not interested."""
+    return ["seen nothing"]
+
+
 @app.get("/between/{place}")
 def between(ctx: Context, place: str, first: int, last: int) -> Any:
     """What a range of them wrote."""
@@ -172,10 +178,12 @@ def test_consensus_is_asked_by_python_as_by_everybody() -> None:
     assert ask(cluster, host, "/app/status/2/0")[1][2] is None
 
 
-def test_the_header_is_checked_as_in_ccf() -> None:
+def test_the_header_is_checked_as_in_ccf_whether_the_handler_looks_at_the_state_or_not() -> None:
     cluster, (host,) = service()
     ids = commit(cluster, host, 1)
-    assert ask(cluster, host, "/app/at/a")[1]["code"] == "MissingRequiredHeader"
+    for path in ("/app/at/a", "/app/blind"):
+        assert ask(cluster, host, path)[1]["code"] == "MissingRequiredHeader"
+    assert ask(cluster, host, "/app/blind", x_ms_ccf_transaction_id=ids[0]) == (200, ["seen nothing"])
     for wrong in ("", "2", "2.x", "2.3.4", "-2.3", "2.99999999999999999999"):
         status, error = ask(cluster, host, "/app/at/a", x_ms_ccf_transaction_id=wrong)
         assert (status, error["code"]) == (400, "InvalidHeaderValue")
@@ -343,6 +351,11 @@ def test_an_entry_of_a_view_that_was_rolled_back_is_refused_though_this_service_
     old.read_back = lambda n, data: fork[n - 1] if n <= len(fork) else data
     error = read(old, cluster, 1, old.committed)
     assert error.error_code == "LedgerRangeRefused"
+    # The fork has a signature of its own, by this service's keys: within it, every leaf is the one that was signed.
+    differ = [n for n, data in enumerate(fork, 1) if data != old.entries[n - 1]]
+    assert len(differ) > 1 and TREE in read_public(fork[-1]).writes
+    for seqno in differ:
+        assert read(old, cluster, seqno, seqno).error_code == "LedgerRangeRefused"
 
 
 def test_a_signed_range_larger_than_one_answer_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -484,10 +497,21 @@ def test_all_together_are_bounded_and_the_rest_hear_that_the_node_is_busy(monkey
     ended: list[Any] = []
     for _ in range(historical.WAITING_MAX + historical.READINGS_MAX + 3):
         serving._historical.read((2, 3), lambda found: None, ended.append)
-    assert [error.error_code for error in ended] == ["TooManyRequests"] * 3
-    monkeypatch.setattr(historical, "HELD_BYTES_MAX", 100)
-    serving._historical.read((2, 3), lambda found: None, ended.append, 101)
-    assert ended[-1].status == 503
+    assert [(error.status, error.error_code) for error in ended] == [(503, "TooManyRequests")] * 3
+
+
+def test_what_is_held_is_bounded_before_it_is_read_and_while_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, (host,) = service()
+    commit(cluster, host, 8)
+    serving = host.enclave._serving
+    assert serving is not None
+    ended: list[Any] = []
+    serving._historical.read((2, 3), lambda found: None, ended.append, historical.HELD_BYTES_MAX + 1)
+    assert [error.error_code for error in ended] == ["TooManyRequests"]
+    monkeypatch.setattr(historical, "HELD_BYTES_MAX", 3 * historical.STATE_BYTES)
+    assert read(host, cluster, 2, 8).error_code == "TooManyRequests"
+    assert len(read(host, cluster, 2, 2)) == 1
+    assert serving._historical.held_bytes == 0
 
 
 def test_claims_of_transactions_without_any_are_zeros() -> None:
