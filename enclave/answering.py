@@ -351,6 +351,7 @@ class Answering:
             self._unconfirmed.append(held)
 
     def _forward(self, request: Request, prefer: Prefer) -> None:
+        request.states = None  # whoever executes it there fetches them there
         primary = self._consensus.primary_id
         channels = self._channels
         if isinstance(request.reply_to, RemoteReply):

@@ -229,8 +229,7 @@ class Historical:
 
     def _ask(self, reading: Reading) -> None:
         reading.retry_at = None
-        # The last entry's own signature comes after it, and above the commit point there is none to be believed.
-        through = min(reading.next + FETCH_ENTRIES, reading.last, self._consensus.commit_seqno - 1)
+        through = min(reading.next + FETCH_ENTRIES, reading.last)  # and to the signature after that, which covers it
         self._archive.read(reading.next, through, FETCH_BYTES, self._now, lambda entries: self._answered(reading, entries))
 
     def _answered(self, reading: Reading, entries: list[bytes]) -> None:
@@ -282,8 +281,8 @@ class Historical:
             if seqno <= last:
                 uncovered.append(entry)
             seqno = Seqno(seqno + 1)
-            if seqno > last and len(uncovered) <= 1 and all(item.signature is not None for item in uncovered):
-                states.extend(self._state(item, item, None) for item in uncovered)  # a signature entry needs none over it
+            if seqno > last and all(item.signature is not None for item in uncovered):
+                states.extend(self._state(item, item, None) for item in uncovered)  # the last: a signature entry needs none over it
                 uncovered.clear()
                 break
         reading.next, reading.uncovered = seqno, uncovered

@@ -290,6 +290,11 @@
     return text;
   }
 
+  function same(view, at, key, length) {
+    for (let i = 0; i < length; i++) if (view[at + i] !== key[i]) return false;
+    return true;
+  }
+
   function statesIn(buffer) {
     if (buffer === undefined) return null;
     const view = new Bytes(buffer);
@@ -298,73 +303,110 @@
     let at = 4 + length;
     const found = [];
     for (let i = 0; i < states.length; i++) {
-      const state = new State(buffer, view, at, states[i], signatures);
-      defineProperty(found, i, { value: state.show(), writable: true, enumerable: true, configurable: true });
-      at = state.end;
+      const head = states[i];
+      element.value = new HistoricalState(buffer, view, at, head, signatures[head[2]]);
+      defineProperty(found, i, element);
+      at += head[3] + head[4];
     }
+    element.value = undefined;
     return found;
   }
+  const element = { value: undefined, writable: true, enumerable: true, configurable: true };
 
-  class State {
-    constructor(buffer, view, at, head, signatures) {
-      this.buffer = buffer;
-      this.view = view;
-      this.at = at;
+  class HistoricalState {
+    #buffer;
+    #view;
+    #at;
+    #head;
+    #signature;
+    #receipt;
+    #kv;
+    #places;
+
+    constructor(buffer, view, at, head, signature) {
+      this.#buffer = buffer;
+      this.#view = view;
+      this.#at = at;
+      this.#head = head;
+      this.#signature = signature;
       this.transactionId = head[0];
-      this.seqno = head[1];
-      this.signature = signatures[head[2]];
-      this.receiptLength = head[3];
-      this.places = create(null);
-      at += head[3];
-      const maps = head[4];
-      const names = keys(maps);
-      for (let i = 0; i < names.length; i++) {
-        const lengths = maps[names[i]];
-        this.places[names[i]] = { at, lengths };
-        for (let j = 0; j < lengths.length; j++) at += lengths[j] < 0 ? 0 : lengths[j];
-      }
-      this.end = at;
+      defineProperty(this, 'receipt', RECEIPT);
+      defineProperty(this, 'kv', KV);
     }
 
-    show() {
-      const state = this;
-      const shown = { transactionId: this.transactionId };
-      let receipt;
-      const describe = (value) => ({ value, writable: true, enumerable: true, configurable: true });
-      defineProperty(shown, 'receipt', {
-        get() {
-          if (receipt === undefined) {
-            const { cert, node_id, signature } = state.signature;
-            const rest = parse(convert(TO_TEXT, slice(state.buffer, state.at, state.at + state.receiptLength)));
-            receipt = { signature, cert, node_id };
-            const names = keys(rest);
-            for (let i = 0; i < names.length; i++) receipt[names[i]] = rest[names[i]];
-          }
-          return receipt;
-        },
-        set(value) { defineProperty(shown, 'receipt', describe(value)); },
-        enumerable: true, configurable: true,
-      });
-      defineProperty(shown, 'kv', describe(new Handles(create(null), {
+    static receipt(state) {
+      if (state.#receipt === undefined) {
+        const { cert, node_id, signature } = state.#signature;
+        const rest = parse(convert(TO_TEXT, slice(state.#buffer, state.#at, state.#at + state.#head[3])));
+        const receipt = (state.#receipt = { signature, cert, node_id });
+        const names = keys(rest);
+        for (let i = 0; i < names.length; i++) receipt[names[i]] = rest[names[i]];
+      }
+      return state.#receipt;
+    }
+
+    static kv(state) {
+      state.#kv ??= new Handles(create(null), {
         get: (_, name) => (typeof name === 'string' ? new HistoricalMap(state, name) : undefined),
         set: () => false,
         defineProperty: () => false,
         deleteProperty: () => false,
-      })));
-      return shown;
+      });
+      return state.#kv;
+    }
+
+    static version(state) {
+      return state.#head[1];
+    }
+
+    // What the transaction wrote to a map, as [where a key begins, where its value does, where that ends] in turn; what it removed is not there.
+    static entries(state, name) {
+      if (state.#places === undefined) {
+        const places = (state.#places = create(null));
+        const maps = state.#head[5];
+        const names = keys(maps);
+        let at = state.#at + state.#head[3];
+        for (let i = 0; i < names.length; i++) {
+          const lengths = maps[names[i]];
+          const entries = (places[names[i]] = create(null));
+          let count = 0;
+          for (let j = 0; j < lengths.length; j += 2) {
+            const middle = at + lengths[j];
+            const end = middle + (lengths[j + 1] < 0 ? 0 : lengths[j + 1]);
+            if (lengths[j + 1] >= 0) {
+              entries[count++] = at;
+              entries[count++] = middle;
+              entries[count++] = end;
+            }
+            at = end;
+          }
+          entries.length = count;
+        }
+      }
+      return state.#places[name];
+    }
+
+    static view(state) {
+      return state.#view;
+    }
+
+    static part(state, from, to) {
+      return slice(state.#buffer, from, to);
     }
   }
+  const RECEIPT = { get() { return HistoricalState.receipt(this); }, enumerable: true, configurable: true };
+  const KV = { get() { return HistoricalState.kv(this); }, enumerable: true, configurable: true };
 
   class HistoricalMap {
     #state;
     #entries;
+    #index;
 
     constructor(state, name) {
       this.#state = state;
       this._map_name = name;
     }
 
-    // What the transaction wrote to this map, by key; what it removed is not there.
     #open(method) {
       if (this.#entries === undefined) {
         const code = open(this._map_name);
@@ -372,56 +414,60 @@
           holder[0] = method;
           ask(OPEN, (code >> 2) + 1, nothing, nothing);
         }
-        const entries = (this.#entries = create(null));
-        const place = this.#state.places[this._map_name];
-        if (place !== undefined) {
-          const { lengths } = place;
-          for (let i = 0, at = place.at; i < lengths.length; i += 2) {
-            const middle = at + lengths[i];
-            if (lengths[i + 1] >= 0) entries['k' + digits(this.#state.view, at, lengths[i])] = [at, middle, middle + lengths[i + 1]];
-            at = middle + (lengths[i + 1] < 0 ? 0 : lengths[i + 1]);
-          }
-        }
+        this.#entries = HistoricalState.entries(this.#state, this._map_name) ?? none;
       }
       return this.#entries;
     }
 
-    #find(method, key) {
+    // Where in the entries a key is, or -1. Many keys are looked up by an index.
+    #find(method, buffer) {
       const entries = this.#open(method);
-      return entries['k' + digits(new Bytes(key), 0, lengthOf(key))];
+      const view = HistoricalState.view(this.#state);
+      const key = new Bytes(buffer);
+      const length = lengthOf(buffer);
+      if (entries.length > 3 * SCANNED) {
+        if (this.#index === undefined) {
+          this.#index = create(null);
+          for (let i = 0; i < entries.length; i += 3) this.#index['k' + digits(view, entries[i], entries[i + 1] - entries[i])] = i;
+        }
+        return this.#index['k' + digits(key, 0, length)] ?? -1;
+      }
+      for (let i = 0; i < entries.length; i += 3) {
+        if (entries[i + 1] - entries[i] === length && same(view, entries[i], key, length)) return i;
+      }
+      return -1;
     }
 
     get(key) {
       expect(1, arguments.length);
       needBuffer(key);
       const found = this.#find('get', key);
-      return found === undefined ? undefined : slice(this.#state.buffer, found[1], found[2]);
+      return found < 0 ? undefined : HistoricalState.part(this.#state, this.#entries[found + 1], this.#entries[found + 2]);
     }
 
     has(key) {
       expect(1, arguments.length);
       needBuffer(key);
-      return this.#find('has', key) !== undefined;
+      return this.#find('has', key) >= 0;
     }
 
     getVersionOfPreviousWrite(key) {
       expect(1, arguments.length);
       needBuffer(key);
-      return this.#find('getVersionOfPreviousWrite', key) === undefined ? undefined : this.#state.seqno;
+      return this.#find('getVersionOfPreviousWrite', key) < 0 ? undefined : HistoricalState.version(this.#state);
     }
 
     get size() {
-      return keys(this.#open('size')).length;
+      return this.#open('size').length / 3;
     }
 
     forEach(callback) {
       expect(1, arguments.length);
       if (typeof callback !== 'function') throw new Mistake('Argument must be a function');
       const entries = this.#open('forEach');
-      const names = keys(entries);
-      for (let i = 0; i < names.length; i++) {
-        const places = entries[names[i]];
-        callback(slice(this.#state.buffer, places[1], places[2]), slice(this.#state.buffer, places[0], places[1]), this);
+      const { part } = HistoricalState;
+      for (let i = 0; i < entries.length; i += 3) {
+        callback(part(this.#state, entries[i + 1], entries[i + 2]), part(this.#state, entries[i], entries[i + 1]), this);
       }
     }
 
@@ -433,6 +479,9 @@
       throw new Mistake(`Cannot call ${method} on table named ${this._map_name}. All tables are read-only during historical transaction.`);
     }
   }
+  const SCANNED = 32;
+  const none = create(null);
+  none.length = 0;
 
   let present;
   function historicalState() {

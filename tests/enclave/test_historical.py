@@ -1,16 +1,19 @@
 """Historical states: read back from the host, recognised, bounded, and never something else than what was committed."""
 
 import json
+from collections import deque
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ledgerd.enclave import historical, states
 from ledgerd.enclave.app import App, Context
 from ledgerd.ledger import receipt
-from ledgerd.ledger.entry import ZERO_DIGEST, read_public
+from ledgerd.ledger.entry import ZERO_DIGEST, Sealer, read_public
 from ledgerd.ledger.errors import UsageError
 from ledgerd.ledger.ids import Seqno, TransactionId, View
 from ledgerd.ledger.signature import TREE
@@ -40,6 +43,12 @@ def remove(ctx: Context, place: str, key: str) -> None:
 def at(ctx: Context, place: str) -> Any:
     """What the named transaction wrote."""
     return shown(ctx.historical, place)
+
+
+@app.get("/blind", historical=True)
+def blind(ctx: Context) -> Any:
+    """Of mode historical, and not interested."""
+    return ["seen nothing"]
 
 
 @app.get("/between/{place}")
@@ -169,10 +178,12 @@ def test_consensus_is_asked_by_python_as_by_everybody() -> None:
     assert ask(cluster, host, "/app/status/2/0")[1][2] is None
 
 
-def test_the_header_is_checked_as_in_ccf() -> None:
+def test_the_header_is_checked_as_in_ccf_whether_the_handler_looks_at_the_state_or_not() -> None:
     cluster, (host,) = service()
     ids = commit(cluster, host, 1)
-    assert ask(cluster, host, "/app/at/a")[1]["code"] == "MissingRequiredHeader"
+    for path in ("/app/at/a", "/app/blind"):
+        assert ask(cluster, host, path)[1]["code"] == "MissingRequiredHeader"
+    assert ask(cluster, host, "/app/blind", x_ms_ccf_transaction_id=ids[0]) == (200, ["seen nothing"])
     for wrong in ("", "2", "2.x", "2.3.4", "-2.3", "2.99999999999999999999"):
         status, error = ask(cluster, host, "/app/at/a", x_ms_ccf_transaction_id=wrong)
         assert (status, error["code"]) == (400, "InvalidHeaderValue")
@@ -275,6 +286,20 @@ def test_a_range_with_one_entry_that_is_not_the_committed_one_is_refused_counted
     assert (status, shown["code"]) == (503, "LedgerRangeRefused")
 
 
+def test_another_entry_of_that_very_id_is_refused_though_it_was_sealed_with_the_ledger_secret() -> None:
+    """Nobody but an enclave could make it; the tree knows the difference all the same."""
+    cluster, (host,) = service()
+    commit(cluster, host, 8)
+    serving = host.enclave._serving
+    assert serving is not None
+    other = Sealer(serving.status._ledger_secret).seal(2, 6, {"a": {b"k": b"another"}}).data
+    assert other != host.entries[5]
+    host.read_back = lambda n, data: other if n == 6 else data
+    for first, last in ((2, 8), (6, 6)):
+        assert read(host, cluster, first, last).error_code == "LedgerRangeRefused"
+    assert any("its leaf is not the one that was signed" in text for _, text in host.logs)
+
+
 @pytest.mark.parametrize("withheld", [2, 5, 8])
 def test_entries_withheld_are_a_404_that_names_them(withheld: int) -> None:
     cluster, (host,) = service()
@@ -296,10 +321,14 @@ def test_a_host_that_does_not_answer_is_given_up_in_time(monkeypatch: pytest.Mon
     asked = []
     monkeypatch.setattr(serving._archive, "read", lambda first, through, size, now, done: asked.append(done))
     began = cluster.now
-    errors = [read(host, cluster, 2, 3)]
-    assert errors[0].error_code == "LedgerRangeMissing"
+    found: list[Any] = []
+    ended: list[Any] = []
+    serving._historical.read((2, 3), found.extend, ended.append)
+    cluster.until(lambda: bool(ended))
+    assert [error.error_code for error in ended] == ["LedgerRangeMissing"]
     assert historical.READ_SECONDS_MAX <= cluster.now - began < historical.READ_SECONDS_MAX + 1
-    asked[0](list(host.entries))  # too late
+    asked[0](host.entries[1:])  # too late
+    assert (found, len(ended)) == ([], 1)
 
 
 def test_an_entry_of_a_view_that_was_rolled_back_is_refused_though_this_service_sealed_it() -> None:
@@ -322,6 +351,11 @@ def test_an_entry_of_a_view_that_was_rolled_back_is_refused_though_this_service_
     old.read_back = lambda n, data: fork[n - 1] if n <= len(fork) else data
     error = read(old, cluster, 1, old.committed)
     assert error.error_code == "LedgerRangeRefused"
+    # The fork has a signature of its own, by this service's keys: within it, every leaf is the one that was signed.
+    differ = [n for n, data in enumerate(fork, 1) if data != old.entries[n - 1]]
+    assert len(differ) > 1 and TREE in read_public(fork[-1]).writes
+    for seqno in differ:
+        assert read(old, cluster, seqno, seqno).error_code == "LedgerRangeRefused"
 
 
 def test_a_signed_range_larger_than_one_answer_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,6 +386,94 @@ def test_a_signed_range_larger_than_one_answer_is_read_in_pieces(monkeypatch: py
             receipt.verify_json(state.receipt, host.notices["service_certificate"])
 
 
+@pytest.fixture(scope="module")
+def served() -> tuple[Cluster, Host, list[Any]]:
+    """One node with some history, and all of it as states."""
+    cluster, (host,) = service()
+    commit(cluster, host, 30)
+    return cluster, host, [known(state) for state in read(host, cluster, 1, host.committed)]
+
+
+def known(state: states.HistoricalState) -> Any:
+    """A state, for comparison."""
+    return state.transaction_id, state.writes, json.dumps(state.receipt, sort_keys=True)
+
+
+places = st.integers(0, 9)
+edits = st.lists(
+    st.one_of(
+        st.tuples(st.just("keep")),
+        st.tuples(st.just("flip"), places, st.integers(0, 1 << 16)),
+        st.tuples(st.just("drop"), places),
+        st.tuples(st.just("double"), places),
+        st.tuples(st.just("swap"), places, places),
+        st.tuples(st.just("other"), places, st.integers(0, 40)),
+        st.tuples(st.just("cut"), places),
+        st.tuples(st.just("shorten"), places, st.integers(1, 100)),
+        st.tuples(st.just("begin"), places),
+        st.tuples(st.just("go on")),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def edited(edit: Any, found: list[bytes], everything: list[bytes]) -> list[bytes]:
+    """An answer, as a host with something in mind would give it."""
+    kind, *numbers = edit
+    at = numbers[0] % len(found) if numbers else 0
+    if kind == "flip":
+        data = found[at]
+        bit = numbers[1] % (8 * len(data))
+        return [*found[:at], data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :], *found[at + 1 :]]
+    if kind == "drop":
+        return found[:at] + found[at + 1 :]
+    if kind == "double":
+        return found[: at + 1] + found[at:]
+    if kind == "swap":
+        other = numbers[1] % len(found)
+        found[at], found[other] = found[other], found[at]
+        return found
+    if kind == "other":
+        return [*found[:at], everything[numbers[1] % len(everything)], *found[at + 1 :]]
+    if kind == "cut":
+        return found[:at]
+    if kind == "shorten":
+        return [*found[:at], found[at][: -numbers[1]], *found[at + 1 :]]
+    if kind == "begin":
+        return everything[numbers[0] :][: len(found)]
+    return found + everything if kind == "go on" else found
+
+
+@given(first=st.integers(1, 30), length=st.integers(0, 30), answers=edits, size=st.sampled_from([300, 2_000, 1 << 20]))
+@settings(max_examples=200, deadline=None)
+def test_whatever_a_host_answers_states_are_the_committed_ones_or_there_are_none(
+    served: tuple[Cluster, Host, list[Any]], first: int, length: int, answers: list[Any], size: int
+) -> None:
+    cluster, host, everything = served
+    last = min(first + length, host.committed)
+    script = deque(answers)
+    whole = cluster._read
+
+    def lying(host: Host, fetch: Any) -> list[bytes]:
+        found, total = whole(host, fetch), 0
+        for count, data in enumerate(found, 1):
+            total += len(data)
+            if total > size:
+                found = found[:count]
+                break
+        return edited(script.popleft(), found, host.entries) if script else found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "_read", lying)
+        found = read(host, cluster, first, last)
+    if isinstance(found, list):
+        assert [known(state) for state in found] == everything[first - 1 : last]
+    else:
+        assert found.error_code in ("LedgerRangeMissing", "LedgerRangeRefused")
+        assert f"to {last}" in found.message
+
+
 # Bounds.
 
 
@@ -375,10 +497,21 @@ def test_all_together_are_bounded_and_the_rest_hear_that_the_node_is_busy(monkey
     ended: list[Any] = []
     for _ in range(historical.WAITING_MAX + historical.READINGS_MAX + 3):
         serving._historical.read((2, 3), lambda found: None, ended.append)
-    assert [error.error_code for error in ended] == ["TooManyRequests"] * 3
-    monkeypatch.setattr(historical, "HELD_BYTES_MAX", 100)
-    serving._historical.read((2, 3), lambda found: None, ended.append, 101)
-    assert ended[-1].status == 503
+    assert [(error.status, error.error_code) for error in ended] == [(503, "TooManyRequests")] * 3
+
+
+def test_what_is_held_is_bounded_before_it_is_read_and_while_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, (host,) = service()
+    commit(cluster, host, 8)
+    serving = host.enclave._serving
+    assert serving is not None
+    ended: list[Any] = []
+    serving._historical.read((2, 3), lambda found: None, ended.append, historical.HELD_BYTES_MAX + 1)
+    assert [error.error_code for error in ended] == ["TooManyRequests"]
+    monkeypatch.setattr(historical, "HELD_BYTES_MAX", 3 * historical.STATE_BYTES)
+    assert read(host, cluster, 2, 8).error_code == "TooManyRequests"
+    assert len(read(host, cluster, 2, 2)) == 1
+    assert serving._historical.held_bytes == 0
 
 
 def test_claims_of_transactions_without_any_are_zeros() -> None:

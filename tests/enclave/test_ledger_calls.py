@@ -156,6 +156,25 @@ def test_maps_of_a_state_are_read_like_maps_and_cannot_be_written(world: World) 
     )
 
 
+@pytest.mark.parametrize("count", [3, 32, 33, 300])
+def test_keys_are_found_however_many_a_transaction_wrote(world: World, count: int) -> None:
+    (written,) = world.commit(1)
+    world.fetch(written, written)
+    [[state]] = (world.request.states or {}).values()
+    writes: dict[bytes, bytes | None] = {bytes([n % 256, n // 256]): b"v%d" % n for n in range(count)}
+    state.writes = {"m": {**writes, bytes(3): None}, "empty key": {b"": b""}}
+    shown = world.value(
+        """const map = ccf.historicalState.kv.m, found = [];
+        for (let n = 0; n < args[0]; n++) found.push(ccf.bufToStr(map.get(new Uint8Array([n % 256, n / 256]).buffer)));
+        const others = [[], [0, 0, 0], [255, 255], [0]].map((key) => map.has(new Uint8Array(key).buffer));
+        const empty = ccf.historicalState.kv['empty key'];
+        return [found, others, map.size, empty.has(new ArrayBuffer(0)), empty.get(new ArrayBuffer(0)).byteLength];""",
+        count,
+        calls=BOTH,
+    )
+    assert shown == [[f"v{n}" for n in range(count)], [False] * 4, count, True, 0]
+
+
 def test_a_removed_key_is_absent(world: World) -> None:
     world.commit(1)
     removed = world.cluster.client(world.host).ask("DELETE", "/app/records/0", prefer="committed").headers[ID]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ledgerd.ledger.receipt import verify_json
 from support.https import Answer, Request
 from support.processes import Node, Service, wait_for
 
@@ -79,6 +80,26 @@ def test_a_backup_that_stands_still_stops_no_commit_and_catches_up(service: Serv
     assert len({tuple(node.entries()) for node in service.nodes}) == 1
     with still.session() as client:
         assert client.ask("GET", "/app/records/still-49").body == b"49"
+
+
+def test_every_node_reads_the_past_back_from_its_own_disk(service: Service) -> None:
+    primary = service.primary()
+    with primary.session() as client:
+        writes = [Request("PUT", "/app/public/records/past", b"%d" % number) for number in range(1500)]
+        ids = [answer.transaction_id for answer in client.ask_all(writes)]
+        private = client.ask_all([put("old", "as it was", prefer="committed")])[0].transaction_id
+        assert client.ask_all([put("old", "as it is", prefer="committed")])[0].status == 204
+    service.settle(primary.committed())
+    first, last = (int(ids[at].partition(".")[2]) for at in (0, -1))
+    named = Request("GET", "/app/records/old/historical", b"", {"x-ms-ccf-transaction-id": private})
+    for node in service.nodes:
+        with node.session() as client:
+            found = json.loads(client.ask("GET", f"/app/public/records/past/historical/range?first={first}&last={last}").body)
+            old = client.ask_all([named])[0].json()
+        assert [(item["transaction_id"], item["message"]) for item in found] == [(ids[n], str(n)) for n in range(1500)]
+        assert (old["message"], old["transaction_id"]) == ("as it was", private)
+        for item in (old, *found[::100]):
+            assert str(verify_json(item["receipt"], service.certificate.read_bytes()).transaction_id) == item["transaction_id"]
 
 
 def test_a_primary_alone_commits_nothing(tmp_path: Path) -> None:
