@@ -195,7 +195,7 @@ class Refresh:
         self._issuers = {}
         for key, record in self._store.map(tables.JWT_ISSUERS).items():
             name, metadata = key.decode(errors="replace"), _metadata(record)
-            if not metadata.get("auto_refresh"):
+            if metadata.get("auto_refresh") is not True:
                 continue
             # With its bundle, since another bundle may be what makes the next attempt succeed.
             whole = record + b"\0" + (self._bundle(metadata) or b"")

@@ -87,6 +87,10 @@ def test_tokens_count_while_their_issuers_server_publishes_the_key(tmp_path: Pat
         shown = read(node, "/node/jwt_keys/refresh/metrics")
         assert shown["successes"] >= 2 and shown["failures"] == 0, (shown, node.log())
         assert f"keys of JWT issuer {issuer.name} were refreshed" in node.log()
+        service.settle()
+    audited = run("gov", "audit", node.directory / "ledger", "--service-cert", service.certificate, "-o", "json")
+    assert audited.status == 0, audited
+    assert audited.out.count(f"keys of token issuer {issuer.name} were fetched") == 2
 
 
 def test_a_server_that_the_operator_does_not_allow_is_not_reached(tmp_path: Path, issuer: IssuerServer) -> None:

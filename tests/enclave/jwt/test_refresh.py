@@ -123,11 +123,12 @@ def test_who_is_no_longer_primary_writes_nothing_though_the_keys_have_come() -> 
 
 
 def test_issuers_that_do_not_want_it_are_not_refreshed() -> None:
-    found = Rig()
-    found.web.issuer()
-    found.set_issuer(auto_refresh=False)
-    found.run(4000)
-    assert found.web.asked == []
+    for value in (False, None, 1, "true"):
+        found = Rig()
+        found.web.issuer()
+        found.set_issuer(auto_refresh=value)
+        found.run(4000)
+        assert found.web.asked == []
 
 
 @pytest.mark.parametrize("value", [b"nonsense", b"[]", b"7", b"[" * 10_000])
