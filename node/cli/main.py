@@ -89,6 +89,8 @@ COMMANDS: Final = {
             "service": "Show the service: its status, its certificate, and its configuration.",
             "policy": "List what a node has to show to join: each image, root, or the like that is accepted.",
             "proposals": "List the proposals that are open, and the last one that was decided.",
+            "show": "Show a proposal: who made it, what it asks for, who has voted, and what it would change.",
+            "diff": "Show what a proposal would change, before and after.",
             "propose": "Propose something to the members.",
             "vote": "Vote on a proposal: for it, against it, or by a script.",
             "withdraw": "Withdraw a proposal: whoever made it may, as long as it is open.",
@@ -97,7 +99,15 @@ COMMANDS: Final = {
             "submit": "Send a request that a member has signed.",
             "audit": "Replay governance from a ledger, offline.",
         },
-        {"propose": "gov_propose", "vote": "gov_vote", "finish": "gov_finish", "submit": "gov_finish", "audit": "gov_audit"},
+        {
+            "show": "gov_diff",
+            "diff": "gov_diff",
+            "propose": "gov_propose",
+            "vote": "gov_vote",
+            "finish": "gov_finish",
+            "submit": "gov_finish",
+            "audit": "gov_audit",
+        },
     ),
     "doctor": Entry(
         "ledgerd.node.cli.doctor", "doctor", "Look whether a node can run on this machine, and say what to do where it cannot."

@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
-from ledgerd.node.printing import printable
+from ledgerd.node.printing import one_line, printable
 
 EXIT_FAILED: Final = 1
 EXIT_MISUSE: Final = 2
@@ -97,6 +97,15 @@ class Output:
             self._document(schema, {name: text})
         else:
             click.echo(text, nl=not text.endswith("\n"))
+
+    def page(self, schema: str, fields: Mapping[str, Any], lines: Iterable[str]) -> None:
+        """Say what people read as a page of lines, and programs as fields."""
+        if self.json:
+            self._document(schema, dict(fields))
+            return
+        colours = {"+": "green", "-": "red", "~": "yellow"} if sys.stdout.isatty() else {}
+        for line in lines:
+            click.echo(click.style(one_line(line), fg=colours.get(line.lstrip()[:1])))
 
     def note(self, text: str) -> None:
         """Tell people something that is not the result."""

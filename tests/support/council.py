@@ -1,6 +1,8 @@
 """A node's `/gov` for tests of the command line: the enclave's own endpoints and our constitution, without consensus."""
 
+import json
 import threading
+from typing import Any
 
 from ledgerd.enclave.governing.effects import Effects
 from ledgerd.enclave.governing.engine import Engine
@@ -52,6 +54,7 @@ class Council:
         node: The tables.
         seen: Every signed request, verified.
         asked: Requests for effects: verb, path, body.
+        effects: What the node says that a proposal would do, in place of the truth.
         caller: Who asks by a certificate; "" for nobody.
     """
 
@@ -61,6 +64,7 @@ class Council:
         self.lock = threading.Lock()
         self.seen: list[requests.SignedRequest] = []
         self.asked: list[tuple[str, str, bytes]] = []
+        self.effects: Any = None
         self.caller = ""
 
     def sign(self, root: str) -> None:
@@ -94,11 +98,16 @@ class Council:
                 self._see(request.body)
             if "/effects?" in request.path or ":preview?" in request.path:
                 self.asked.append((request.method, request.path, request.body))
+                if self.effects is not None:
+                    return FakeAnswer(200, _headers({"content-type": "application/json"}), json.dumps(self.effects).encode())
             response = self.node.answer(request.method, request.path, request.body, caller=self.caller, headers=request.headers)
-        headers = {**dict(response.headers), "x-ms-ccf-transaction-id": "2.7", "preference-applied": "committed"}
-        return FakeAnswer(response.status, headers, response.body)
+        return FakeAnswer(response.status, _headers(dict(response.headers)), response.body)
 
     def _see(self, body: bytes) -> None:
         signed = requests.read(body)
         requests.verify(signed, MEMBERS[signed.member_id].certificate)
         self.seen.append(signed)
+
+
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    return {**headers, "x-ms-ccf-transaction-id": "2.7", "preference-applied": "committed"}

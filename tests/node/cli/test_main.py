@@ -40,6 +40,8 @@ def test_all_commands_that_are_promised_are_there() -> None:
         "gov service",
         "gov policy",
         "gov proposals",
+        "gov show",
+        "gov diff",
         *(f"gov propose {name}" for name in ("FILE", *ACTIONS)),
         "gov vote",
         "gov withdraw",
