@@ -42,6 +42,10 @@ MINIMUM_VERSION: Final = "public:ccf.gov.ledgerd.minimum_version"  # oldest vers
 PROPOSAL_POLICY: Final = "public:ccf.gov.ledgerd.proposal_policy"  # when proposals end that nobody decides
 CONFIGURATION: Final = "public:ccf.gov.ledgerd.configuration"  # what all nodes run with, as PCR16 of each measures it
 
+# The service's own, which no script writes.
+ENCRYPTED_LEDGER_SECRETS: Final = "public:ccf.internal.encrypted_ledger_secrets"  # node id -> a new ledger secret, sealed to that node
+EARLIER_EPOCH: Final = "public:ccf.internal.historical_encrypted_ledger_secret"  # the one before, encrypted under the one after
+
 SINGLETON: Final = bytes(8)
 """Key of a map that holds one record."""
 
