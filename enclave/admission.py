@@ -36,6 +36,7 @@ from ledgerd.enclave.join_policy import accepted, parse_evidence, record_of
 from ledgerd.enclave.keys import CERTIFICATE_VALIDITY_DAYS, ServiceKeys, at_milliseconds, node_id_of, spki
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.leaving import is_removable, trusted_nodes
+from ledgerd.enclave.ledger_secrets import LedgerSecret
 from ledgerd.enclave.program import check_version, is_version
 from ledgerd.enclave.sessions import remote_of
 from ledgerd.enclave.throttle import Throttle
@@ -80,7 +81,7 @@ class Admitting(Protocol):
     @property
     def live_nodes(self) -> frozenset[NodeId]: ...
     def catching_up(self, lag_max: int) -> frozenset[NodeId]: ...
-    def secrets(self) -> list[tuple[int, bytes]]: ...
+    def secrets(self) -> list[LedgerSecret]: ...
     def log(self, level: str, text: str) -> None: ...
 
 
@@ -174,6 +175,8 @@ class Admission:
             and version <= self._node.committed_seqno
             and self._node.settings["admission"] == "automatic"
             and not self._node.catching_up(CATCHING_UP_ENTRIES)
+            # Whom a change of the ledger's secret does not name has to be given the new one, which must be there for good then.
+            and (context.kv[tables.ENCRYPTED_LEDGER_SECRETS].version_of(tables.SINGLETON) or 0) <= self._node.committed_seqno
         ):
             self.trust(context, node_id, record, request.certificate_request, at_milliseconds(self._node.now_ms))
             self._node.log("info", f"node {node_id[:16]}... at {request.rpc} is trusted, as the genesis says of every attested node")

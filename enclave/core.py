@@ -427,7 +427,7 @@ class Enclave:
             program=VERSION,
         )
         writes = genesis_writes(configuration, configuration.start, service, self._keys.id, record, certificate, self._measurement)
-        serving = self._serve(service, create_ledger_secret(), certificate, configuration.accepted(self._measurement))
+        serving = self._serve(service, [(1, create_ledger_secret())], certificate, configuration.accepted(self._measurement))
         serving.start(writes)
         self.log("info", f"node {self._keys.id[:16]}... starts a new service")
 
@@ -436,7 +436,7 @@ class Enclave:
         if self._joining is not None:
             self._joining.carry_out(self._ready)  # the stream to the node that admitted us is needed no more
             self._joining = None
-        serving = self._serve(admitted.service, admitted.ledger_secrets[-1][1], admitted.certificate, admitted.accepts)
+        serving = self._serve(admitted.service, admitted.ledger_secrets, admitted.certificate, admitted.accepts)
         serving.join(admitted.peers, admitted.genesis_digest)
         self.log("info", f"node {self._keys.id[:16]}... is trusted and catches up")
 
@@ -448,7 +448,7 @@ class Enclave:
     def _serve(
         self,
         service: ServiceKeys,
-        ledger_secret: bytes,
+        ledger_secrets: list[tuple[int, bytes]],
         certificate: x509.Certificate,
         accepts: tuple[tuple[bytes, bytes, bytes], ...],
     ) -> Serving:
@@ -459,7 +459,7 @@ class Enclave:
             configuration=configuration,
             keys=self._keys,
             service=service,
-            ledger_secret=ledger_secret,
+            ledger_secrets=ledger_secrets,
             clock=self._clock,
             now=self._now,
             attested=Attested(self._own_document, self._measurement[0], self._simulated, self._self_signed, shown_triples(accepts)),

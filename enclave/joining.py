@@ -23,7 +23,8 @@ from ledgerd.enclave.boundary import Connect, Ready
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.configuration import Configuration, JoinConfiguration, differing_keys
 from ledgerd.enclave.entropy import random_bytes
-from ledgerd.enclave.keys import LEDGER_SECRET_SIZE_BYTES, NodeKeys, ServiceKeys, parse_certificate, receive_service_keys
+from ledgerd.enclave.keys import NodeKeys, ServiceKeys, parse_certificate, receive_service_keys
+from ledgerd.enclave.ledger_secrets import checked as checked_secrets
 from ledgerd.enclave.nsm import Nsm, attestation
 from ledgerd.enclave.outbound import Answer, HttpClient
 from ledgerd.enclave.program import VERSION
@@ -308,12 +309,9 @@ class Joining:
         certificate.verify_directly_issued_by(self._service)
         if spki_of(certificate) != self._keys.public:
             raise PeerError("the certificate that came with the service's secrets is for another node's key")
-        ledger_secrets = [(version, secret) for version, secret in secrets["ledger_secrets"]]
-        if len(ledger_secrets[-1][1]) != LEDGER_SECRET_SIZE_BYTES:
-            raise PeerError("the box with the service's secrets holds none that could be the ledger's")
         return Admitted(
             service,
-            ledger_secrets,
+            checked_secrets(secrets["ledger_secrets"]),
             certificate,
             {NodeId(node_id): str(address) for node_id, address in info["peers"].items()},
             self._genesis_digest,

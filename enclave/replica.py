@@ -15,9 +15,10 @@ from ledgerd.enclave.consensus.core import Appended, Configuration, Note
 from ledgerd.enclave.consensus.log import LogEntry
 from ledgerd.enclave.history import History
 from ledgerd.enclave.kv import Store
+from ledgerd.enclave.ledger_secrets import LedgerSecrets
 from ledgerd.governance import tables
 from ledgerd.ledger import cose, signature
-from ledgerd.ledger.entry import ZERO_DIGEST, Sealer, WriteSet, write_set_digest
+from ledgerd.ledger.entry import ZERO_DIGEST, WriteSet, write_set_digest
 from ledgerd.ledger.errors import IntegrityError
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 
@@ -48,7 +49,9 @@ class Unverified(NamedTuple):
 class Replica:
     """Store, history and sealing of one node, moved forward and back together."""
 
-    def __init__(self, store: Store, sealer: Sealer, on_governance: Callable[[], None], on_rollback: Callable[[Seqno], None]) -> None:
+    def __init__(
+        self, store: Store, secrets: LedgerSecrets, on_governance: Callable[[], None], on_rollback: Callable[[Seqno], None]
+    ) -> None:
         """Wire the three together.
 
         Args:
@@ -57,7 +60,8 @@ class Replica:
         """
         self.store = store
         self.history = History()
-        self.sealer = sealer
+        self.sealer = secrets.sealer
+        self._secrets = secrets
         self.unverified: list[Unverified] = []
         self._on_governance = on_governance
         self._on_rollback = on_rollback
@@ -126,6 +130,7 @@ class Replica:
         """Undo everything above `to`."""
         self.store.rollback(to.seqno)
         self.history.rollback(to.seqno)
+        self._secrets.rolled_back(to.seqno)
         self.unverified = [item for item in self.unverified if item.seqno <= to.seqno]
         if self._governance_seqno > to.seqno:
             self._governance_seqno = to.seqno
@@ -148,6 +153,8 @@ class Replica:
             self.history.extend((leaf,))
         else:
             self.history.append_signature(leaf, record)
+        if tables.ENCRYPTED_LEDGER_SECRETS in writes:
+            self._secrets.applied(seqno, writes)
         for name in writes:
             if name.startswith(GOVERNANCE_PREFIX):
                 self._governance_seqno = seqno

@@ -30,6 +30,7 @@ from ledgerd.enclave.execution import Executor, error_response
 from ledgerd.enclave.frontend import ATTESTATION, RECEIPT, Frontend
 from ledgerd.enclave.governing import frontend as governing_frontend
 from ledgerd.enclave.governing.calls import GovernanceCalls
+from ledgerd.enclave.governing.renewal import Renewal
 from ledgerd.enclave.group_commit import GroupCommit
 from ledgerd.enclave.historical import Historical
 from ledgerd.enclave.host_rejects import FETCHED, STORED, HostRejects
@@ -41,6 +42,7 @@ from ledgerd.enclave.jwt.refresh import Refresh
 from ledgerd.enclave.keys import NodeKeys, ServiceKeys
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.leaving import RETIRED_SECONDS, Elsewhere, Leaving
+from ledgerd.enclave.ledger_secrets import LedgerSecrets
 from ledgerd.enclave.nsm import Nsm
 from ledgerd.enclave.replica import Proposal, Replica, Unverified, verify_signatures
 from ledgerd.enclave.requests import COSE, Request
@@ -50,7 +52,7 @@ from ledgerd.enclave.sessions import Sessions
 from ledgerd.enclave.states import HistoricalState, Range, size_of
 from ledgerd.enclave.status import Attested, Status
 from ledgerd.governance import tables
-from ledgerd.ledger.entry import ZERO_DIGEST, Sealer, WriteSet
+from ledgerd.ledger.entry import ZERO_DIGEST, WriteSet
 from ledgerd.ledger.errors import HostError, PeerError, RequestError
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 from ledgerd.ledger.signature import Signature
@@ -99,7 +101,7 @@ class Serving:
         keys: The node's.
         certificate: The node's, endorsed by the service.
         service: The service's keys.
-        ledger_secret: Of the present epoch, 32 bytes.
+        ledger_secrets: By the first entry that each encrypts, from 1 on.
         attested: What this enclave's own document says.
         clock: Attested time.
         sessions: Clients' sessions, already open.
@@ -121,7 +123,7 @@ class Serving:
         keys: NodeKeys,
         certificate: x509.Certificate,
         service: ServiceKeys,
-        ledger_secret: bytes,
+        ledger_secrets: list[tuple[int, bytes]],
         attested: Attested,
         clock: AttestedClock,
         sessions: Sessions,
@@ -146,7 +148,8 @@ class Serving:
         self._ends_at = float("inf")  # a retired node ends itself
 
         store = Store(windows={IDEMPOTENCY_MAP: WINDOW_ENTRIES})
-        self._replica = Replica(store, Sealer(ledger_secret), self._governance_changed, self._rolled_back)
+        secrets = LedgerSecrets(keys, ledger_secrets)
+        self._replica = Replica(store, secrets, self._governance_changed, self._rolled_back)
         settings = Settings(
             heartbeat=configuration.heartbeat_seconds,
             election_timeout=configuration.election_timeout_seconds,
@@ -163,7 +166,7 @@ class Serving:
             configuration,
             keys,
             service,
-            ledger_secret,
+            secrets,
             attested,
             clock,
             self._consensus,
@@ -190,12 +193,13 @@ class Serving:
         self._registries["node"].add(Endpoint("GET", "/jwt_keys/refresh/metrics", lambda _: self._refresh.metrics()))
         governing = self._registries["gov"]
         frontend.add_to(governing, "ledgerd governance")
-        governing_frontend.add_to(governing, self.status)
+        renewal = Renewal(self.status)
+        governing_frontend.add_to(governing, self.status, renewal)
         self._javascript = JavaScriptApplication(
             store, self.status, self._registries["app"], ledger_calls.APPLICATION_CALLS, (ledger_calls.HISTORICAL_STATE,)
         )
         self._javascript.add_to(self._registries["node"])
-        calls = GovernanceCalls(self.status).calls | applications.FUNCTIONS | ledger_calls.calls(self._historical)
+        calls = GovernanceCalls(self.status, renewal).calls | applications.FUNCTIONS | ledger_calls.calls(self._historical)
         self.scripts = Pool(calls, services.script_workers, now)
         self._scripting = Scripting(store, self.scripts, self.status)
         executor = Executor(

@@ -13,6 +13,7 @@ from ledgerd.enclave.consensus.core import Consensus, Retirement, Role
 from ledgerd.enclave.dialling import Dialling
 from ledgerd.enclave.keys import NodeKeys, ServiceKeys
 from ledgerd.enclave.kv import Store
+from ledgerd.enclave.ledger_secrets import LedgerSecret, LedgerSecrets
 from ledgerd.enclave.replica import Replica
 from ledgerd.enclave.sessions import Sessions
 from ledgerd.governance import tables
@@ -51,7 +52,7 @@ class Status:
         configuration: Configuration,
         keys: NodeKeys,
         service: ServiceKeys,
-        ledger_secret: bytes,
+        ledger_secrets: LedgerSecrets,
         attested: Attested,
         clock: AttestedClock,
         consensus: Consensus,
@@ -72,7 +73,7 @@ class Status:
         self.stop_notice = False
         self.compiled_modules = 0
         self._keys = keys
-        self._ledger_secret = ledger_secret
+        self._ledger_secrets = ledger_secrets
         self._clock = clock
         self._consensus = consensus
         self._replica = replica
@@ -181,9 +182,9 @@ class Status:
         """The state."""
         return self._replica.store
 
-    def secrets(self) -> list[tuple[int, bytes]]:
-        """Ledger secrets by the first seqno each of them encrypts; for admission only."""
-        return [(1, self._ledger_secret)]
+    def secrets(self) -> list[LedgerSecret]:
+        """Ledger secrets, oldest first, for admission and renewal only; the last one is that of the next entry."""
+        return self._ledger_secrets.known()
 
     def view_of(self, seqno: Seqno) -> View | None:
         """View of an entry in this node's log, committed or not."""

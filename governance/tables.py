@@ -43,6 +43,10 @@ PROPOSAL_POLICY: Final = "public:ccf.gov.ledgerd.proposal_policy"  # when propos
 OBSERVED_SIGNATURE: Final = "public:ccf.gov.ledgerd.observed_signature"  # seqno of the signature entry that the last decision looked at
 CONFIGURATION: Final = "public:ccf.gov.ledgerd.configuration"  # what all nodes run with, as PCR16 of each measures it
 
+# The service's own, which no script writes.
+ENCRYPTED_LEDGER_SECRETS: Final = "public:ccf.internal.encrypted_ledger_secrets"  # node id -> a new ledger secret, sealed to that node
+EARLIER_EPOCH: Final = "public:ccf.internal.historical_encrypted_ledger_secret"  # the one before, encrypted under the one after
+
 SINGLETON: Final = bytes(8)
 """Key of a map that holds one record."""
 

@@ -1,6 +1,6 @@
 """One entry's bytes: CCF's transaction format, version 1. Pure: bytes in, values out.
 
-`Sealer` writes entries and opens them with the ledger secret of one epoch; `read_public` reads what needs no secret.
+`Sealer` writes entries and opens them, each with the ledger secret of its epoch; `read_public` reads what needs no secret.
 Layout and digests follow `docs/formats/ledger.md`; all integers are little-endian.
 Not here: the tree over the leaves (`ledger.merkle`), the meaning of built-in maps (`ledger.signature`, `ledger.audit`), files
 (`ledger.chunks`).
@@ -98,22 +98,37 @@ class PublicEntry(NamedTuple):
     leaf: bytes
 
 
-class Sealer:
-    """Writes and opens the entries of one epoch; holds that epoch's ledger secret and never shows it.
+class _Epoch(NamedTuple):
+    """From which entry on, and what its secret gives."""
 
-    Make it once per epoch: constructing the cipher costs more than using it. One thread at a time.
-    """
+    first: int
+    cipher: AESGCM
+    commit_mac: HMAC  # copied for each entry: a third of the cost of setting the key up again
 
-    __slots__ = ("_cipher", "_commit_mac", "_last", "_names")
-
-    def __init__(self, ledger_secret: bytes) -> None:
-        """Args: ledger_secret: 32 bytes. Raises: UsageError: It has another length."""
+    @classmethod
+    def of(cls, first: int, ledger_secret: bytes) -> "_Epoch":
+        """Raises: UsageError: A secret of another length than 32 bytes."""
         if len(ledger_secret) != DIGEST_SIZE_BYTES:
             raise UsageError(f"a ledger secret has 32 bytes, not {len(ledger_secret)}")
-        self._cipher = AESGCM(ledger_secret)
         # CCF hashes the first 8 bytes of "Commit Secret Label", the size of a pointer; every ledger in the world depends on it now
         commit_secret = hmac_digest(ledger_secret, b"Commit S", "sha256")
-        self._commit_mac = HMAC(commit_secret, SHA256())  # copied for each entry: a third of the cost of setting the key up again
+        return cls(first, AESGCM(ledger_secret), HMAC(commit_secret, SHA256()))
+
+
+class Sealer:
+    """Writes and opens the entries of a ledger; holds the secrets of its epochs and never shows them.
+
+    An epoch begins with a seqno, and lasts until the next one begins. What is sealed is sealed with the newest; what is opened, with the
+    one of its seqno. Make it once: constructing a cipher costs more than using it. One thread at a time.
+    """
+
+    __slots__ = ("_cipher", "_commit_mac", "_epochs", "_first", "_last", "_names")
+
+    def __init__(self, ledger_secret: bytes) -> None:
+        """Args: ledger_secret: Of the first epoch, 32 bytes. Raises: UsageError: It has another length."""
+        epoch = _Epoch.of(1, ledger_secret)
+        self._epochs = [epoch]
+        self._first, self._cipher, self._commit_mac = epoch  # of the newest, which nearly everything is about
         self._names: dict[str, bytes] = {}
         self._last = (0, 0)
 
@@ -123,10 +138,30 @@ class Sealer:
     def __reduce__(self) -> str | tuple[object, ...]:
         raise UsageError("a Sealer holds a ledger secret and is never copied or written")
 
+    def begin_epoch(self, first: int, ledger_secret: bytes) -> None:
+        """Seal with this secret from entry `first` on.
+
+        Raises: UsageError: It does not come after the newest epoch's first entry, or the secret has not 32 bytes.
+        """
+        if first <= self._first:
+            raise UsageError(f"an epoch from entry {first} on cannot follow one from {self._first} on")
+        epoch = _Epoch.of(first, ledger_secret)
+        self._epochs.append(epoch)
+        self._first, self._cipher, self._commit_mac = epoch
+
+    def forget_epochs(self, last: int) -> None:
+        """Everything above entry `last` was undone: forget the epochs that it brought. One that begins with the next entry stands."""
+        while self._first > last + 1:
+            self._epochs.pop()
+            self._first, self._cipher, self._commit_mac = self._epochs[-1]
+
+    def _epoch_of(self, seqno: int) -> _Epoch:
+        return next(epoch for epoch in reversed(self._epochs) if epoch.first <= seqno or epoch.first == 1)
+
     def commit_evidence(self, view: int, seqno: int) -> str:
         """Return `ce:VIEW.SEQNO:HEX`, which a receipt reveals once the entry is committed; before that it is a secret."""
         name = f"{view}.{seqno}"
-        mac = self._commit_mac.copy()
+        mac = (self._commit_mac if seqno >= self._first else self._epoch_of(seqno).commit_mac).copy()
         mac.update(name.encode())
         return f"ce:{name}:{mac.finalize().hex()}"
 
@@ -151,6 +186,8 @@ class Sealer:
         """
         if (view, first) <= self._last or not 0 < view <= VIEW_MAX or first < 1:
             raise UsageError(f"{view}.{first} cannot be sealed after {self._last[0]}.{self._last[1]}: the same IV would be used twice")
+        if first < self._first:
+            raise UsageError(f"entry {view}.{first} cannot be sealed with the secret that holds from entry {self._first} on")
         if flags & ~3:
             raise UsageError("flags are 0 to 3")
         copy_mac = self._commit_mac.copy
@@ -186,7 +223,7 @@ class Sealer:
         return entries, leaves
 
     def open(self, data: bytes) -> Opened:
-        """Decrypt and check one entry of this epoch.
+        """Decrypt and check one entry, with the secret of its epoch.
 
         Only the entry type that current CCF writes is opened: with commit evidence and claims.
 
@@ -212,8 +249,9 @@ class Sealer:
         if end < _DOMAIN_END:
             raise FormatError(f"entry {view}.{seqno}: public domain of {end - _FIXED_SIZE} bytes, expected at least {_DOMAIN_SIZE}")
         domain = data[_FIXED_SIZE:end]
+        cipher = self._cipher if seqno >= self._first else self._epoch_of(seqno).cipher
         try:
-            private = self._cipher.decrypt(data[24:36], data[end:] + data[8:24], domain)
+            private = cipher.decrypt(data[24:36], data[end:] + data[8:24], domain)
         except InvalidTag:
             raise IntegrityError(
                 f"entry {view}.{seqno}: the AES-GCM tag does not fit; the bytes were changed or belong to another epoch's secret"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from ledgerd.enclave.auditing.stand_in import Calls, Period, StandIn
+from ledgerd.enclave.auditing.stand_in import Calls, Period, RecordedRenewal, StandIn
 from ledgerd.enclave.auth import authenticate
 from ledgerd.enclave.endpoints import Context, Endpoint, Maps, Registry
 from ledgerd.enclave.governing.acks import Acknowledgement
@@ -64,9 +64,10 @@ class Again:
         self._store = store
         self._turn = turn
         self._node = StandIn(store, last_signed)
-        self.pool = Pool(Calls(self._node).calls, 1, 0.0)
+        renewal = RecordedRenewal(self._node)
+        self.pool = Pool(Calls(self._node, renewal).calls, 1, 0.0)
         self._registry = Registry("gov")
-        engine = Engine(self._node)
+        engine = Engine(self._node, renewal.complete)
         Proposing(self._node, engine).add_to(self._registry)
         KnownProposals(self._node, engine).add_to(self._registry)
         Acknowledgement(self._node).add_to(self._registry)

@@ -4,15 +4,19 @@ What it cannot tell is answered in favour of the entry that stands there, and is
 which nodes it heard from. What its keys made is taken from the entry, once it is checked to be what was asked for.
 """
 
+import base64
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from ledgerd.enclave.auditing.certificates import RecordedKeys
-from ledgerd.enclave.auditing.findings import NotFollowingError
+from ledgerd.enclave.auditing.findings import NotFollowingError, read_json
+from ledgerd.enclave.endpoints import Context
 from ledgerd.enclave.governing.calls import GovernanceCalls
+from ledgerd.enclave.governing.renewal import Renewal
 from ledgerd.enclave.keys import ServiceKeys
 from ledgerd.enclave.kv import Store
+from ledgerd.enclave.ledger_secrets import LedgerSecret
 from ledgerd.enclave.scripts.run import Call
 from ledgerd.governance import tables
 from ledgerd.ledger.entry import WriteSet
@@ -64,9 +68,21 @@ class StandIn:
         info = tables.decode(self.store.get(tables.SERVICE_INFO, tables.SINGLETON) or b"{}")
         return RecordedKeys(info["cert"], *self._entry)
 
-    def secrets(self) -> list[tuple[int, bytes]]:
-        """Of the ledger's secrets only their names are known."""
-        return [(1, b"")]
+    def secrets(self) -> list[LedgerSecret]:
+        """Of the ledger's secrets only their versions are known, and only the last one is asked for."""
+        changed = self.store.map(tables.ENCRYPTED_LEDGER_SECRETS).version_of(tables.SINGLETON) or 0
+        return [LedgerSecret(changed + 1, b"")]
+
+    def recorded(self, table: str, path: tuple[str | int, ...]) -> str:
+        """A text in a record of one that the entry writes; an empty one if it is not there."""
+        assert self._entry is not None, "it stands in for the node that made an entry"
+        found: Any = read_json(self._entry[1].get(table, {}).get(tables.SINGLETON) or b"")
+        for step in path:
+            try:
+                found = found[step]
+            except (LookupError, TypeError):
+                return ""
+        return found if isinstance(found, str) else ""
 
     @property
     def is_settled(self) -> bool:
@@ -88,11 +104,27 @@ class StandIn:
         """What an operator would be told is not of interest here."""
 
 
-class Calls(GovernanceCalls):
-    """The enclave's functions for constitutions; whether a certificate held when it was made is asked of the next signature's time."""
+class RecordedRenewal(Renewal):
+    """What is encrypted is taken from the entry; whom and what for, in which words, is made again."""
 
     def __init__(self, node: StandIn) -> None:
         super().__init__(node)
+        self._stand_in = node
+
+    def opaque(self, context: Context, table: str, path: tuple[str | int, ...], make: Callable[[], bytes]) -> str:
+        """What stands there; the expected record then differs unless it is base64."""
+        text = self._stand_in.recorded(table, path)
+        try:
+            return base64.b64encode(base64.b64decode(text, validate=True)).decode() or "something encrypted"
+        except ValueError:
+            return "something encrypted"
+
+
+class Calls(GovernanceCalls):
+    """The enclave's functions for constitutions; whether a certificate held when it was made is asked of the next signature's time."""
+
+    def __init__(self, node: StandIn, renewal: Renewal) -> None:
+        super().__init__(node, renewal)
         self._stand_in = node
         self.calls = {name: self._noting(call) for name, call in self.calls.items()}
 

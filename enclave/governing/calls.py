@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledgerd.enclave.endpoints import Context
 from ledgerd.enclave.governing import jwt_keys
+from ledgerd.enclave.governing.renewal import REKEY, Renewal
 from ledgerd.enclave.keys import CLOCK_SLACK, ServiceKeys, at_milliseconds
+from ledgerd.enclave.ledger_secrets import LedgerSecret
 from ledgerd.enclave.scripts.run import Call
 from ledgerd.governance import tables
 
@@ -32,7 +34,7 @@ class Node(Protocol):
     def now_ms(self) -> int: ...
     @property
     def service(self) -> ServiceKeys: ...
-    def secrets(self) -> list[tuple[int, bytes]]: ...
+    def secrets(self) -> list[LedgerSecret]: ...
 
 
 class GovernanceCalls:
@@ -42,11 +44,12 @@ class GovernanceCalls:
         calls: By the names under which scripts know them, below `ccf.`.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, renewal: Renewal) -> None:
         self._node = node
+        self._renewal = renewal
         self.calls: dict[str, Call] = {
             "node.transitionServiceToOpen": self._open,
-            "node.triggerLedgerRekey": _not_yet("the ledger's secret cannot be changed by this version of ledgerd"),
+            "node.triggerLedgerRekey": self._rekey,
             "node.triggerRecoverySharesRefresh": _not_yet("this version of ledgerd makes no recovery shares"),
             "node.triggerLedgerChunk": _nothing,  # the ledger lies in one database; its export decides where files end
             "node.triggerSnapshot": _not_yet("this version of ledgerd makes no snapshots"),
@@ -70,9 +73,16 @@ class GovernanceCalls:
             raise ValueError(f"the service is {info['status']}, and cannot be opened")
         table.set(tables.SINGLETON, tables.encode({**info, "status": tables.OPEN}))
 
-    def _latest_secret(self, _: Context, arguments: list[Any]) -> int:
+    def _rekey(self, context: Context, arguments: list[Any]) -> None:
+        """`triggerLedgerRekey()`: what is written after this request's entry has another secret."""
         _arguments(arguments)
-        return self._node.secrets()[-1][0]
+        self._renewal.ask(context, REKEY)
+
+    def _latest_secret(self, context: Context, arguments: list[Any]) -> int:
+        """`getLatestLedgerSecretSeqno()`: the first entry that has the present secret."""
+        _arguments(arguments)
+        context.kv[tables.ENCRYPTED_LEDGER_SECRETS].version_of(tables.SINGLETON)  # so that it is asked again if it changes meanwhile
+        return self._node.secrets()[-1].version
 
     def _endorse(self, context: Context, arguments: list[Any]) -> str:
         """`generateEndorsedCertificate(request, validFrom, days)`: PEM in, PEM out; the time as in ASN.1, `YYMMDDHHMMSSZ`, or ISO 8601."""

@@ -4,12 +4,13 @@ Scripts are run one after the other on the request's overlay, each in a process 
 hand in the next one. So a proposal and all its consequences are one entry, or nothing. Time and chance are the same for each run, so
 whoever replays the ledger finds the same outcome (docs/audit.md).
 Beside the constitution stand rules that no vote can change, for without them there would be no service to vote in: enough nodes must be
-left to commit anything, and a node is trusted only once the record of its attestation is committed.
+left to commit anything, a node is trusted only once the record of its attestation is committed, and what that record says of the attested
+enclave stands, its keys above all: new ledger secrets are sealed to them.
 Not here: who may ask (`enclave.governing.proposing`, `enclave.governing.proposals`), workers (`enclave.scripts`).
 """
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Final, Protocol
 
 from ledgerd.enclave import leaving
@@ -18,7 +19,7 @@ from ledgerd.enclave.governing.records import problem_with
 from ledgerd.enclave.scripts.access import Access
 from ledgerd.enclave.scripts.jobs import BYTES, JSON, TEXT, Bundle, End, Job, Limits, Outcome, Result
 from ledgerd.governance import tables
-from ledgerd.ledger.errors import RequestError, UsageError
+from ledgerd.ledger.errors import FormatError, RequestError, UsageError
 from ledgerd.ledger.ids import NodeId, Seqno
 
 LIMITS: Final = Limits(deadline_ms=3_000)  # CCF's, but for the time: theirs is one second on a machine that does nothing else
@@ -38,6 +39,7 @@ CALLS_OF_APPLY: Final = (
 )
 REASON_LENGTH_MAX: Final = 4_096  # of what stands in the ledger
 
+_ATTESTED: Final = ("quote_info", "public_key", "encryption_pub_key", "code_digest")  # of a node's record
 _CONSTITUTION: Final = "/constitution.js"
 _BALLOT: Final = "/ballot.js"
 _STATES: Final = frozenset({tables.OPEN, tables.ACCEPTED, tables.REJECTED})
@@ -58,10 +60,14 @@ class Node(Protocol):
 
 
 class Engine:
-    """Runs the constitution that is in the ledger."""
+    """Runs the constitution that is in the ledger.
 
-    def __init__(self, node: Node) -> None:
+    Args: complete: Does what its calls have asked for, when all actions are done (`enclave.governing.renewal`).
+    """
+
+    def __init__(self, node: Node, complete: Callable[[Context], None]) -> None:
         self._node = node
+        self._complete = complete
         self._bundles: dict[bytes, Bundle] = {}  # of the present constitution, by its record
 
     def validate(self, context: Context, proposal: bytes) -> Generator[Job, Outcome, None]:
@@ -134,6 +140,7 @@ class Engine:
         """
         before = leaving.trusted_nodes(context)
         waiting = leaving.pending_nodes(context)
+        attested = _attested(context)
         outcome = yield self._job(context, "apply", (proposal, proposal_id), Access.GOV_RW)
         if outcome.end is not End.DONE:
             raise _failed("Failed to apply()", outcome)
@@ -145,9 +152,18 @@ class Engine:
                     raise RequestError(
                         500, "InternalError", f"Failed to apply(): table {name}, record {shown!r}: {problem}; nothing was done."
                     )
+        for key, record in _attested(context).items():
+            if attested.get(key) != record:
+                name = key.decode(errors="replace")[:64]
+                text = f"Failed to apply(): what the record of node {name} says of its enclave comes from its attestation alone."
+                raise RequestError(500, "InternalError", text)
         self._check_nodes(context, before, leaving.trusted_nodes(context))
         for node_id in waiting - leaving.known_nodes(context):
             context.kv[tables.FORMER_NODES].set(node_id.encode(), leaving.REMOVED)  # so that it cannot ask again, by any constitution
+        try:
+            self._complete(context)
+        except FormatError as error:
+            raise RequestError(500, "InternalError", f"Failed to apply(): {error}; nothing was done.") from None
 
     def _check_nodes(self, context: Context, before: frozenset[NodeId], after: frozenset[NodeId]) -> None:
         if before == after:
@@ -162,6 +178,9 @@ class Engine:
             if version is None or version > node.committed_seqno:
                 text = f"The record of node {node_id}'s attestation is not committed yet. Ask again."
                 raise RequestError(503, "NodeNotCommitted", text, _SOON)
+        if after - before and (context.kv[tables.ENCRYPTED_LEDGER_SECRETS].version_of(tables.SINGLETON) or 0) > node.committed_seqno:
+            text = "The last change of the ledger's secret is not committed yet, so no node can be given it. Ask again."
+            raise RequestError(503, "NodeNotCommitted", text, _SOON)
 
     def _job(self, context: Context, function: str, arguments: tuple[Any, ...], access: Access) -> Job:
         record = context.governance(tables.CONSTITUTION).get(tables.SINGLETON)
@@ -226,3 +245,12 @@ def _is_true(value: Any) -> bool:
         found = json.loads(value.data)
         return found is not None and found is not False and found != 0
     return value.kind == BYTES or (value.kind == TEXT and bool(value.data))
+
+
+def _attested(context: Context) -> dict[bytes, list[Any]]:
+    """What the nodes' records say that comes from their attestation."""
+    found: dict[bytes, list[Any]] = {}
+    for key, value in context.kv[tables.NODE_INFO].items():
+        record = tables.decode(value)
+        found[key] = [record.get(name) for name in _ATTESTED]
+    return found

@@ -30,13 +30,15 @@ class Overlay:
         store: The state; it is read only.
 
     Attributes:
+        due: What its calls have asked for, to be done by the handler when all scripts have run.
         is_trial: Nothing of it will be done; who works on it must let nothing out that is worth something only if it is, such as
             certificates.
     """
 
-    __slots__ = ("_checks", "_reads", "_signed", "_store", "_writes", "is_trial")
+    __slots__ = ("_checks", "_reads", "_signed", "_store", "_writes", "due", "is_trial")
 
     def __init__(self, store: Store) -> None:
+        self.due: set[str] = set()
         self.is_trial = False
         self._store = store
         self._writes: dict[str, dict[bytes, bytes | None]] = {}

@@ -17,9 +17,11 @@ import pytest
 from ledgerd.apps.logging import app
 from ledgerd.enclave import boundary
 from ledgerd.enclave.boundary import Ready
+from ledgerd.governance import requests
 from ledgerd.ledger.signature import SIGNATURES
 from support.cluster import Cluster, Host
 from support.https import Request, Session
+from support.members import SIGNED_AT, send
 from support.processes import Service
 from support.traces import forms, traces
 
@@ -219,6 +221,10 @@ def test_no_key_leaves_an_enclave(tmp_path: Path) -> None:
     assert cluster.client(hosts[1]).ask("PUT", "/app/records/b", b"y", prefer="committed").status == 204
     for path in (f"/app/receipt?transaction_id={answer.headers['x-ms-ccf-transaction-id']}", f"/node/attestations/self?nonce={'ab' * 32}"):
         assert client.ask("GET", path).status == 200
+    member = cluster.member
+    proposal = b'{"actions":[{"name":"trigger_ledger_rekey"}]}'
+    rekey = requests.sign(member.key, member.certificate, requests.PROPOSAL, proposal, created_at=SIGNED_AT)
+    assert send(cluster, hosts[0], rekey).status == 200
     hosts.append(cluster.join("n3"))
     cluster.until(lambda: bool(hosts[3].notices.get("open")))
     cluster.kill(hosts[0])
@@ -236,12 +242,12 @@ def test_no_key_leaves_an_enclave(tmp_path: Path) -> None:
         assert keys["service key"] in serving.status.service.private_bytes(), (
             "the PKCS #8 form holds it as it is, so it is searched for, too"
         )
-        ((_, ledger_secret),) = serving.status.secrets()
-        keys["ledger secret"] = ledger_secret
-        keys["commit secret"] = hmac.digest(ledger_secret, b"Commit S", "sha256")
+        for version, ledger_secret in serving.status.secrets():
+            keys[f"ledger secret of {version}"] = ledger_secret
+            keys[f"commit secret of {version}"] = hmac.digest(ledger_secret, b"Commit S", "sha256")
         public[f"public key of {host.name}"] = own.public[-96:]
         public["service's public key"] = serving.status.service.public[-96:]
-    assert len(keys) == 2 * 4 + 3
+    assert len(keys) == 2 * 4 + 1 + 2 * 2
 
     places = cluster.places()
     assert {name for name in public if list(traces({name: public[name]}, places))} == set(public), "what is public is found"

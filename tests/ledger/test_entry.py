@@ -132,6 +132,49 @@ def test_misuse_is_refused() -> None:
         Sealer(SECRET).seal(2, 1, {}, flags=4)
 
 
+def test_each_entry_is_sealed_and_opened_with_the_secret_of_its_epoch() -> None:
+    sealer = Sealer(SECRET)
+    entries = {3: sealer.seal(2, 3, WRITES).data}
+    sealer.begin_epoch(4, bytes(32))
+    entries |= {4: sealer.seal(2, 4, WRITES).data, 5: sealer.seal(2, 5, {}).data}
+    sealer.begin_epoch(9, bytes([9]) * 32)
+    entries[9] = sealer.seal(2, 9, WRITES).data
+    for secret, seqnos in ((SECRET, {3}), (bytes(32), {4, 5}), (bytes([9]) * 32, {9})):
+        for seqno, data in entries.items():
+            assert sealer.open(data).seqno == seqno
+            if seqno in seqnos:
+                assert Sealer(secret).open(data) == sealer.open(data)
+                assert Sealer(secret).commit_evidence(2, seqno) == sealer.commit_evidence(2, seqno)
+            else:
+                with pytest.raises(IntegrityError, match="tag"):
+                    Sealer(secret).open(data)
+                assert Sealer(secret).commit_evidence(2, seqno) != sealer.commit_evidence(2, seqno)
+
+
+def test_an_epoch_that_was_undone_is_forgotten_and_one_that_begins_next_is_not() -> None:
+    sealer = Sealer(SECRET)
+    sealer.begin_epoch(4, bytes(32))
+    sealer.begin_epoch(6, bytes([6]) * 32)
+    sealer.forget_epochs(5)
+    assert Sealer(bytes([6]) * 32).open(sealer.seal(2, 6, {}).data).seqno == 6
+    sealer.forget_epochs(4)
+    assert Sealer(bytes(32)).open(sealer.seal(3, 5, {}).data).seqno == 5
+    sealer.forget_epochs(0)
+    assert Sealer(SECRET).open(sealer.seal(4, 1, {}).data).seqno == 1
+
+
+def test_a_secret_seals_nothing_from_before_its_epoch_and_epochs_come_in_order() -> None:
+    sealer = Sealer(SECRET)
+    sealer.begin_epoch(4, bytes(32))
+    with pytest.raises(UsageError, match="holds from entry 4 on"):
+        sealer.seal(2, 3, {})
+    for first in (4, 3, 1):
+        with pytest.raises(UsageError, match="cannot follow"):
+            sealer.begin_epoch(first, bytes(32))
+    with pytest.raises(UsageError, match="32 bytes"):
+        sealer.begin_epoch(9, b"short")
+
+
 def test_a_sealer_shows_and_gives_away_nothing() -> None:
     sealer = Sealer(SECRET)
     assert repr(sealer) == str(sealer) == "Sealer(...)"

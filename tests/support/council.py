@@ -7,6 +7,7 @@ from typing import Any
 from ledgerd.enclave.governing.effects import Effects
 from ledgerd.enclave.governing.engine import Engine
 from ledgerd.enclave.governing.proposing import Proposing
+from ledgerd.enclave.governing.renewal import Renewal
 from ledgerd.governance import requests, tables
 from ledgerd.ledger.signature import SIGNATURES
 from support.cluster import BY_VOTE, Identity
@@ -24,7 +25,7 @@ class Assembly(Governed):
 
     def __init__(self) -> None:
         super().__init__(BY_VOTE)
-        engine = Engine(self)
+        engine = Engine(self, Renewal(self).complete)
         Proposing(self, engine).add_to(self.gov)
         Effects(engine).add_to(self.gov)
         config = {"recovery_threshold": 1, "recent_cose_proposals_window_size": 100}

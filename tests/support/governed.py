@@ -9,8 +9,10 @@ from ledgerd.enclave.governing.acks import Acknowledgement
 from ledgerd.enclave.governing.calls import GovernanceCalls
 from ledgerd.enclave.governing.engine import Engine
 from ledgerd.enclave.governing.proposals import KnownProposals
+from ledgerd.enclave.governing.renewal import Renewal
 from ledgerd.enclave.governing.service import ServiceState
 from ledgerd.enclave.keys import ServiceKeys, at_milliseconds, create_service_key, create_service_keys
+from ledgerd.enclave.ledger_secrets import LedgerSecret
 from ledgerd.enclave.requests import Response
 from ledgerd.enclave.scripts.run import Call
 from ledgerd.governance import requests, tables
@@ -46,7 +48,7 @@ class Governed(Node):
     def __init__(self, constitution: str = SANDBOX) -> None:
         super().__init__()
         self.logs: list[str] = []
-        KnownProposals(self, Engine(self)).add_to(self.gov)
+        KnownProposals(self, Engine(self, Renewal(self).complete)).add_to(self.gov)
         Acknowledgement(self).add_to(self.gov)
         ServiceState(self).add_to(self.gov)
         recovery.add_to(self.gov)
@@ -68,12 +70,12 @@ class Governed(Node):
     def service(self) -> ServiceKeys:
         return self._service
 
-    def secrets(self) -> list[tuple[int, bytes]]:
-        return [(1, bytes(32))]
+    def secrets(self) -> list[LedgerSecret]:
+        return [LedgerSecret(1, bytes(32))]
 
     def calls(self) -> dict[str, Call]:
         self._service = create_service_keys(create_service_key("secp256r1"), at_milliseconds(self.now_ms))
-        return GovernanceCalls(self).calls
+        return GovernanceCalls(self, Renewal(self)).calls
 
     @property
     def committed_seqno(self) -> Seqno:

@@ -171,6 +171,16 @@ def test_a_certificate_that_is_only_shown_is_signed_by_nobody(node: Assembly) ->
     node.service.renewed(shown.not_valid_before_utc, 365).verify_directly_issued_by(node.service.certificate)
 
 
+def test_a_new_ledger_secret_that_is_only_shown_is_never_made(node: Assembly) -> None:
+    told = found(preview(node, {"actions": [{"name": "trigger_ledger_rekey"}]}))
+    shown = {change["table"]: data(change["after"]) for change in told["changes"]}
+    assert shown == {
+        tables.ENCRYPTED_LEDGER_SECRETS: {},  # there are no nodes here
+        tables.EARLIER_EPOCH: {"previous_ledger_secret": {"encrypted_data": "(encrypted)", "version": 1}},
+    }
+    assert node.logs == []
+
+
 def test_a_member_asks_any_node_of_a_service() -> None:
     cluster = Cluster(app)
     _, backup = cluster.start(2)

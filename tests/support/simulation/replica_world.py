@@ -160,7 +160,7 @@ class ReplicaNode(Node):
             keys=keys,  # type: ignore[arg-type]  # stands in
             certificate=keys.certificate,
             service=service,  # type: ignore[arg-type]  # stands in
-            ledger_secret=SECRET,
+            ledger_secrets=[(1, SECRET)],
             attested=Attested(b"", b"", True, "", []),
             clock=clock,
             sessions=self.sessions,  # type: ignore[arg-type]  # stands in
