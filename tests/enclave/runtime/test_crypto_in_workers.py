@@ -27,7 +27,7 @@ def test_what_a_decision_may_call_runs_within_the_sandbox() -> None:
         ccf.crypto.verifySignature(algorithm, publicKey, ccf.crypto.sign(algorithm, privateKey, data), data)];
     }"""
     with workers() as fleet:
-        outcome = fleet.run(job(source, certificate("a", "a"), private("rsa"), public("rsa"), alone=True, **DECISION))
+        outcome = fleet.run(job(source, certificate("a", "a", authority=True), private("rsa"), public("rsa"), alone=True, **DECISION))
         assert outcome.value == Result("json", b"[64,true,true,true]"), outcome
 
 
