@@ -1,6 +1,7 @@
 """Certificates: whether text is some, whether a chain leads to one that is trusted, and the identity that one stands for.
 
-Chains are judged by OpenSSL's own rules, as in CCF, at the time that the script's clock says; a trusted certificate need not be a root.
+Chains are judged by OpenSSL's own rules, as in CCF, at the time that the script's clock says; a trusted certificate need not be a root,
+but must be an authority.
 A decision has no time, so that it comes out the same whenever it is made again: dates are not judged then.
 """
 
@@ -37,6 +38,8 @@ def _is_valid_chain(where: Surroundings, chain: Any, trusted: Any) -> bool:
     anchors = _certificates(text(trusted, "trusted", BUNDLE_LENGTH_MAX))
     if not 0 < len(path) <= _CHAIN_LENGTH_MAX or not 0 < len(anchors) <= _CHAIN_LENGTH_MAX:
         return False
+    if not all(_is_authority(anchor) for anchor in anchors):
+        return False
     try:
         store = crypto.X509Store()
         store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN | (0 if where.time_ms else _NO_CHECK_TIME))
@@ -49,6 +52,20 @@ def _is_valid_chain(where: Surroundings, chain: Any, trusted: Any) -> bool:
     except (crypto.Error, crypto.X509StoreContextError, ValueError, OverflowError):
         return False
     return True
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    """Whether it may issue others: it says so, or it is from before certificates could say so, and signed by itself."""
+    try:
+        values = {type(extension.value): extension.value for extension in certificate.extensions}
+        usage, basic = values.get(x509.KeyUsage), values.get(x509.BasicConstraints)
+        if isinstance(usage, x509.KeyUsage) and not usage.key_cert_sign:
+            return False
+        if isinstance(basic, x509.BasicConstraints):
+            return basic.ca
+        return certificate.version is x509.Version.v1 and certificate.issuer == certificate.subject
+    except Exception:  # of hostile bytes, as in `_pem_to_id`
+        return False
 
 
 def _certificates(pem: str) -> list[x509.Certificate]:

@@ -75,3 +75,18 @@ def test_a_version_of_firmware_in_hex_is_written_by_its_components(governed: Gov
     assert status == 200, said
     components = {"boot_loader": 4, "tee": 0, "snp": 24, "microcode": 219}
     assert governed.row(tables.SNP_TCB_VERSIONS, b"00a00f11") == {"hexstring": "db18000000000004", **components}
+
+
+def test_a_token_s_key_comes_with_a_certificate_of_its_own_or_with_a_chain(governed: Governed) -> None:
+    def keys(*pems: str) -> dict[str, Any]:
+        ders = ["".join(pem.splitlines()[1:-1]) for pem in pems]
+        return {"issuer": "https://issuer.example", "jwks": {"keys": [{"kid": "k", "kty": "EC", "x5c": ders}]}}
+
+    alone = certificate("issuer", "issuer")
+    leaf, authority = certificate("leaf", "authority", "p256", "p384"), certificate("authority", "root", "p384", "p521", authority=True)
+    for pems in ((alone,), (leaf, authority)):
+        status, said = governed.propose("set_jwt_issuer", **keys(*pems))
+        assert status == 200, said
+    for pems in ((leaf, alone), (authority, leaf), (leaf, certificate("authority", "root", "p384", "p521"))):
+        status, said = governed.propose("set_jwt_issuer", **keys(*pems))
+        assert (status, "no chain up to the last" in said) == (400, True), said

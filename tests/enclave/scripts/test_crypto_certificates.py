@@ -64,7 +64,7 @@ def test_a_chain_leads_to_what_is_trusted() -> None:
     assert is_valid(LEAF + MIDDLE, OTHER_ROOT + ROOT)
     assert is_valid(LEAF + OTHER_ROOT + MIDDLE, ROOT), "what is in between may come in any order, with others"
     assert is_valid(LEAF, MIDDLE), "a trusted certificate need not be a root"
-    assert is_valid(LEAF, LEAF)
+    assert is_valid(MIDDLE, MIDDLE)
     assert is_valid(ROOT, ROOT)
 
 
@@ -82,6 +82,15 @@ def test_only_an_authority_issues_and_only_as_deep_as_it_may() -> None:
     deeper = certificate("deeper", "middle", "rsa", "p521", authority=True)
     below = certificate("leaf", "deeper", "p256", "rsa")
     assert not is_valid(below + deeper + MIDDLE, ROOT), "the path length of `middle` is 0"
+
+
+def test_only_an_authority_is_trusted() -> None:
+    """As in CCF's own tests of applications."""
+    assert not is_valid(LEAF, LEAF)
+    assert not is_valid(LEAF + MIDDLE, ROOT + LEAF), "not even beside one that would do"
+    assert not is_valid(LEAF, certificate("middle", "root", "p521", "p384", authority=False))
+    own = certificate("own", "own")
+    assert not is_valid(own, own)
 
 
 def test_every_certificate_must_be_valid_at_the_script_s_time() -> None:

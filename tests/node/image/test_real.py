@@ -30,6 +30,7 @@ from support.https import Request
 from support.images import COMMAND_LINE, KERNEL, PLATFORM, Header, entries, kept, pcr, spec
 from support.processes import Service
 from support.repository import ROOT, modules
+from support.script_crypto import every_function
 from support.scripts import job as script
 from support.scripts import workers
 
@@ -205,6 +206,9 @@ def test_a_script_runs_from_the_images_files(runs: ImagePython, monkeypatch: pyt
         source = "export const f = (x) => [x, Date.now(), typeof ccf.kv.m, 2n ** 70n > 1];"
         assert fleet.run(script(source, "from an image")).value == Result("json", b'["from an image",0,"object",true]')
         assert "system-call-filter" in fleet.pool.isolation
+        for alone in (False, True):
+            ended = fleet.run(every_function(alone=alone))
+            assert ended.end is End.DONE, ended
         assert fleet.run(script("export const f = () => { for (;;); }", limits=Limits(deadline_ms=100))).end is End.DEADLINE
 
 
