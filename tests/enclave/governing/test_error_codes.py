@@ -15,7 +15,7 @@ from unittest.mock import patch
 from ledgerd.enclave.outbound import Answer
 from ledgerd.enclave.scripts import pool
 from ledgerd.governance import requests, tables
-from support.cluster import BY_VOTE, SANDBOX, Host, make_identity
+from support.cluster import BY_VOTE, SANDBOX, Host, Identity, make_identity
 from support.governed import id_of
 from support.members import node_id
 from support.voting import NO, VERSION, YES, Consortium, code, opening, shown
@@ -73,9 +73,19 @@ class Asking(Consortium):
     def send(self, who: Any, kind: str, path: str, payload: Any = b"", **about: Any) -> Answer:
         return self.post(path if path.startswith("recovery/") else f"members/{path}", self.sign(who, kind, payload, **about))
 
-    def get(self, path: str, query: str = VERSION, host: Host | None = None) -> Answer:
-        answer = self.cluster.client(host or self.host).ask("GET", f"/gov/{path}{query}")
+    def get(self, path: str, query: str = VERSION, host: Host | None = None, who: Identity | None = None) -> Answer:
+        """Read, as nobody or over a member's session."""
+        answer = self.cluster.client(host or self.host, who).ask("GET", f"/gov/{path}{query}")
         self.seen.append(("get", path, answer))
+        return answer
+
+    def preview(self, *wanted: tuple[str, Any], query: str = VERSION, host: Host | None = None, **more: Any) -> Answer:
+        """Ask what a proposal would do, over the first member's session unless `who` is given."""
+        body = json.dumps({"actions": [{"name": name, "args": args} for name, args in wanted]}).encode()
+        client = self.cluster.client(host or self.host, more.get("who", self.members[0]))
+        path = "members/proposals:preview"
+        answer = client.ask("POST", f"/gov/{path}{query}", body, content_type=more.get("content_type", "application/json"))
+        self.seen.append(("post", path, answer))
         return answer
 
     def document(self) -> dict[str, Any]:
@@ -137,11 +147,17 @@ def of_every_endpoint() -> Asking:
             filled = re.sub(r"\{\w+\}", NOBODY, filled)
             malformed = re.sub(r"\{\w+Id\}", "0", path[1:])
             if method == "get":
-                asking.get(filled, "")
-                asking.get(filled, "?api-version=1")
-                asking.get(malformed)
+                asking.get(filled, "", who=me)
+                asking.get(filled, "?api-version=1", who=me)
+                asking.get(malformed, who=me)
                 asking.get(filled)
-                asking.get(re.sub(r"\{\w+\}", NOBODY, path[1:]))
+                asking.get(re.sub(r"\{\w+\}", NOBODY, path[1:]), who=me)
+                continue
+            if path.endswith(":preview"):
+                for query in ("", "?api-version=1"):
+                    asking.preview(query=query)
+                asking.preview(who=None)
+                asking.preview(content_type=requests.CONTENT_TYPE)
                 continue
             kind = next(kind for end, kind in KINDS.items() if path.endswith(end))
             asking.post(filled, asking.sign(me, kind, b"{}"), query="")
@@ -205,6 +221,7 @@ def voting() -> Asking:
     asking.vote(first, name, YES)
     for who in (second, third):
         assert asking.vote(who, name).status == 200
+    asking.get(f"members/proposals/{name}/effects", who=first)
     asking.vote(first, name)
     asking.send(first, requests.WITHDRAWAL, f"proposals/{name}:withdraw", proposal_id=name)
     broken = shown(asking.propose(first, ("transition_service_to_open", {"next_service_identity": STRANGER.pem})))["proposalId"]
@@ -250,6 +267,11 @@ def nodes(constitution: str) -> Asking:
     cluster.latency = 0.3  # of the disk, too
     n2 = cluster.join("n2")
     cluster.until(lambda: len(waiting()) == 2)
+    trusting = ("transition_node_to_trusted", {"node_id": node_id(n2)})
+    if constitution == BY_VOTE:
+        name = shown(asking.propose(asking.members[0], trusting))["proposalId"]
+        assert code(asking.get(f"members/proposals/{name}/effects", who=asking.members[0])) == (503, "NodeNotCommitted")
+    assert code(asking.preview(trusting)) == (503, "NodeNotCommitted")
     assert code(attempt("transition_node_to_trusted", n2)) == (503, "NodeNotCommitted")
     cluster.latency = 0.0
     cluster.run(1.5)  # what travels arrives
@@ -260,6 +282,8 @@ def nodes(constitution: str) -> Asking:
     with full_pool():
         asking.propose(asking.members[0], ("trigger_ledger_chunk", None))
         asking.vote(asking.members[1], open_one)
+        asking.preview(("trigger_ledger_chunk", None))
+        asking.get(f"members/proposals/{open_one}/effects", who=asking.members[0])
     cluster.kill(n2)
     cluster.run(1.2)  # until the primary has heard nothing of it for an election timeout
     assert code(attempt("remove_node", n1)) == (400, "TooFewLiveNodes")
@@ -269,6 +293,8 @@ def nodes(constitution: str) -> Asking:
     path = f"members/proposals/{open_one}/ballots/{id_of(asking.members[1])}:submit"
     envelope = asking.sign(asking.members[1], requests.BALLOT, {"ballot": YES}, proposal_id=open_one)
     assert code(asking.post(path, envelope, n1)) == (503, "PrimaryNotFound")
+    assert code(asking.preview(host=n1)) == (503, "PrimaryNotFound")
+    assert code(asking.get(f"members/proposals/{open_one}/effects", host=n1, who=asking.members[0])) == (503, "PrimaryNotFound")
     asking.alive = n1
     return asking
 
