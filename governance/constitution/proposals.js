@@ -1,6 +1,7 @@
 // Two of the three functions that the service calls: whether a proposal is well-formed, and what it does once it is accepted.
 
 const EXPIRES_AT = optional(whole(1, SECONDS_MAX));
+const PROBLEMS_SHOWN = 50; // of a proposal of many thousand actions all are wrong: to tell each would take more memory than there is
 
 export function validate(input) {
   const problems = problemsOfProposal(input);
@@ -18,12 +19,12 @@ function problemsOfProposal(input) {
     const given = isObject(proposal) ? `actions: ${shown(proposal.actions)}` : shown(proposal);
     return [`a proposal is a JSON object with a list of actions, got ${given}`];
   }
-  return [
-    ...problemsOfDeadline(proposal.expires_at),
-    ...proposal.actions.flatMap((wanted, position) =>
-      problemsOfAction(wanted).map((problem) => `${nameOf(wanted)} at position ${position}: ${problem}`),
-    ),
-  ];
+  const problems = problemsOfDeadline(proposal.expires_at);
+  for (const [position, wanted] of proposal.actions.entries()) {
+    if (problems.length >= PROBLEMS_SHOWN) return [...problems, `and perhaps more, from position ${position} on`];
+    problems.push(...problemsOfAction(wanted).map((problem) => `${nameOf(wanted)} at position ${position}: ${problem}`));
+  }
+  return problems;
 }
 
 function problemsOfDeadline(deadline) {

@@ -15,10 +15,13 @@ VERSION = "?api-version=2024-07-01"
 
 
 class Consortium:
-    """A service that three members have started, and who are active."""
+    """A service that three members have started, and who are active.
 
-    def __init__(self, nodes: int = 1, constitution: str = BY_VOTE, active: int = 3) -> None:
-        self.members = [make_identity(f"member{number}") for number in range(3)]
+    Attributes: time: When the last request was signed, seconds since 1970; each is signed one second after the one before.
+    """
+
+    def __init__(self, constitution: str = BY_VOTE, active: int = 3, members: list[Identity] | None = None) -> None:
+        self.members = members or [make_identity(f"member{number}") for number in range(3)]
         self.cluster = Cluster(app)
         parties = [{"certificate": member.pem, "data": {"name": f"member{number}"}} for number, member in enumerate(self.members)]
         self.cluster.begin(admission="vote", members=parties, open_at_nodes=None, constitution=constitution)
@@ -31,12 +34,19 @@ class Consortium:
         """Its first node."""
         return self.cluster.hosts["n0"]
 
-    def send(self, who: Identity, kind: str, path: str, payload: Any = b"", **about: Any) -> Answer:
-        """Sign something and send it."""
+    def sign(self, who: Identity, kind: str, payload: Any = b"", **about: Any) -> bytes:
+        """Sign something; what is no bytes is signed as JSON."""
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         self.time += 1
-        envelope = requests.sign(who.key, who.certificate, kind, body, created_at=self.time, **about)
-        return send(self.cluster, self.host, envelope, f"/gov/members/{path}{VERSION}")
+        return requests.sign(who.key, who.certificate, kind, body, **{"created_at": self.time, **about})
+
+    def post(self, path: str, envelope: bytes, host: Host | None = None) -> Answer:
+        """Send a signed request, to the first node unless said."""
+        return send(self.cluster, host or self.host, envelope, f"/gov/members/{path}{VERSION}")
+
+    def send(self, who: Identity, kind: str, path: str, payload: Any = b"", **about: Any) -> Answer:
+        """Sign something and send it."""
+        return self.post(path, self.sign(who, kind, payload, **about))
 
     def activate(self, who: Identity) -> None:
         """Have a member acknowledge the state."""
@@ -51,6 +61,18 @@ class Consortium:
         """Vote."""
         path = f"proposals/{proposal_id}/ballots/{id_of(who)}:submit"
         return self.send(who, "ballot", path, {"ballot": ballot}, proposal_id=proposal_id)
+
+    def carry(self, *actions: Any) -> Answer:
+        """Propose actions and have two members vote for them; the last answer."""
+        answer = self.propose(self.members[0], *actions)
+        proposal_id = shown(answer)["proposalId"]
+        for who in self.members[:2]:
+            answer = self.vote(who, proposal_id)
+        return answer
+
+    def open(self) -> None:
+        """Open the service."""
+        assert shown(self.carry(opening(self)))["proposalState"] == "Accepted"
 
     def read(self, path: str) -> Any:
         """What anybody may read of governance."""
@@ -73,3 +95,8 @@ def shown(answer: Answer) -> dict[str, Any]:
 def code(answer: Answer) -> tuple[int, str]:
     """Status and code of a refusal."""
     return answer.status, json.loads(answer.body)["error"]["code"]
+
+
+def opening(consortium: Consortium) -> tuple[str, dict[str, str]]:
+    """The action that opens the service."""
+    return "transition_service_to_open", {"next_service_identity": consortium.row(tables.SERVICE_INFO)["cert"]}

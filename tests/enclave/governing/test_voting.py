@@ -8,16 +8,12 @@ from ledgerd.governance import requests, tables
 from support.cluster import make_identity
 from support.governed import id_of
 from support.members import SIGNED_AT, node_id
-from support.voting import NO, VERSION, YES, Consortium, code, shown
+from support.voting import NO, VERSION, YES, Consortium, code, opening, shown
 
 
 @pytest.fixture
 def consortium() -> Consortium:
     return Consortium()
-
-
-def opening(consortium: Consortium) -> tuple[str, dict[str, str]]:
-    return "transition_service_to_open", {"next_service_identity": consortium.row(tables.SERVICE_INFO)["cert"]}
 
 
 def test_a_proposal_takes_more_than_half_of_the_active_members(consortium: Consortium) -> None:

@@ -1,0 +1,66 @@
+"""A consortium's story with other people's programs alone: curl, jq, openssl and CCF's signers, as docs/examples/govern.sh shows it.
+
+What the script does it reads back itself, through `GET /gov`. What is looked at here besides: that nodes and ledger agree with what was
+read, and that nothing of ledgerd's own took part as a client.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ledgerd.governance import tables
+from ledgerd.ledger.audit import Auditor
+from ledgerd.ledger.entry import read_public
+from support.ccf_oracle import ROOT
+from support.voting_service import VotingService
+
+SCRIPT = ROOT / "docs" / "examples" / "govern.sh"
+TOOLS = ROOT / ".venv-ccf7" / "bin"
+NEEDED = ("curl", "jq", "openssl", "xxd")
+
+
+def refuse(text: str) -> None:
+    """Skip for want of a program; in CI fail."""
+    if os.environ.get("CI"):
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+@pytest.fixture
+def path() -> str:
+    """A PATH with CCF's tools, and without ours."""
+    if not (TOOLS / "ccf_cose_sign1").exists():
+        refuse(f"{TOOLS} has no ccf_cose_sign1: run scripts/oracles")
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    if missing:
+        refuse(f"not installed: {', '.join(missing)}")
+    ours = str(ROOT / ".venv")
+    return os.pathsep.join([str(TOOLS), *(folder for folder in os.environ["PATH"].split(os.pathsep) if not folder.startswith(ours))])
+
+
+@pytest.mark.timeout(180)
+def test_three_members_govern_from_the_first_minute_on(tmp_path: Path, path: str) -> None:
+    with VotingService(tmp_path) as service:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {"PATH": path}
+        command = [str(SCRIPT), str(tmp_path), service.nodes[0].url]
+        ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=150, check=False)
+        assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
+        first, *others = service.nodes
+        retired = [node for node in others if (node.directory / "retired").exists()]
+        assert len(retired) == 1
+        entries = first.entries()
+        auditor = Auditor(service.certificate.read_text())
+        states: dict[bytes, list[str]] = {}
+        for data in entries:
+            auditor.feed(data)
+            for key, value in read_public(data).writes.get(tables.PROPOSALS_INFO, {}).items():
+                if value is not None:
+                    states.setdefault(key, []).append(tables.decode(value)["state"])
+        assert auditor.result().last_signed == auditor.result().last_transaction_id
+        # Every proposal was open in one entry and decided in a later one, and all that were made are told of in the script's words.
+        assert [found[0] for found in states.values()] == ["Open"] * len(states)
+        assert [found[-1] for found in states.values()].count("Rejected") == 1
+        assert all(found[-1] in ("Accepted", "Rejected") for found in states.values())
