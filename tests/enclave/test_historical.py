@@ -294,7 +294,7 @@ def test_another_entry_of_that_very_id_is_refused_though_it_was_sealed_with_the_
     commit(cluster, host, 8)
     serving = host.enclave._serving
     assert serving is not None
-    other = Sealer(serving.status._ledger_secret).seal(2, 6, {"a": {b"k": b"another"}}).data
+    other = Sealer(serving.status.secrets()[0][1]).seal(2, 6, {"a": {b"k": b"another"}}).data
     assert other != host.entries[5]
     host.read_back = lambda n, data: other if n == 6 else data
     for first, last in ((2, 8), (6, 6)):
