@@ -29,9 +29,10 @@ READINGS_MAX: Final = 2  # at the same time: each answer takes the loop some mil
 WAITING_MAX: Final = 64  # ranges that wait for their turn; anybody whom the application lets may ask
 HELD_BYTES_MAX: Final = 64 << 20  # of states in memory: being read, kept for scripts, and of requests that wait for more
 FETCH_ENTRIES: Final = 250  # asked for at once; the host goes on to the next signature entry
-FETCH_BYTES: Final = 256 << 10
+FETCH_BYTES: Final = 128 << 10
 OPENED_MAX: Final = 4_000  # of one answer, whatever the host gives; the rest is asked for again
 STATE_BYTES: Final = 1_500  # that a state takes besides the bytes of its entry
+LEAF_BYTES: Final = 190  # that its tree takes for each leaf, be there a state of it or not
 EXPIRY_SECONDS_MAX: Final = 3_600
 FAILURE_SECONDS: Final = 10.0  # for which a failure is told again, before the host is asked again
 HANDLES_MAX: Final = 256
@@ -276,7 +277,9 @@ class Historical:
             read_bytes += len(data)
             if entry.signature is not None:
                 span = check_covered(entry, uncovered)
-                states.extend(self._state(item, entry, span) for item in uncovered)
+                if uncovered:
+                    states.extend(self._state(item, entry, span) for item in uncovered)
+                    states[-1].size_bytes += LEAF_BYTES * (span.size - span.base)
                 uncovered.clear()
             if seqno <= last:
                 uncovered.append(entry)

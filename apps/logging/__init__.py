@@ -14,12 +14,21 @@ PRIVATE = "records"
 PUBLIC = "public:records"
 
 
+RANGE_MAX = 2_000  # transactions of one request: a handler runs alone, so it must not run for long
+
+
 @dataclass
 class Written:
-    """A message as one transaction wrote it: None if it removed it. The receipt proves that the transaction is committed."""
+    """A message as one transaction wrote it: None if it removed it."""
 
     transaction_id: str
     message: str | None
+
+
+@dataclass
+class Proven(Written):
+    """The same with the receipt, which proves that the transaction is committed."""
+
     receipt: dict[str, Any]
 
 
@@ -42,12 +51,13 @@ def delete_private(ctx: Context, key: str) -> None:
 
 
 @app.get("/records/{key}/historical", historical=True)
-def get_private_historical(ctx: Context, key: str) -> Written:
+def get_private_historical(ctx: Context, key: str) -> Proven:
     """Read a private message as the transaction that the request's header names wrote it."""
-    found = _written(ctx.historical, PRIVATE, key)
+    state = ctx.historical
+    found = _written(state, PRIVATE, key)
     if found is None:
-        raise RequestError(404, "ResourceNotFound", f"Transaction {ctx.historical.transaction_id} did not write record {key}.")
-    return found
+        raise RequestError(404, "ResourceNotFound", f"Transaction {state.transaction_id} did not write record {key}.")
+    return Proven(found.transaction_id, found.message, state.receipt)
 
 
 @app.put("/public/records/{key}")
@@ -68,9 +78,13 @@ def delete_public(ctx: Context, key: str) -> None:
     _delete(ctx, PUBLIC, key)
 
 
-@app.get("/public/records/{key}/historical/range", responses={404: RequestError})
+@app.get("/public/records/{key}/historical/range", responses={400: RequestError, 404: RequestError})
 def get_public_range(ctx: Context, key: str, first: int, last: int) -> list[Written]:
     """Read what transactions `first` to `last`, committed ones, made of a public message."""
+    if last - first >= RANGE_MAX:
+        raise RequestError(
+            400, "RangeTooLarge", f"At most {RANGE_MAX} transactions are read at once; ask for {first} to {first + RANGE_MAX - 1}."
+        )
     found = (_written(state, PUBLIC, key) for state in ctx.states(first, last))
     return [written for written in found if written is not None]
 
@@ -80,7 +94,7 @@ def _written(state: HistoricalState, name: str, key: str) -> Written | None:
     value = written.get(key.encode())
     if value is None and not written.removed(key.encode()):
         return None
-    return Written(str(state.transaction_id), None if value is None else value.decode(), state.receipt)
+    return Written(str(state.transaction_id), None if value is None else value.decode())
 
 
 def _read(ctx: Context, name: str, key: str) -> str:

@@ -75,3 +75,5 @@ def test_messages_are_read_as_they_were_written_with_receipts() -> None:
     answer = client.ask("GET", f"/app/public/records/k/historical/range?first=1&last={last}")
     shown = json.loads(answer.body)
     assert [(item["transaction_id"], item["message"]) for item in shown] == list(zip(ids[3:], ("first", "second", None), strict=True))
+    answer = client.ask("GET", "/app/public/records/k/historical/range?first=3&last=2003")
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (400, "RangeTooLarge")

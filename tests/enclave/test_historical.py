@@ -1,6 +1,8 @@
 """Historical states: read back from the host, recognised, bounded, and never something else than what was committed."""
 
+import gc
 import json
+import tracemalloc
 from collections import deque
 from collections.abc import Callable
 from hashlib import sha256
@@ -512,6 +514,32 @@ def test_what_is_held_is_bounded_before_it_is_read_and_while_it_is(monkeypatch: 
     assert read(host, cluster, 2, 8).error_code == "TooManyRequests"
     assert len(read(host, cluster, 2, 2)) == 1
     assert serving._historical.held_bytes == 0
+
+
+@pytest.mark.parametrize(("count", "value"), [(1, 10), (600, 10), (600, 1_000), (20, 100_000)])
+def test_states_take_no_more_memory_than_is_counted_for_them(count: int, value: int) -> None:
+    cluster, (host,) = service()
+    client = cluster.client(host)
+    for number in range(600):  # one tree of many leaves, of which one state or all are read
+        client.start("PUT", f"/app/a/k{number}", b"x" * (value if number < count else 1))
+    cluster.run(0.5)
+    client.ask("PUT", "/app/a/last", prefer="committed")
+    first = next(n for n, data in enumerate(host.entries, 1) if "public:a" in read_public(data).writes)
+    read(host, cluster, first, first)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        found = read(host, cluster, first, first + count - 1)
+        gc.collect()
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    counted = sum(state.size_bytes for state in found)
+    assert len(found) == count
+    assert after - before < counted + 20_000
+    assert counted < 2 * (after - before) + 200_000, "nor is much more counted than there is"
+    assert peak - before < counted + (6 << 20), "and not much more while they were read: the answer, some times over"
 
 
 def test_claims_of_transactions_without_any_are_zeros() -> None:

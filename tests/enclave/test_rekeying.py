@@ -425,3 +425,31 @@ def test_a_node_without_a_box_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renewal, "boxed", lambda secret, pem: boxed(secret, pem) if next(count) % 2 else b"none")
     with pytest.raises((AssertionError, IntegrityError)):
         test_what_is_written_after_a_change_has_another_secret_and_all_of_it_is_read()
+
+
+def test_the_past_is_read_across_changes_of_the_secret_by_nodes_old_and_new() -> None:
+    service = Service(3)
+    for number in range(3):
+        service.write(service.primary(), f"in-epoch-{number}")
+        service.rekey()
+    service.write(service.primary(), "in-the-last")
+    late = service.join("n3", service.primary().name)
+    service.cluster.run(0.5)
+    for host in (*service.hosts[:2], late):
+        client = service.cluster.client(host)
+        for key, transaction in service.written.items():
+            answer = client.ask("GET", f"/app/records/{key}/historical", x_ms_ccf_transaction_id=transaction)
+            assert (answer.status, json.loads(answer.body)["message"]) == (200, key)
+            proof = receipt.verify_json(json.loads(answer.body)["receipt"], host.notices["service_certificate"])
+            assert str(proof.transaction_id) == transaction
+        assert past(service.cluster, host) == list(range(1, host.committed + 1))
+
+
+def past(cluster: Cluster, host: Host) -> list[int]:
+    """Seqnos of all states that a node reads back."""
+    found: list[int] = []
+    ended: list[Any] = []
+    serving(host)._historical.read((1, host.committed), lambda states: found.extend(s.transaction_id.seqno for s in states), ended.append)
+    cluster.until(lambda: bool(ended))
+    assert ended == [None]
+    return found

@@ -98,8 +98,7 @@ def test_every_node_reads_the_past_back_from_its_own_disk(service: Service) -> N
             old = client.ask_all([named])[0].json()
         assert [(item["transaction_id"], item["message"]) for item in found] == [(ids[n], str(n)) for n in range(1500)]
         assert (old["message"], old["transaction_id"]) == ("as it was", private)
-        for item in (old, *found[::100]):
-            assert str(verify_json(item["receipt"], service.certificate.read_bytes()).transaction_id) == item["transaction_id"]
+        assert str(verify_json(old["receipt"], service.certificate.read_bytes()).transaction_id) == private
 
 
 def test_a_primary_alone_commits_nothing(tmp_path: Path) -> None:
