@@ -82,7 +82,7 @@ class Unasked:
         missing, more = GENESIS_REQUIRED - writes.keys(), writes.keys() - GENESIS_ALLOWED
         if missing or more:
             wrong = f"none of {min(missing)}" if missing else f"writes to {min(more)}"
-            raise refuse("the first entry of a service of ledgerd's, with the tables of docs/formats/governance.md", wrong)
+            raise refuse("the first entry of a service of ledgerd's (those of CCF's own nodes cannot be replayed)", wrong)
         settings = record_in(writes[tables.SETTINGS].get(tables.SINGLETON)) or {}
         service = record_in(writes[tables.SERVICE_INFO].get(tables.SINGLETON)) or {}
         if service.get("status") != tables.OPENING:

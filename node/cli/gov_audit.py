@@ -34,15 +34,17 @@ UNANCHORED: Final = "UNANCHORED"
 def gov_audit(output: Output, path: Path, service_cert: Path | None, verbose: bool) -> None:
     """Replay governance from a ledger, offline.
 
-    PATH is a node's directory or a folder of CCF chunk files. The ledger is verified as by `ledgerd ledger verify`, but for the evidence
-    of nodes; and every entry that changes what governs the service must follow from those before it. Every member's signature is verified,
+    PATH is a node's directory or a folder of CCF chunk files. The ledger is verified as by `ledgerd ledger verify`, with the evidence of
+    its nodes; and every entry that changes what governs the service must follow from those before it. Every member's signature is verified,
     every proposal and ballot is executed again by the constitution that stood in the ledger then, and what comes out is compared with
     what stands there. The first thing that does not follow is named, with the rule that is broken. Without a certificate the verdict is
     UNANCHORED, exit status 1.
 
     The ledger's scripts are run in script workers, which can touch nothing of this machine.
     """
+    from ledgerd.governance.attested_nodes import NodeAudit  # noqa: PLC0415
     from ledgerd.ledger.audit import Auditor  # noqa: PLC0415
+    from ledgerd.node.cli import node_findings  # noqa: PLC0415
     from ledgerd.node.script_workers import script_workers  # noqa: PLC0415
 
     source = open_source(path)
@@ -50,7 +52,7 @@ def gov_audit(output: Output, path: Path, service_cert: Path | None, verbose: bo
         auditor = Auditor(None if service_cert is None else service_cert.read_bytes())
     except FormatError as error:
         raise ConfigurationError(f"{service_cert}: {error}") from None
-    replay = Replay()
+    replay, nodes = Replay(), NodeAudit(None, None)
     steps: list[Step] = []
 
     def facts(verdict: str, **more: Any) -> dict[str, Any]:
@@ -75,7 +77,9 @@ def gov_audit(output: Output, path: Path, service_cert: Path | None, verbose: bo
         with script_workers(replay.pool) as workers, progress(output, "replaying", source.total) as advance:
             replay.turn = workers.turn
             for stored in source.entries():
-                step = replay.feed(auditor.feed(stored.data))
+                entry = auditor.feed(stored.data)
+                nodes.feed(entry)
+                step = replay.feed(entry)
                 if step is not None:
                     steps.append(step)
                     if verbose and not output.json:
@@ -89,6 +93,9 @@ def gov_audit(output: Output, path: Path, service_cert: Path | None, verbose: bo
         raise refuse(str(error)) from None
     if result.transactions == 0:
         raise IntegrityError(f"{path} holds no entries; nothing is verified by that")
+    refused = node_findings.refusal(nodes.findings(), strict=False)
+    if refused is not None:
+        raise refuse(refused)
     output.record("gov_audit", facts(FOLLOWS if result.anchored else UNANCHORED, unsigned=result.unsigned))
     if not result.anchored:
         output.note("UNANCHORED: governance follows from this ledger; whose it is remains open. Give --service-cert FILE.")

@@ -8,18 +8,23 @@ from ledgerd.ledger.audit import Auditor
 from support.script_workers import ScriptWorkers
 
 
-def audited(entries: Sequence[bytes], certificate: str) -> list[Step]:
-    """What the entries of a ledger did.
-
-    Raises: IntegrityError: The ledger does not verify. NotFollowingError: Its governance does not follow.
-    """
-    auditor, replay = Auditor(certificate), Replay()
+def driven(replay: Replay) -> None:
+    """Run its scripts in this process."""
     workers = ScriptWorkers(replay.pool)
 
     def turn() -> None:
         workers.turn(0.0)
 
     replay.turn = turn
+
+
+def audited(entries: Sequence[bytes], certificate: str) -> list[Step]:
+    """What the entries of a ledger did.
+
+    Raises: IntegrityError: The ledger does not verify. NotFollowingError: Its governance does not follow.
+    """
+    auditor, replay = Auditor(certificate), Replay()
+    driven(replay)
     steps = [replay.feed(auditor.feed(entry)) for entry in entries]
     assert auditor.result().anchored
     return [step for step in steps if step is not None]

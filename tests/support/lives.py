@@ -3,14 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from ledgerd.apps.logging import app
 from ledgerd.governance import requests, tables
+from ledgerd.ledger import cose
 from ledgerd.ledger.entry import WriteSet, read_public
-from ledgerd.ledger.signature import SIGNATURES
+from ledgerd.ledger.signature import SIGNATURES, parse
 from support.auditing import refusal
-from support.cluster import BY_VOTE, Cluster, Identity, make_identity
+from support.cluster import BY_VOTE, Cluster, Host, Identity, make_identity
 from support.governed import id_of
 from support.members import SIGNED_AT, node_id, send
 from support.rewriting import Change, Keys, opened, rewrite
@@ -140,6 +142,21 @@ class Life:
         self.ask(self.members[who], requests.WITHDRAWAL, f"proposals/{proposal_id}:withdraw", None, proposal_id)
         self.mark(f"{name}, withdrawn")
 
+    def admit(self, **certificate: Any) -> Host:
+        """Another node asks to join, and is trusted by vote. Args: certificate: what the proposal says of its certificate."""
+        joiner = self.cluster.join("n1")
+        self.cluster.until(lambda: any(tables.NODE_INFO in read_public(entry).writes for entry in self.primary.entries[1:]))
+        self.cluster.run(1.5)
+        self.decide("trust", ("transition_node_to_trusted", {"node_id": node_id(joiner), **certificate}))
+        self.cluster.until(lambda: bool(joiner.notices.get("open")))
+        self.settle()
+        return joiner
+
+    def now(self) -> str:
+        """What time the service has signed last, as proposals state times."""
+        written = [found.cose for entry in self.primary.entries if (found := parse(read_public(entry).writes)) and found.cose]
+        return datetime.fromtimestamp(cose.read_root_header(cose.decode(written[-1])).issued_at, UTC).strftime("%y%m%d%H%M%SZ")
+
     def settle(self) -> None:
         """Wait until the first node leads and what it writes is committed."""
         self.cluster.writer([self.primary])
@@ -148,6 +165,26 @@ class Life:
         """All of it, signed."""
         self.cluster.run(2.0)
         return Ledger(list(self.primary.entries), self.certificate, Keys.of(self.cluster), self.places)
+
+
+def short_life(constitution: str) -> tuple[Life, Ledger]:
+    """What any constitution of CCF's can do: open, a user and its data, a node that joins and one that leaves, a proposal withdrawn."""
+    life = Life(constitution=constitution)
+    life.begin()
+    life.decide("open", ("transition_service_to_open", {"next_service_identity": life.certificate}))
+    user = make_identity("user")
+    life.propose("user", ("set_user", {"cert": user.pem}), ("set_user_data", {"user_id": id_of(user), "user_data": {"role": "clerk"}}))
+    life.vote("user", 1)
+    life.vote("user", 2, THROWING)
+    life.vote("user", 0, state="Accepted")
+    life.propose("withdrawn", ("remove_user", {"user_id": id_of(user)}), who=2)
+    life.withdraw("withdrawn", 2)
+    joiner = life.admit(valid_from=life.now(), validity_period_days=30)
+    life.decide("retire", ("remove_node", {"node_id": node_id(joiner)}))
+    life.cluster.until(lambda: "retired" in joiner.notices)
+    life.cluster.run(1.0)
+    life.decide("constitution", ("set_constitution", {"constitution": BY_VOTE}))
+    return life, life.ledger()
 
 
 def whole_life() -> tuple[Life, Ledger]:
@@ -172,12 +209,7 @@ def whole_life() -> tuple[Life, Ledger]:
         "modules": [{"name": "hello.js", "module": "export function hello() { return { body: 'hello' }; }"}],
     }
     life.decide("application", ("set_js_app", {"bundle": bundle}))
-    joiner = life.cluster.join("n1")
-    life.cluster.until(lambda: _is_recorded(life))
-    life.cluster.run(1.5)
-    life.decide("trust", ("transition_node_to_trusted", {"node_id": node_id(joiner)}))
-    life.cluster.until(lambda: bool(joiner.notices.get("open")))
-    life.settle()
+    joiner = life.admit()
     life.decide("certificates", ("set_all_nodes_certificate_validity", {"validity_period_days": 90}))
     life.decide("service certificate", ("set_service_certificate_validity", {"validity_period_days": 180}))
     life.propose("withdrawn", ("remove_user", {"user_id": id_of(user)}))
@@ -195,7 +227,3 @@ def whole_life() -> tuple[Life, Ledger]:
     life.cluster.run(1.0)
     life.decide("constitution", ("set_constitution", {"constitution": BY_VOTE + "\n// another one\n"}))
     return life, life.ledger()
-
-
-def _is_recorded(life: Life) -> bool:
-    return any(tables.NODE_INFO in read_public(entry).writes for entry in life.primary.entries[1:])

@@ -93,3 +93,27 @@ def test_calls_that_cannot_be_meant_are_misuse(ledgerd: Ledgerd, ledger: Ledger,
     assert ledgerd("gov", "audit", empty).status == 2
     (tmp_path / "no.pem").write_text("no certificate")
     assert ledgerd("gov", "audit", path, "--service-cert", tmp_path / "no.pem").status == 2
+
+
+def test_where_no_script_can_be_run_nothing_is_said(
+    ledgerd: Ledgerd, ledger: Ledger, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stored(tmp_path / "ledger", ledger.entries)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "nothing"))
+    ran = ledgerd("gov", "audit", path, "--service-cert", certificate, "-o", "json")
+    assert (ran.status, ran.json["error"]["code"]) == (1, "ScriptsUnavailable")
+
+
+def test_a_node_whose_evidence_is_refused_is_named(ledgerd: Ledgerd, ledger: Ledger, certificate: Path, tmp_path: Path) -> None:
+    """Its record says that it runs another image: the rest of the ledger follows."""
+
+    def relabelled(at: int, writes: WriteSet) -> WriteSet:
+        if at == 1:
+            ((key, value),) = writes[tables.NODE_INFO].items()
+            writes[tables.NODE_INFO][key] = tables.encode({**tables.decode(value or b""), "code_digest": "00" * 48})
+        return writes
+
+    short = ledger.rewritten(relabelled)[: ledger.first(tables.MEMBER_ACKS) - 1]
+    ran = ledgerd("gov", "audit", stored(tmp_path / "ledger", short), "--service-cert", certificate)
+    assert (ran.status, ran.fields["verdict"]) == (1, "REFUSED")
+    assert "recorded in entry 1" in ran.fields["reason"]
