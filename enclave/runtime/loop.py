@@ -73,12 +73,12 @@ def run(core: Core, link: Link, workers: Workers) -> int:
         elif waiting:
             timeout = 0.0
         results: list[tuple[int, Any]] = []
-        events = epoll.poll(timeout)
-        if scripts is not None and scripts.pool.is_busy and [scripts.wake] == [descriptor for descriptor, _ in events]:
+        awake = epoll.poll(timeout)
+        if scripts is not None and scripts.pool.is_busy and [scripts.wake] == [descriptor for descriptor, _ in awake]:
             # One result of many: what a pass costs besides is then paid once for all that come meanwhile.
             time.sleep(_GATHER_SECONDS)
-            events = epoll.poll(0)
-        for descriptor, mask in events:
+            awake = epoll.poll(0)
+        for descriptor, mask in awake:
             if descriptor == workers.wake:
                 results = workers.collect()
             elif descriptor == link_descriptor and mask & ~select.EPOLLOUT:

@@ -91,19 +91,17 @@ def test_the_value_is_that_of_the_moment_at_which_the_run_begins() -> None:
 
 
 def test_what_was_read_ahead_and_has_changed_meanwhile_is_read_again() -> None:
-    made = service(
-        "const m = ccf.kv.m; const k = ccf.strToBuf('k'); m.set(k, ccf.strToBuf(`${Number(ccf.bufToStr(m.get(k))) + 1}`)); return {body: 1};",
-        k="0",
-    )
+    count = "m.set(k, ccf.strToBuf(`${Number(ccf.bufToStr(m.get(k))) + 1}`));"
+    made = service(f"const m = ccf.kv.m; const k = ccf.strToBuf('k'); {count} return {{body: 1}};", k="0")
     for _ in range(3):
         made.run()
     assert made.store.get("m", b"k") == b"3"
 
     def change(scripted: Any) -> None:
-        made.scripted = lambda scripted: None  # type: ignore[method-assign]
+        made.on_scripted = lambda scripted: None
         made.put({"m": {b"k": b"100"}})
 
-    made.scripted = change  # type: ignore[method-assign]
+    made.on_scripted = change
     made.run()
     assert made.store.get("m", b"k") == b"101"
 
