@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from ledgerd.enclave.endpoints import Context, Endpoint, Registry, Result
 from ledgerd.enclave.javascript.declared import HISTORICAL, READWRITE, Declared, read_declared
+from ledgerd.enclave.javascript.foresight import Foresight
 from ledgerd.enclave.javascript.options import Options, read_options
 from ledgerd.enclave.javascript.requests import request_object, signed_content
 from ledgerd.enclave.javascript.responses import respond
@@ -176,17 +177,21 @@ class JavaScriptApplication:
             reuse=f"{flushed}:{declared.reuse}" if declared.reuse is not None and limits.interpreters else "",
         )
 
+        foresight = Foresight()
         is_historical = declared.mode == HISTORICAL
 
         def handle(context: Context) -> Steps:
             if is_historical:
                 _ = context.historical  # the state must be at hand; so are refused the requests that name none
+            ahead = foresight.keys(context)
             outcome = yield job._replace(
                 arguments=(request_object(context, route),),
                 body=context.request.body,
                 content=signed_content(context.caller),
                 clock=Clock(node.now_ms, None),
+                ahead=ahead,
             )
+            foresight.learn(context, ahead, context.overlay.keys_read)
             return respond(outcome, options, label, node.log)
 
         return handle

@@ -29,6 +29,8 @@
   const Mistake = TypeError;
   const Excess = RangeError;
   const Handles = Proxy;
+  const promised = Promise.prototype;
+  const inherits = uncurry(Object.prototype.isPrototypeOf);
 
   const OPEN = 1, TO_BUFFER = 2, TO_TEXT = 3, RANDOM = 4, OWN = 5;
   const SET = 11, DELETE = 12, CLEAR = 13, GET = 14, HAS = 15, VERSION = 16, SIZE = 17, PAGE = 18, CALL = 19, LOG = 20;
@@ -107,7 +109,29 @@
   function strToBuf(text) {
     expect(1, arguments.length);
     if (typeof text !== 'string') throw new Mistake('Argument must be a string');
-    return convert(TO_BUFFER, text);
+    return (text.length <= SHORT ? short(text) : undefined) ?? convert(TO_BUFFER, text);
+  }
+
+  // Keys are short, and a way through the door takes longer than they do; the table pays where a context is used again.
+  const SHORT = 64, OFTEN = 32;
+  const charOf = Text.fromCharCode;
+  let codes;
+  let shorts = 0;
+
+  function short(text) {
+    if (codes === undefined) {
+      if (++shorts < OFTEN) return undefined;
+      codes = create(null);
+      for (let code = 0; code < 128; code++) codes[charOf(code)] = code;
+    }
+    const made = new Buffer(text.length);
+    const bytes = new Bytes(made);
+    for (let i = 0; i < text.length; i++) {
+      const code = codes[text[i]];
+      if (code === undefined) return undefined;
+      bytes[i] = code;
+    }
+    return made;
   }
 
   function bufToStr(buffer) {
@@ -662,5 +686,22 @@
     }
   }
 
-  return [request, describe, respond, again];
+  // All of an endpoint's run at once: `settings` are its time, chance and request. Gives what `tell` does, or a promise of the response.
+  function endpoint(main, settings, body, content) {
+    now = settings[0];
+    state = settings[1];
+    present = undefined;
+    const value = main(request(settings[2], body, content));
+    return typeof value === 'object' && value !== null && inherits(promised, value) ? value : tell(value);
+  }
+
+  // A response as one text: kind, status, headers and body, a line each; a body of bytes goes beside it. Or as `respond`, if it is none.
+  function tell(value) {
+    const response = respond(value);
+    if (response.length === 2) return response;
+    const head = `${response[0]}\n${response[2]}\n${response[3]}\n`;
+    return response[0] === 'bytes' ? [head, response[1]] : head + response[1];
+  }
+
+  return [request, describe, tell, again, endpoint];
 })

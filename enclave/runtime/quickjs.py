@@ -265,6 +265,10 @@ class Engine:
         """Whether there is none."""
         return bool(value.tag == _TAG_UNDEFINED)
 
+    def is_text(self, value: Value) -> bool:
+        """Whether it is a string."""
+        return bool(value.tag in (_TAG_STRING, _TAG_STRING_ROPE))
+
     def read(self, value: Value, limit: int | None = None) -> bytes:
         """The bytes of an ArrayBuffer, or of a string in UTF-8 (a surrogate without its other half as its three bytes).
 
@@ -357,7 +361,7 @@ class Engine:
             made = self._checked(_call(context, function, UNDEFINED, 4, given))
         finally:
             self.free(function, door, shared, settings)
-        functions = tuple(self.item(made, index) for index in range(4))
+        functions = tuple(self.item(made, index) for index in range(5))
         self.free(made)
         return functions
 
@@ -402,6 +406,14 @@ class Engine:
             return found
         self.free(found)
         return None
+
+    def answer(self, function: Value, *arguments: Value) -> tuple[Value, bool]:
+        """As `call`; and whether a promise was waited for."""
+        self._enter()
+        given = (Value * len(arguments))(*arguments)
+        value = self._checked(_call(self._context, function, UNDEFINED, len(arguments), given))
+        is_promise = bool(value.tag == _TAG_OBJECT and _is_promise(value))
+        return self._settled(value), is_promise
 
     def call(self, function: Value, *arguments: Value) -> Value:
         """Call a function, and wait for the promise if it gives one; arguments are the caller's still.

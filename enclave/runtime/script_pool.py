@@ -24,13 +24,14 @@ _DYING_SECONDS: Final = 0.002  # between looks at what was killed
 class _Process:
     """A worker's process and this end of its socket."""
 
-    __slots__ = ("is_known", "name", "pid", "stream", "unsent")
+    __slots__ = ("is_blocked", "is_known", "name", "pid", "stream", "unsent")
 
     def __init__(self, name: int, pid: int, stream: socket.socket) -> None:
         self.name = name
         self.pid = pid
         self.stream = stream
         self.unsent = bytearray()
+        self.is_blocked = False  # it does not take what it is sent
         self.is_known = True  # the pool counts on it
 
 
@@ -144,7 +145,8 @@ class ScriptPool:
             pass
         except OSError:
             unsent.clear()  # it is gone; reading will tell
-        if process.stream.fileno() >= 0:
+        if process.stream.fileno() >= 0 and process.is_blocked is not bool(unsent):
+            process.is_blocked = bool(unsent)
             self._epoll.modify(process.stream.fileno(), select.EPOLLIN | (select.EPOLLOUT if unsent else 0))
 
     def _kill(self, process: _Process) -> None:

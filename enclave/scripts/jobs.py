@@ -14,6 +14,8 @@ from ledgerd.ledger.errors import UsageError
 SOURCES_BYTES_MAX: Final = 16 << 20  # of all modules of a bundle; as much as one message between nodes carries
 MODULES_MAX: Final = 4_096
 MAPS_MAX: Final = 256  # that one run opens: a map once named stays in the state's index
+AHEAD_MAX: Final = 16  # keys that are read ahead
+AHEAD_BYTES_MAX: Final = 64 << 10  # of one value of these; larger ones are asked for
 LOG_LINES_MAX: Final = 1_000  # of one run
 
 
@@ -111,6 +113,7 @@ class Job(NamedTuple):
         calls: Names of functions of the enclave that it may call, as `pemToId` or `rpc.setClaimsDigest`: below `ccf.`.
         body: If not None, the last argument, a dict, is an endpoint's request, and gets these bytes as its body.
         content: If not None, what the request's caller has signed: an ArrayBuffer at `caller.cose.content`.
+        ahead: Keys, with their maps, that the script is expected to read: their values go with the job, and count as read.
         form: Of the result.
         clock: Time and chance.
         limits: What it may use up.
@@ -134,6 +137,7 @@ class Job(NamedTuple):
     reuse: str = ""
     alone: bool = False
     content: bytes | None = None
+    ahead: Sequence[tuple[str, bytes]] = ()
 
 
 class End(Enum):

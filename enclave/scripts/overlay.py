@@ -9,7 +9,7 @@ Handlers written for the running transaction work on it as they are: `OverlayTra
 Law: nothing of a request is seen by anybody before `write_into`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from ledgerd.enclave.kv import MapHandle, MapView, Store, Transaction
@@ -69,6 +69,11 @@ class Overlay:
         if written is not None and key in written:
             return written[key]
         return self._first_look(name, key)
+
+    @property
+    def keys_read(self) -> Iterable[tuple[str, bytes]]:
+        """Maps and keys whose values the request has looked at."""
+        return self._reads
 
     def version(self, name: str, key: bytes) -> int | None:
         """Seqno of the last applied write; the run's own do not count."""

@@ -133,6 +133,11 @@ class Pool:
         return sum(len(group.queue) + sum(len(worker.tasks) for worker in group.workers.values()) for group in self._groups)
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a worker that says something now is going to say more at once, for it has more than one job."""
+        return any(len(worker.tasks) > 1 for group in self._groups for worker in group.workers.values())
+
+    @property
     def starting(self) -> int:
         """Workers that have not said hello yet."""
         return sum(not worker.is_up for group in self._groups for worker in group.workers.values())
@@ -301,8 +306,8 @@ class Pool:
         words: list[Any] = []
         for task in tasks:
             words.extend(self._prepare(worker, task.job.bundle))
-            words.append(task.words)
             task.run = Run(task.job, task.scope, self._calls)
+            words.append([*task.words[:-1], task.run.read_ahead()] if task.job.ahead else task.words)
             worker.tasks.append(task)
         worker.arm(self._now, anew=True)
         self._ready.send.append((worker.name, messages.frame(words)))

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from ledgerd.enclave.scripts import messages
 from ledgerd.enclave.scripts.access import READ, WRITE, rights
-from ledgerd.enclave.scripts.jobs import LOG_LINES_MAX, MAPS_MAX, End, Job, Outcome, Response, Result
+from ledgerd.enclave.scripts.jobs import AHEAD_BYTES_MAX, AHEAD_MAX, LOG_LINES_MAX, MAPS_MAX, End, Job, Outcome, Response, Result
 from ledgerd.enclave.scripts.messages import WorkerError
 from ledgerd.enclave.scripts.overlay import Overlay
 from ledgerd.ledger.errors import UsageError
@@ -74,6 +74,7 @@ def job_message(job: Job) -> list[Any]:
         list(job.clock),
         list(job.limits),
         job.reuse,
+        [],
     ]
 
 
@@ -104,6 +105,16 @@ class Run:
         self._maps: set[str] = set()
         self._logs: list[tuple[str, str]] = []
         self._logged = 0
+
+    def read_ahead(self) -> list[Any]:
+        """What the script is expected to read, as it is now: [map, key, value or None] each."""
+        found = []
+        for name, key in self.job.ahead[:AHEAD_MAX]:
+            if rights(self.job.access, name) & READ and len(key) <= messages.KEY_BYTES_MAX:
+                value = self._overlay.get(name, key)
+                if value is None or len(value) <= AHEAD_BYTES_MAX:
+                    found.append([name, key, value])
+        return found
 
     def take(self, message: list[Any]) -> list[Any] | None:
         """Take a message of the worker's, checked in form; give the answer if it needs one.

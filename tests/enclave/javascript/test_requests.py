@@ -108,12 +108,13 @@ def test_a_refused_caller_runs_nothing() -> None:
 
 
 def test_who_was_removed_while_the_script_ran_is_refused_and_nothing_is_written() -> None:
-    class Removing(Installed):
-        def scripted(self, scripted: Any) -> None:
-            if self.store.get(tables.USER_CERTS, USER.encode()) is not None:
-                self.put({tables.USER_CERTS: {USER.encode(): None}})
+    service = Installed()
 
-    service = Removing()
+    def remove(scripted: Any) -> None:
+        if service.store.get(tables.USER_CERTS, USER.encode()) is not None:
+            service.put({tables.USER_CERTS: {USER.encode(): None}})
+
+    service.on_scripted = remove
     service.install("ccf.kv.ran.set(ccf.strToBuf('k'), ccf.strToBuf('v')); return {};", authn_policies=["user_cert"])
     assert service.answer("POST", "/app/x").status == 401
     assert service.store.get("ran", b"k") is None
