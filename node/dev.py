@@ -70,6 +70,7 @@ class DevOptions(NamedTuple):
         image: For virtual machines: an EIF file in place of one that is made of the application; `app` is then what it holds.
         curve: Of the service's key and its nodes', one of `config.CURVES`.
         public_name: DNS name for which nodes make and seal TLS keys, by a simulated KMS; None for none.
+        bundle: An application in JavaScript, installed when the service is open; None for none.
     """
 
     nodes: int
@@ -82,6 +83,7 @@ class DevOptions(NamedTuple):
     image: Path | None = None
     curve: str = CURVES[0]
     public_name: str | None = None
+    bundle: dict[str, Any] | None = None
 
 
 class Opened(NamedTuple):
@@ -176,6 +178,8 @@ def run_dev(options: DevOptions, opened: Callable[[Opened], None], tell: Callabl
         service = _start(options, directory, nodes, stop, begun, name)
         if name is not None:
             service = service._replace(public_name=_complete_name(name, options, nodes, stop))
+        if options.bundle is not None:
+            _install(service, options.bundle)
         opened(service)
         if options.command is not None:
             return _run_command(options.command, service, nodes, stop, tell)
@@ -195,6 +199,14 @@ def run_dev(options: DevOptions, opened: Callable[[Opened], None], tell: Callabl
             shutil.rmtree(directory, ignore_errors=True)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _install(service: Opened, bundle: dict[str, Any]) -> None:
+    from ledgerd.node import dev_application  # noqa: PLC0415 (loads the client)
+
+    refused = dev_application.install(service.primary, service.directory / "common", bundle)
+    if refused is not None:
+        raise DevelopmentError(f"the application was not installed: {refused}")
 
 
 def _measure(options: DevOptions, here: Path, tell: Callable[[str], None]) -> tuple[DevOptions, Measurement]:

@@ -38,6 +38,12 @@ _ENCLAVES: Final = {"process": "processes", "vm": "virtual machines"}
     "--app", default=APP, show_default=True, metavar="MODULE", help="The application: a module, installed or in the working directory."
 )
 @click.option(
+    "--js-app-bundle",
+    "js_app",
+    type=click.Path(exists=True, path_type=Path),
+    help="An application in JavaScript, installed by proposal when the service is open: a folder with app.json and src/, or a JSON file.",
+)
+@click.option(
     "--launcher",
     type=click.Choice(["process", "vm"]),
     default="process",
@@ -71,6 +77,7 @@ def dev(
     directory: Path | None,
     port: int,
     app: str,
+    js_app: Path | None,
     launcher: str,
     image: Path | None,
     curve: str,
@@ -87,11 +94,14 @@ def dev(
     """
     if image is not None and launcher != "vm":
         raise ConfigurationError("--image is for virtual machines: add --launcher vm")
+    from ledgerd.node.cli.gov_bundle import read_bundle  # noqa: PLC0415
     from ledgerd.node.dev import DevOptions, run_dev  # noqa: PLC0415 (loads cryptography)
+
+    bundle = None if js_app is None else read_bundle(js_app)
 
     def opened(service: "Opened") -> None:
         common = service.directory / "common"
-        line = curl(service.primary, common, app, anybody=anybody)
+        line = curl(service.primary, common, app if bundle is None else "", anybody=anybody)
         if output.json:
             fields = {
                 "simulated": True,
@@ -110,7 +120,7 @@ def dev(
             opened_after = f"{len(service.urls)} nodes open after {service.seconds:.1f} s"
             output.note(f"ledgerd dev: {opened_after}, attestation SIMULATED, primary {service.primary}")
 
-    options = DevOptions(nodes, directory, port, app, anybody, to_run, launcher, image, curve, public_name)
+    options = DevOptions(nodes, directory, port, app, anybody, to_run, launcher, image, curve, public_name, bundle)
     status = run_dev(options, opened, lambda text: output.note(f"ledgerd dev: {text}"))
     raise Ended(status)
 

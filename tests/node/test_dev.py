@@ -211,3 +211,32 @@ def test_an_application_in_the_working_directory_is_run(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["body"] == "hello you"
+
+
+def test_an_application_in_javascript_is_installed_and_serves(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "hello.js").write_text("export const hello = (request) => ({ body: `hello ${request.params.who}` });")
+    endpoint = {"js_module": "hello.js", "js_function": "hello", "authn_policies": ["no_auth"], "mode": "readonly"}
+    (tmp_path / "app.json").write_text(json.dumps({"endpoints": {"/hello/{who}": {"get": endpoint}}}))
+    command = [*LEDGERD, "dev", "--nodes", "1", "--port", "0", "--js-app-bundle", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--exec", "ledgerd tx submit GET /app/hello/you -o json"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["body"] == "hello you"
+
+
+@pytest.mark.parametrize("endpoints", [{}, {"/x": {"get": {"js_module": "gone.js", "js_function": "x", "authn_policies": []}}}])
+def test_an_application_that_is_none_is_told(tmp_path: Path, endpoints: dict[str, object]) -> None:
+    (tmp_path / "src").mkdir()
+    if endpoints:
+        (tmp_path / "app.json").write_text(json.dumps({"endpoints": endpoints}))
+    command = [*LEDGERD, "dev", "--nodes", "1", "--port", "0", "--js-app-bundle", str(tmp_path), "--exec", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if endpoints:  # only the service can tell
+        assert done.returncode == 1
+        assert "the application was not installed" in done.stderr
+        assert "gone.js" in done.stderr
+    else:
+        assert done.returncode == 2
+        assert "app.json" in done.stderr
