@@ -213,10 +213,13 @@ def test_an_application_in_the_working_directory_is_run(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["body"] == "hello you"
 
 
+READS = {"authn_policies": ["no_auth"], "mode": "readonly", "forwarding_required": "sometimes"}
+
+
 def test_an_application_in_javascript_is_installed_and_serves(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "hello.js").write_text("export const hello = (request) => ({ body: `hello ${request.params.who}` });")
-    endpoint = {"js_module": "hello.js", "js_function": "hello", "authn_policies": ["no_auth"], "mode": "readonly"}
+    endpoint = {"js_module": "hello.js", "js_function": "hello", **READS}
     (tmp_path / "app.json").write_text(json.dumps({"endpoints": {"/hello/{who}": {"get": endpoint}}}))
     command = [*LEDGERD, "dev", "--nodes", "1", "--port", "0", "--js-app-bundle", str(tmp_path)]
     done = subprocess.run(
@@ -226,7 +229,7 @@ def test_an_application_in_javascript_is_installed_and_serves(tmp_path: Path) ->
     assert json.loads(done.stdout)["body"] == "hello you"
 
 
-@pytest.mark.parametrize("endpoints", [{}, {"/x": {"get": {"js_module": "gone.js", "js_function": "x", "authn_policies": []}}}])
+@pytest.mark.parametrize("endpoints", [{}, {"/x": {"get": {"js_module": "gone.js", "js_function": "x", **READS}}}])
 def test_an_application_that_is_none_is_told(tmp_path: Path, endpoints: dict[str, object]) -> None:
     (tmp_path / "src").mkdir()
     if endpoints:
