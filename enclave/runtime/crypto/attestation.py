@@ -13,6 +13,7 @@ from ledgerd.ledger.attestation.errors import AttestationError
 from ledgerd.ledger.errors import ConfigurationError
 
 _REASON_LENGTH_MAX: Final = 1_000
+_END: Final = b"-----END CERTIFICATE-----"
 
 # Whose word CCF takes for a guest's measurement where nobody says otherwise: publisher and feed, and the least version.
 UVM_ROOTS: Final[Mapping[tuple[str, str], int]] = {
@@ -56,16 +57,21 @@ _SIGNATURE_PART_BYTES: Final = 72
 def _verify_snp_attestation(
     where: Surroundings, evidence: Any, endorsements: Any, uvm_endorsements: Any = None, endorsed_tcb: Any = None
 ) -> dict[str, Any]:
-    report = octets(evidence, "evidence", snp.REPORT_SIZE_BYTES)
+    report = octets(evidence, "evidence")
     chain = octets(endorsements, "endorsements", snp.ENDORSEMENTS_SIZE_BYTES_MAX)
     endorsement = None if uvm_endorsements is None else octets(uvm_endorsements, "uvm_endorsements", uvm.SIZE_BYTES_MAX)
     wanted = None if endorsed_tcb is None else text(endorsed_tcb, "endorsed_tcb", 16)
+    # The first three texts are CCF's, by which its own tests know the cases.
+    if len(report) != snp.REPORT_SIZE_BYTES:
+        raise RefusalError(f"attestation report is not of expected size {snp.REPORT_SIZE_BYTES}: {len(report)}", Kind.RANGE)
+    if (count := chain.count(_END)) != snp.CHAIN_LENGTH:
+        raise RefusalError(f"Expected {snp.CHAIN_LENGTH} endorsement certificates but got {count}", Kind.RANGE)
     try:
         proven = snp.verify(report, chain, at_ms=where.time_ms or _when_all_begin(chain))
         found: dict[str, Any] = {"attestation": _shown(report)}
         if wanted is not None and wanted.lower() != found["attestation"]["reported_tcb"]:
             reported = found["attestation"]["reported_tcb"]
-            raise RefusalError(f"the report is of firmware {reported}, endorsed is {wanted}", Kind.RANGE)
+            raise RefusalError(f"endorsed TCB {wanted} does not match reported TCB {reported}", Kind.RANGE)
         if endorsement is not None:
             found["uvm_endorsements"] = _endorsed(uvm.verify(endorsement), proven.measurement)
     except AttestationError as error:

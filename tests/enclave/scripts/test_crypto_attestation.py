@@ -101,6 +101,11 @@ def test_what_is_not_genuine_is_refused(forged: ForgedReport) -> None:
     changed = report[:0x90] + bytes(48) + report[0xC0:]
     for evidence, endorsements in ((changed, chain), (report[:-1], chain), (report, b""), (report, chain[:500]), (b"", chain)):
         assert thrown(THROWN, evidence, endorsements, where=application()).startswith("RangeError: ")
+    for evidence in (report[:-1], report + b"\0", b""):
+        assert "attestation report is not of expected size 1184: " in thrown(THROWN, evidence, chain, where=application())
+    for endorsements, count in ((chain[:-10], 2), (chain + b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----", 4), (b"", 0)):
+        text = thrown(THROWN, report, endorsements, where=application())
+        assert text == f"RangeError: Expected 3 endorsement certificates but got {count}"
     other = forge_report()
     assert thrown(THROWN, report, other.endorsements, where=application()).startswith("RangeError: ")
 
@@ -126,7 +131,7 @@ def test_the_firmware_that_is_endorsed_must_be_the_reported_one(forged: ForgedRe
     assert value_of(VERIFY, report, chain, None, tcb, **application())["attestation"]["reported_tcb"] == tcb
     assert value_of(VERIFY, report, chain, None, tcb.upper(), **application())["attestation"]["reported_tcb"] == tcb
     text = thrown(THROWN, report, chain, None, "00" * 8, where=application())
-    assert text == f"RangeError: the report is of firmware {tcb}, endorsed is {'00' * 8}"
+    assert text == f"RangeError: endorsed TCB {'00' * 8} does not match reported TCB {tcb}"
 
 
 def test_a_measurement_is_endorsed_by_a_publisher_that_is_known(forged: ForgedReport, monkeypatch: pytest.MonkeyPatch) -> None:
