@@ -77,6 +77,7 @@ class Answering:
         find_receipt: Makes the COSE receipt of a committed transaction from what is on the disk, and hands it over when it is there.
         log: Tells the operator.
         now_ms: Attested time, milliseconds since 1970.
+        tell_time: Has the ledger say what time it is, if it has not for a while; what was written before must be entries.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Answering:
         find_receipt: FindReceipt,
         log: Callable[[str, str], None],
         now_ms: Callable[[], int],
+        tell_time: Callable[[], None],
     ) -> None:
         self._executor = executor
         self._scripting = scripting
@@ -106,6 +108,7 @@ class Answering:
         self._find_receipt = find_receipt
         self._log = log
         self._now_ms = now_ms
+        self._tell_time = tell_time
         self._now = 0.0
         self._requests: deque[Request] = deque()
         self._queued_bytes = 0
@@ -316,6 +319,11 @@ class Answering:
                     self.answer(request.reply_to, refusals.TOO_MANY)
                 else:
                     assert outcome.endpoint is not None and outcome.params is not None, "it was matched"
+                    if is_primary and outcome.endpoint.system and not outcome.endpoint.readonly:
+                        self._propose_all(pending, wanted)
+                        memory_bytes, pending_bytes = consensus.memory_bytes, 0
+                        self._tell_time()  # by which members' decisions are made
+                        last = consensus.last_id
                     scripting.begin(request, outcome.endpoint, outcome.params)
             else:
                 assert outcome.deferred is not None, "a deferred outcome says what to find"

@@ -21,6 +21,7 @@ from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 ISSUER: Final = "ledgerd"
 SUBJECT: Final = "ledger.signature"
 PATIENCE_SECONDS_MAX: Final = 0.004
+STALE_SECONDS: Final = 60.0  # after which members' requests are preceded by a signature, for the time that it states
 _NEVER: Final = float("inf")
 
 
@@ -49,6 +50,7 @@ class GroupCommit:
         self._must_sign = False  # a new primary signs even if it has nothing new
         self._last_size = 0
         self._signed_at: float | None = None
+        self._last_at = _NEVER  # as above, but for ever
         self._patience = 0.0
         self._expected = 0
 
@@ -87,6 +89,10 @@ class GroupCommit:
             self.begin_at = now + self._patience
         return now >= self.begin_at
 
+    def is_stale(self, commit: Seqno, now: float) -> bool:
+        """Whether this node has signed nothing for so long that the ledger does not tell what time it is any more."""
+        return self._last_at + STALE_SECONDS < now and self._outstanding <= commit
+
     def sign(self, view: View, history: History, now: float, now_seconds: int) -> tuple[WriteSet, signature.Signature]:
         """Sign the whole history; return what the signature entry at the next seqno writes, and what it says.
 
@@ -99,7 +105,7 @@ class GroupCommit:
         cose_signature = cose.sign_root(self._service_key, root, view, seqno, ISSUER, SUBJECT, now_seconds, self._service_key_id)
         self.begin_at = _NEVER
         self._must_sign = False
-        self._signed_at = now
+        self._signed_at = self._last_at = now
         self._last_size = history.unsigned
         self._outstanding = seqno
         certificate, tree = self.node_certificate, history.tree()

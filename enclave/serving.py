@@ -222,6 +222,7 @@ class Serving:
             lambda transaction, done: self._archive.receipt(transaction, COSE, self._now, done),
             self._log,
             lambda: self.status.now_ms,
+            self._tell_time,
         )
         self._documents = Documents(self.status, keys, self._replica, rejects, services.submit, self._answering.answer)
 
@@ -480,6 +481,12 @@ class Serving:
         if consensus.role is Role.PRIMARY and self._group_commit.is_due(history, consensus.commit_seqno, self._now):
             now_seconds = self.status.now_ms // 1000
             writes, record = self._group_commit.sign(consensus.view, history, self._now, now_seconds)
+            self._apply_and_propose(writes, record)
+
+    def _tell_time(self) -> None:
+        """Have the ledger say what time it is, by a signature, if it has not for a while."""
+        if self._group_commit.is_stale(self._consensus.commit_seqno, self._now):
+            writes, record = self._group_commit.sign(self._consensus.view, self._replica.history, self._now, self.status.now_ms // 1000)
             self._apply_and_propose(writes, record)
 
     def _verify(self) -> None:

@@ -1,6 +1,7 @@
 """Three members govern a service by vote: from Opening on, through the whole enclave, with our own constitution."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -108,3 +109,19 @@ def test_where_there_is_no_constitution_nothing_can_be_decided() -> None:
     consortium = Consortium(constitution="")
     answer = consortium.propose(consortium.members[0], opening(consortium))
     assert code(answer) == (500, "InternalError")
+
+
+def test_after_a_silence_decisions_are_made_by_the_present_time(consortium: Consortium) -> None:
+    first, second, third = consortium.members
+    name, args = opening(consortium)
+    serving: Any = consortium.host.enclave._serving
+    deadline = serving.status.now_ms // 1000 + 3600
+    body = {"actions": [{"name": name, "args": args}], "expires_at": deadline}
+    proposal = shown(consortium.send(first, "proposal", "proposals:create", body))["proposalId"]
+    consortium.vote(first, proposal)
+    consortium.cluster.now += 7200  # in which nobody says anything
+    decided = shown(consortium.vote(second, proposal))
+    assert decided["proposalState"] == "Rejected", "its time has run out, though no signature said so before this very ballot"
+    assert code(consortium.vote(third, proposal)) == (400, "ProposalNotOpen")
+    signed = consortium.row(tables.OBSERVED_SIGNATURE)
+    assert signed == serving._replica.last - 2, "that signature, the ballot, and the next signature are the last entries"
