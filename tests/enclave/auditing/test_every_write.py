@@ -28,7 +28,7 @@ def variants(turn: int, writes: WriteSet) -> Iterator[tuple[str, WriteSet]]:
                 continue
             yield f"{where} removed", {**without, name: {**rest, key: None}}
             if name == tables.OBSERVED_SIGNATURE:
-                continue  # another signature of the last minute may have been looked at, as long as the outcome is the same
+                continue  # which of the last signatures told the time is the service's to say; what else stands there, `test_replay` tries
             at = (0, len(value) // 2, len(value) - 1)[turn % 3]
             yield f"{where} changed at {at}", {**without, name: {**rest, key: value[:at] + bytes([value[at] ^ 1]) + value[at + 1 :]}}
     table = getattr(tables, ADDED[turn % len(ADDED)])
