@@ -1,6 +1,7 @@
 """The logging application in JavaScript, as its users meet it: the same as in Python, and two things more."""
 
 import json
+import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,10 @@ from typing import Any
 import pytest
 
 from ledgerd.apps.logging import app
+from ledgerd.enclave.javascript import applications, options
+from ledgerd.enclave.javascript.declared import read_declared
+from ledgerd.enclave.scripts import jobs
+from ledgerd.enclave.scripts.jobs import Limits
 from ledgerd.node.cli.gov_bundle import read_bundle
 from support.cluster import Cluster
 from support.executing import STRANGER, error_of
@@ -72,3 +77,25 @@ def test_what_was_public_then_has_a_receipt() -> None:
         shown: Any = json.loads(client.ask("GET", "/app/public/records/k/then", x_ms_ccf_transaction_id=transaction).body)
         assert (shown["transactionId"], shown["message"]) == (transaction, body)
         assert shown["receipt"]["leaf_components"]["claims_digest"] == sha256(body.encode()).hexdigest()
+
+
+def test_the_guide_shows_a_bundle_that_can_be_served_and_names_the_limits_there_are() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "javascript-apps.md").read_text()
+    (shown,) = re.findall(r"```json\n(.*?)```", guide, re.DOTALL)
+    ((path, methods),) = json.loads(shown)["endpoints"].items()
+    declared = read_declared(f"PUT {path}".encode(), json.dumps(methods["put"]).encode())
+    assert (declared.broken, [policy.name for policy in declared.policies]) == ("", ["user_cert", "any_cert+jwt"])
+    limits = Limits()
+    for name, default, most in (
+        ("max_heap_bytes", f"{limits.heap_bytes >> 20} MiB", f"{options.HEAP_BYTES_MAX >> 20} MiB"),
+        ("max_stack_bytes", f"{limits.stack_bytes >> 20} MiB", f"{options.STACK_BYTES_MAX >> 20} MiB"),
+        ("max_execution_time_ms", f"{limits.deadline_ms:,}", f"{options.EXECUTION_MS_MAX:,}"),
+        ("max_cached_interpreters", f"{limits.interpreters}", f"{options.INTERPRETERS_MAX}"),
+    ):
+        (row,) = re.findall(rf"^\| `{name}` \|(.*)\|(.*)\|$", guide, re.MULTILINE)
+        assert row[0].strip().startswith(default), row
+        assert row[1].strip() == most
+    fixed = f"{jobs.SOURCES_BYTES_MAX >> 20} MiB of modules, {jobs.MODULES_MAX:,} modules and {applications.ENDPOINTS_MAX:,} endpoints"
+    assert fixed in guide
+    assert f"{limits.output_bytes >> 20} MiB of output, {limits.writes_bytes >> 20} MiB of writes, {jobs.MAPS_MAX} maps" in guide
+    assert f"{limits.operations:,} operations" in guide
