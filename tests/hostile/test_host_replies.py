@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ledgerd.apps.logging import app
-from ledgerd.enclave import archive, boundary
+from ledgerd.enclave import archive, boundary, historical
 from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER, Closed, Configured, Event, Fetched, Opened, Received, Stored
 from ledgerd.enclave.host_rejects import CONFIGURED, DOCUMENT, FETCHED, OPENED, REASONS, STORED, HostRejects
 from ledgerd.enclave.ranges import CheckedEntry
@@ -64,6 +64,7 @@ class LyingCluster(Cluster):
         self.hostile: Host | None = None
         self.lies: Counter[str] = Counter()
         self.refused = 0
+        self.seen: Counter[str] = Counter()  # what clients were shown of the disk
         self._before: list[bytes] = []
         self._offset = 0.0
 
@@ -183,7 +184,9 @@ class Watched:
         self.acknowledged: dict[str, str] = {}  # key to transaction
         self._waiting: list[tuple[Client, str, bool]] = []
         self._receipts: list[tuple[Client, str]] = []
+        self._pasts: list[tuple[Client, str, str]] = []
         self.receipts = 0
+        self.pasts = 0
 
     def write(self, host: Host, key: str) -> None:
         client = self.cluster.client(host)
@@ -206,6 +209,11 @@ class Watched:
             client = self.cluster.client(host)
             client.start("GET", f"/app/receipt?transaction_id={transaction}")
             self._receipts.append((client, transaction))
+            key, transaction = self.cluster.random.choice(list(self.acknowledged.items()))
+            seqno = int(transaction.partition(".")[2])
+            client = self.cluster.client(host)
+            client.start("GET", f"/app/public/records/{key}/historical/range?first={max(1, seqno - 3)}&last={seqno}")
+            self._pasts.append((client, key, transaction))
 
     def look(self) -> None:
         """Judge what has come."""
@@ -226,6 +234,12 @@ class Watched:
                 proved = verify_json(client.answers[0].body, self.cluster.hosts["n0"].notices["service_certificate"])
                 assert str(proved.transaction_id) == transaction
                 self.receipts += 1
+        for past in [item for item in self._pasts if item[0].answers]:
+            self._pasts.remove(past)
+            client, key, transaction = past
+            if client.answers[0].status == 200:
+                assert json.loads(client.answers[0].body) == [{"transaction_id": transaction, "message": key}]
+                self.pasts += 1
 
 
 def attacked(seed: int, name: str) -> LyingCluster:
@@ -258,6 +272,8 @@ def attacked(seed: int, name: str) -> LyingCluster:
     cluster.hostile = None
     cluster.run(3)
     watched.look()
+    cluster.seen["receipts"] += watched.receipts
+    cluster.seen["pasts"] += watched.pasts
     assert [host.stopped for host in honest] == [None, None], "another's host ended an honest host's enclave"
     assert (victim.stopped is None) == ("refused" not in victim.notices), "a node that stops says why"
     assert victim.stopped in (None, 1)
@@ -280,13 +296,20 @@ def attacked(seed: int, name: str) -> LyingCluster:
 @pytest.mark.parametrize("name", ["n0", "n1"])
 @pytest.mark.parametrize("seed", range(3))
 def test_any_mutation_of_what_a_host_says_is_refused_or_harmless(seed: int, name: str) -> None:
-    attacked(seed, name)
+    cluster = attacked(seed, name)
+    assert min(cluster.seen["receipts"], cluster.seen["pasts"]) > 2, "clients were shown something of the disk"
 
 
 def _believing(sealer: Any, view_of: Any, commit: Seqno, first: Seqno, entries: list[bytes]) -> list[CheckedEntry]:
     """As `ranges.check_range`, of an enclave that believes its host as to which entry is which."""
     opened = [(data, sealer.open(data)) for data in entries]
     return [CheckedEntry(data, found, signature.parse(found.writes)) for data, found in opened]
+
+
+def _believing_each(sealer: Any, view_of: Any, commit: Seqno, seqno: Seqno, data: bytes) -> CheckedEntry:
+    """As `ranges.recognise`, of the same."""
+    found = sealer.open(data)
+    return CheckedEntry(data, found, signature.parse(found.writes))
 
 
 def _raising(this: Serving, generation: int, view: int, seqno: int) -> None:
@@ -298,6 +321,7 @@ def _raising(this: Serving, generation: int, view: int, seqno: int) -> None:
     ("place", "name", "bug"),
     [
         pytest.param(archive, "check_range", _believing, id="entries are believed"),
+        pytest.param(historical, "recognise", _believing_each, id="entries of the past are believed"),
         pytest.param(Serving, "stored", _raising, id="a lie raises"),
         pytest.param(HostRejects, "count", lambda this, reason, error: None, id="a lie is not counted"),
     ],
