@@ -67,15 +67,29 @@ def public(kind: str) -> str:
 
 
 def certificate(
-    subject: str, issuer: str, kind: str = "p256", by: str = "p256", *, authority: bool = False, path: int | None = None, days: int = 1
+    subject: str,
+    issuer: str,
+    kind: str = "p256",
+    by: str = "p256",
+    *,
+    authority: bool = False,
+    path: int | None = None,
+    days: int = 1,
+    may_issue: bool | None = None,
 ) -> str:
-    """A certificate for the key `kind`, signed by the key `by`, that has been valid for a day and is for `days` more."""
+    """A certificate for the key `kind`, signed by the key `by`, that has been valid for a day and is for `days` more.
+
+    Args: may_issue: What it says of its key's usage; nothing if None.
+    """
     subject_name, issuer_name = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in (subject, issuer))
     begins, ends = (datetime.fromtimestamp(NOW_S + 86_400 * day, UTC) for day in (min(-1, days - 1), days))
     serial = 1 + sum(f"{subject} {issuer} {kind} {days}".encode())
     builder = x509.CertificateBuilder(issuer_name, subject_name, key(kind).public_key(), serial, begins, ends)
     if authority:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=path), critical=True)
+    if may_issue is not None:
+        usage = x509.KeyUsage(True, False, False, False, False, may_issue, False, False, False)
+        builder = builder.add_extension(usage, critical=True)
     digest = None if by == "ed25519" else hashes.SHA256()
     return builder.sign(key(by), digest).public_bytes(Encoding.PEM).decode()
 

@@ -78,7 +78,7 @@ def _padding(options: dict[str, Any]) -> padding.OAEP:
 
 
 def _pem(data: bytes) -> str:
-    return data.decode(errors="replace").rstrip("\0")  # CCF's own samples end keys with a zero byte
+    return data.decode(errors="replace")
 
 
 def _public(data: bytes) -> rsa.RSAPublicKey:

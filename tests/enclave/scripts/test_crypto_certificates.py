@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledgerd.enclave.scripts.access import Access
 from ledgerd.enclave.scripts.jobs import Clock
-from support.script_crypto import DECISION, NOW_S, called, certificate, crypto, public, refused, thrown
+from support.script_crypto import DECISION, NOW_S, called, certificate, crypto, key, public, refused, thrown
 
 ROOT = certificate("root", "root", "p384", "p384", authority=True)
 MIDDLE = certificate("middle", "root", "p521", "p384", authority=True, path=0)
@@ -91,6 +93,30 @@ def test_only_an_authority_is_trusted() -> None:
     assert not is_valid(LEAF, certificate("middle", "root", "p521", "p384", authority=False))
     own = certificate("own", "own")
     assert not is_valid(own, own)
+    for may_issue in (True, False):
+        pem = certificate("own", "own", authority=True, may_issue=may_issue)
+        assert is_valid(pem, pem) is may_issue
+        assert not is_valid(LEAF, certificate("middle", "root", "p521", "p384", may_issue=may_issue))
+
+
+def test_one_from_before_certificates_could_say_so_is_an_authority_if_it_has_signed_itself() -> None:
+    def sequence(content: bytes) -> bytes:
+        return b"\x30\x82" + len(content).to_bytes(2, "big") + content
+
+    def old(subject: str, issuer: str) -> str:
+        new = x509.load_pem_x509_certificate(certificate(subject, issuer, "rsa", "rsa").encode())
+        version = b"\xa0\x03\x02\x01\x02"
+        assert new.tbs_certificate_bytes[4:9] == version
+        signed = sequence(new.tbs_certificate_bytes[9:])
+        signature = key("rsa").sign(signed, padding.PKCS1v15(), hashes.SHA256())
+        algorithm = bytes.fromhex("300d06092a864886f70d01010b0500")
+        bits = b"\x03\x82" + (len(signature) + 1).to_bytes(2, "big") + b"\0" + signature
+        return x509.load_der_x509_certificate(sequence(signed + algorithm + bits)).public_bytes(Encoding.PEM).decode()
+
+    leaf = certificate("leaf", "old", "p256", "rsa")
+    assert x509.load_pem_x509_certificate(old("old", "old").encode()).version is x509.Version.v1
+    assert is_valid(leaf, old("old", "old"))
+    assert not is_valid(leaf, old("old", "other"))
 
 
 def test_every_certificate_must_be_valid_at_the_script_s_time() -> None:

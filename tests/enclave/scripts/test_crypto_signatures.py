@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
-from cryptography.hazmat.primitives.serialization import PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat, PublicFormat
 
 from support.script_crypto import APPLICATION, DECISION, base64url, called, certificate, crypto, key, private, public, refused, thrown
 
@@ -100,7 +100,8 @@ def test_ecdsa_both_ways_with_r_and_s_side_by_side(curve: str, digest: str) -> N
     r, s = decode_dss_signature(key(curve).sign(DATA, ec.ECDSA(HASHES[digest])))
     theirs = r.to_bytes(size, "big") + s.to_bytes(size, "big")
     assert crypto("verifySignature", ecdsa(digest), public(curve), theirs, DATA) is True
-    for wrong in (der, theirs[:-1], theirs + b"\0", b"", bytes(2 * size), b"\xff" * 2 * size, theirs[size:] + theirs[:size]):
+    mixed = (theirs[size:] + theirs[:size], theirs[:size] + b"\0" + theirs[size:])
+    for wrong in (der, theirs[:-1], theirs + b"\0", b"", bytes(2 * size), b"\xff" * 2 * size, *mixed):
         assert crypto("verifySignature", ecdsa(digest), public(curve), wrong, DATA) is False
     assert crypto("verifySignature", ecdsa(digest), public(curve), theirs, DATA + b"!") is False
     other = "SHA-512" if digest == "SHA-256" else "SHA-256"
@@ -161,6 +162,18 @@ def test_a_key_of_another_kind_is_refused(algorithm: dict[str, Any], kind: str) 
 @pytest.mark.parametrize("kind", ["p224", "p256k"])
 def test_a_curve_that_ccf_does_not_know_is_refused(kind: str) -> None:
     assert refused("sign", ecdsa(), private(kind), DATA).startswith("RangeError: key is on the curve secp")
+
+
+def test_a_key_that_takes_too_long_is_refused() -> None:
+    for bits in (8_192, 8_193):
+        numbers = rsa.RSAPublicNumbers(65_537, (1 << (bits - 1)) + 1)
+        pem = numbers.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        if bits == 8_192:
+            assert crypto("verifySignature", pss(), pem, bytes(1024), DATA) is False
+        else:
+            assert (
+                refused("verifySignature", pss(), pem, bytes(1024), DATA) == "RangeError: key has 8193 bits; RSA keys are used up to 8192"
+            )
 
 
 def test_a_private_key_verifies_nothing_and_a_public_one_signs_nothing() -> None:
