@@ -10,6 +10,7 @@ Not here: the joiner's side (`enclave.joining`), what a document proves (`ledger
 
 import base64
 import json
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, Protocol
 
@@ -118,8 +119,10 @@ class Nonces:
 class Admission:
     """The endpoints `POST /node/join/nonce` and `POST /node/join`."""
 
-    def __init__(self, node: Admitting) -> None:
+    def __init__(self, node: Admitting, at_opening: Callable[[Store], WriteSet]) -> None:
+        """Args: at_opening: gives what the service writes besides when it opens by itself."""
         self._node = node
+        self._at_opening = at_opening
         self._nonces = Nonces()
         self._throttle = Throttle()  # of documents that do not verify
 
@@ -276,7 +279,8 @@ class Admission:
         wanted = self._node.settings.get("open_at_nodes")
         if wanted is None or trusted < wanted or service.get("status") != tables.OPENING:
             return None
-        return {tables.SERVICE_INFO: {tables.SINGLETON: tables.encode({**service, "status": tables.OPEN})}}
+        opened: WriteSet = {tables.SERVICE_INFO: {tables.SINGLETON: tables.encode({**service, "status": tables.OPEN})}}
+        return {**opened, **self._at_opening(self._node.store)}
 
     def _secrets(self, context: Context, request: "_JoinRequest", node_id: NodeId) -> Result:
         node = self._node

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledgerd.enclave.configuration import Configuration, Party, StartConfiguration
+from ledgerd.enclave.governing.sharing import encryption_key
 from ledgerd.enclave.keys import ServiceKeys, parse_certificate
 from ledgerd.governance import tables
 from ledgerd.ledger.entry import WriteSet
@@ -113,6 +114,10 @@ def genesis_writes(
     _add_parties(writes, "users", start.users, tables.USER_CERTS, tables.USER_INFO, _user_info)
     for member in start.members:
         if member.encryption_key is not None:
+            try:
+                encryption_key(member.encryption_key)
+            except FormatError as error:
+                raise ConfigurationError(f"start.members: {error}; make one with `openssl genrsa` and `openssl rsa -pubout`") from None
             keys = writes.setdefault(tables.MEMBER_ENCRYPTION_KEYS, {})
             keys[_fingerprint(member.certificate, "members").encode()] = member.encryption_key.encode()
     return writes

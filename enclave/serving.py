@@ -185,7 +185,8 @@ class Serving:
         frontend.add_to(self._registries["app"], app.name)
         frontend.add_to(self._registries["node"], "ledgerd node")
         frontend.add_node_endpoints(self._registries["node"])
-        self._admission = Admission(self.status)
+        renewal = Renewal(self.status)
+        self._admission = Admission(self.status, renewal.at_opening)
         self._admission.add_to(self._registries["node"])
         self._leaving = Leaving(self.status)
         self._leaving.add_to(self._registries["node"])
@@ -193,7 +194,6 @@ class Serving:
         self._registries["node"].add(Endpoint("GET", "/jwt_keys/refresh/metrics", lambda _: self._refresh.metrics()))
         governing = self._registries["gov"]
         frontend.add_to(governing, "ledgerd governance")
-        renewal = Renewal(self.status)
         governing_frontend.add_to(governing, self.status, renewal)
         self._javascript = JavaScriptApplication(
             store, self.status, self._registries["app"], ledger_calls.APPLICATION_CALLS, (ledger_calls.HISTORICAL_STATE,)

@@ -45,6 +45,7 @@ CONFIGURATION: Final = "public:ccf.gov.ledgerd.configuration"  # what all nodes 
 
 # The service's own, which no script writes.
 ENCRYPTED_LEDGER_SECRETS: Final = "public:ccf.internal.encrypted_ledger_secrets"  # node id -> a new ledger secret, sealed to that node
+RECOVERY_SHARES: Final = "public:ccf.internal.recovery_shares"  # the newest ledger secret, wrapped, and members' shares of the key
 EARLIER_EPOCH: Final = "public:ccf.internal.historical_encrypted_ledger_secret"  # the one before, encrypted under the one after
 
 SINGLETON: Final = bytes(8)
@@ -58,6 +59,9 @@ RETIRED: Final = "Retired"
 
 ACTIVE: Final = "Active"  # of a member
 ACCEPTED: Final = "Accepted"  # of a member that has not yet said that it agrees; and of a proposal
+
+NON_PARTICIPANT: Final = "NonParticipant"  # of a member, when the service recovers; without a role it is a Participant
+OWNER: Final = "Owner"
 
 OPENING: Final = "Opening"
 OPEN: Final = "Open"  # of a service; and of a proposal on which members vote

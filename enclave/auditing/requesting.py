@@ -70,7 +70,7 @@ class Again:
         engine = Engine(self._node, renewal.complete)
         Proposing(self._node, engine).add_to(self._registry)
         KnownProposals(self._node, engine).add_to(self._registry)
-        Acknowledgement(self._node).add_to(self._registry)
+        Acknowledgement(self._node, renewal).add_to(self._registry)
 
     def execute(
         self, request: SignedRequest, root: bytes | None, identifier: TransactionId, writes: WriteSet, signed: Signed | None

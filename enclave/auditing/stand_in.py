@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from ledgerd.enclave.auditing.certificates import RecordedKeys
 from ledgerd.enclave.auditing.findings import NotFollowingError, read_json
-from ledgerd.enclave.endpoints import Context
 from ledgerd.enclave.governing.calls import GovernanceCalls
 from ledgerd.enclave.governing.renewal import Renewal
 from ledgerd.enclave.keys import ServiceKeys
@@ -111,7 +110,7 @@ class RecordedRenewal(Renewal):
         super().__init__(node)
         self._stand_in = node
 
-    def opaque(self, context: Context, table: str, path: tuple[str | int, ...], make: Callable[[], bytes]) -> str:
+    def opaque(self, table: str, path: tuple[str | int, ...], make: Callable[[], bytes]) -> str:
         """What stands there; the expected record then differs unless it is base64."""
         text = self._stand_in.recorded(table, path)
         try:

@@ -18,6 +18,7 @@ from ledgerd.enclave import leaving
 from ledgerd.enclave.auditing import findings
 from ledgerd.enclave.auditing.certificates import RecordedKeys
 from ledgerd.enclave.auditing.findings import record_in, short
+from ledgerd.enclave.auditing.stand_in import RecordedRenewal, StandIn
 from ledgerd.enclave.jwt.records import changes, read_records
 from ledgerd.enclave.keys import CLOCK_SLACK
 from ledgerd.enclave.kv import Store
@@ -42,6 +43,8 @@ GENESIS_ALLOWED: Final = GENESIS_REQUIRED | frozenset(
         *(tables.SNP_MEASUREMENTS, tables.SNP_HOST_DATA, tables.SNP_UVM_ENDORSEMENTS, tables.SNP_TCB_VERSIONS),
     )
 )
+
+_SHARES: Final = (tables.RECOVERY_SHARES, tables.EARLIER_EPOCH)  # what an opening writes besides, where members have encryption keys
 
 _NO_ORIGIN: Final = (
     "Nothing in the ledger gives rise to this change: no member proposed it, and it is none of what a service does by itself. "
@@ -68,6 +71,8 @@ class Unasked:
     def __init__(self, store: Store, last_signed: Callable[[], Seqno]) -> None:
         self._store = store
         self._last_signed = last_signed
+        self._node_then = StandIn(store, last_signed)
+        self._renewal = RecordedRenewal(self._node_then)
 
     def genesis(self, transaction_id: TransactionId, writes: WriteSet) -> Change:
         """Entry 1. What it says is taken as it is: it is what the members agreed to by joining; that it is whole is checked.
@@ -190,25 +195,27 @@ class Unasked:
         keys.endorse(request, keys.recorded(request).not_valid_before_utc + CLOCK_SLACK)  # when it was made, only the primary knew
         opens = ""
         if tables.SERVICE_INFO in writes:
-            if not self._opens(writes, self._trusted() + 1):
+            if not self._opens(transaction_id, writes, self._trusted() + 1):
                 return None
             opens = ", and the service opens, as the genesis says"
         return Change("trust", f"node {short(key.decode())} is trusted, as the genesis says of every attested node{opens}")
 
     def _opening(self, transaction_id: TransactionId, writes: WriteSet) -> Change | None:
-        if not self._opens(writes, self._trusted()):
+        if not self._opens(transaction_id, writes, self._trusted()):
             return None
         return Change("open", "the service opens, as the genesis says")
 
-    def _opens(self, writes: WriteSet, trusted: int) -> bool:
+    def _opens(self, transaction_id: TransactionId, writes: WriteSet, trusted: int) -> bool:
         wanted = self._settings().get("open_at_nodes")
         before = self._service()
-        return (
-            type(wanted) is int
-            and trusted >= wanted
-            and before.get("status") == tables.OPENING
-            and writes[tables.SERVICE_INFO] == {tables.SINGLETON: tables.encode({**before, "status": tables.OPEN})}
-        )
+        if type(wanted) is not int or trusted < wanted or before.get("status") != tables.OPENING:
+            return False
+        self._node_then.face(transaction_id, writes, bytes(32), 0)
+        expected = {
+            tables.SERVICE_INFO: {tables.SINGLETON: tables.encode({**before, "status": tables.OPEN})},
+            **self._renewal.at_opening(self._store),
+        }
+        return all(writes.get(name) == expected.get(name) for name in (tables.SERVICE_INFO, *_SHARES))
 
     def _retired(self, transaction_id: TransactionId, writes: WriteSet) -> Change | None:
         """Retirements that the members decided, and that a signature covers, are noted as final."""
@@ -282,8 +289,11 @@ _TRIED: Final[Mapping[frozenset[str], tuple[_Tried, ...]]] = {
     frozenset({tables.NODE_INFO}): (Unasked._joins, Unasked._deleted),
     frozenset({tables.MEMBER_ACKS}): (Unasked._digest,),
     frozenset({tables.NODE_INFO, tables.NODE_ENDORSED_CERTIFICATES}): (Unasked._trusts, Unasked._deleted),
-    frozenset({tables.NODE_INFO, tables.NODE_ENDORSED_CERTIFICATES, tables.SERVICE_INFO}): (Unasked._trusts,),
-    frozenset({tables.SERVICE_INFO}): (Unasked._opening,),
+    **{
+        frozenset({tables.NODE_INFO, tables.NODE_ENDORSED_CERTIFICATES, tables.SERVICE_INFO, *shares}): (Unasked._trusts,)
+        for shares in ((), _SHARES, _SHARES[:1])
+    },
+    **{frozenset({tables.SERVICE_INFO, *shares}): (Unasked._opening,) for shares in ((), _SHARES, _SHARES[:1])},
     frozenset({tables.JWT_KEYS}): (Unasked._refreshed,),
     frozenset({tables.NODE_INFO, tables.FORMER_NODES}): (Unasked._retired,),
 }

@@ -1,13 +1,14 @@
 """State digests and their acknowledgement, by which a member becomes active: `/gov/members/state-digests`.
 
 Law: a member is active from the entry that holds its signature over a root of this very ledger.
-Not here: the form of the records (`governance.acks`), recovery shares (not built yet: CCF makes new ones here).
+Not here: the form of the records (`governance.acks`), the recovery shares that are made here (`enclave.governing.renewal`).
 """
 
 from typing import Any, Final, Protocol
 
 from ledgerd.enclave.endpoints import Context, Registry, Result
 from ledgerd.enclave.governing.api import id_in_path, reading, record_request, request_of, signed, signer_in_path
+from ledgerd.enclave.governing.renewal import Renewal
 from ledgerd.governance import acks, requests, tables
 from ledgerd.governance.descriptions import StateDigest
 from ledgerd.ledger.errors import FormatError, RequestError
@@ -26,8 +27,9 @@ class Node(Protocol):
 class Acknowledgement:
     """The three endpoints."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, renewal: Renewal) -> None:
         self._node = node
+        self._renewal = renewal
 
     def add_to(self, registry: Registry) -> None:
         """Add them."""
@@ -118,5 +120,6 @@ class Acknowledgement:
         record_request(context, request)
         if not is_active:
             members.set(key, tables.encode({**info, "status": tables.ACTIVE}))
+            self._renewal.member_activated(context, member_id)
             self._node.log("info", f"member {member_id[:16]}... acknowledges state {digest[:16]}..., and is active")
         return None

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledgerd.enclave.endpoints import Context
 from ledgerd.enclave.governing import jwt_keys
-from ledgerd.enclave.governing.renewal import REKEY, Renewal
+from ledgerd.enclave.governing.renewal import OPENING, REKEY, SHARES, Renewal
 from ledgerd.enclave.keys import CLOCK_SLACK, ServiceKeys, at_milliseconds
 from ledgerd.enclave.ledger_secrets import LedgerSecret
 from ledgerd.enclave.scripts.run import Call
@@ -50,7 +50,7 @@ class GovernanceCalls:
         self.calls: dict[str, Call] = {
             "node.transitionServiceToOpen": self._open,
             "node.triggerLedgerRekey": self._rekey,
-            "node.triggerRecoverySharesRefresh": _not_yet("this version of ledgerd makes no recovery shares"),
+            "node.triggerRecoverySharesRefresh": self._refresh_shares,
             "node.triggerLedgerChunk": _nothing,  # the ledger lies in one database; its export decides where files end
             "node.triggerSnapshot": _not_yet("this version of ledgerd makes no snapshots"),
             "network.getLatestLedgerSecretSeqno": self._latest_secret,
@@ -72,11 +72,17 @@ class GovernanceCalls:
         if info["status"] != tables.OPENING:
             raise ValueError(f"the service is {info['status']}, and cannot be opened")
         table.set(tables.SINGLETON, tables.encode({**info, "status": tables.OPEN}))
+        self._renewal.ask(context, OPENING)
 
     def _rekey(self, context: Context, arguments: list[Any]) -> None:
         """`triggerLedgerRekey()`: what is written after this request's entry has another secret."""
         _arguments(arguments)
         self._renewal.ask(context, REKEY)
+
+    def _refresh_shares(self, context: Context, arguments: list[Any]) -> None:
+        """`triggerRecoverySharesRefresh()`: new shares of the present secret, for the members that there are when the request is done."""
+        _arguments(arguments)
+        self._renewal.ask(context, SHARES)
 
     def _latest_secret(self, context: Context, arguments: list[Any]) -> int:
         """`getLatestLedgerSecretSeqno()`: the first entry that has the present secret."""

@@ -17,6 +17,6 @@ def add_to(registry: Registry, node: Node, renewal: Renewal) -> None:
     proposing.Proposing(node, constitution).add_to(registry)
     effects.Effects(constitution).add_to(registry)
     proposals.KnownProposals(node, constitution).add_to(registry)
-    acks.Acknowledgement(node).add_to(registry)
+    acks.Acknowledgement(node, renewal).add_to(registry)
     service.ServiceState(node).add_to(registry)
     recovery.add_to(registry)

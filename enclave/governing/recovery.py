@@ -1,11 +1,11 @@
-"""Recovery shares at `/gov/recovery`: there are none yet, and no service here waits for any; both are said in CCF's words.
+"""Recovery shares at `/gov/recovery`: each member's, as the ledger has it; and that no service here waits for any, in CCF's words.
 
-Not here: sharing keys, which is not built.
+Not here: making them (`enclave.governing.sharing`), recovering.
 """
 
 from ledgerd.enclave.endpoints import Context, Registry, Result
 from ledgerd.enclave.governing.api import id_in_path, reading, signed
-from ledgerd.governance import requests
+from ledgerd.governance import requests, tables
 from ledgerd.governance.descriptions import EncryptedShare, ShareReceived
 from ledgerd.ledger.errors import RequestError
 
@@ -35,7 +35,12 @@ def add_to(registry: Registry) -> None:
 
 def _share(context: Context) -> Result:
     member_id = id_in_path(context, "memberId")
-    raise RequestError(404, "ResourceNotFound", f"There is no recovery share of member {member_id}: this service makes none yet.")
+    record = context.governance(tables.RECOVERY_SHARES).get(tables.SINGLETON)
+    share = None if record is None else tables.decode(record)["encrypted_shares"].get(member_id)
+    if share is None:
+        text = "Active members have one who have an encryption key and take part in recovery, from the opening of the service on."
+        raise RequestError(404, "ResourceNotFound", f"There is no recovery share of member {member_id}. {text}")
+    return EncryptedShare(memberId=member_id, encryptedShare=share)
 
 
 def _recover(context: Context) -> Result:

@@ -1,9 +1,10 @@
-"""New ledger secrets, as the members' rules ask for them: made here, in the enclave, and written into the request's own entry.
+"""New ledger secrets and recovery shares, as the members' rules ask for them: made here, in the enclave, within the request's own entry.
 
-Calls of a constitution only say what is due; it is done once, when all of a proposal's actions are: for the nodes that there are then. The
-previous secret goes into the same entry, encrypted under the new one, so whoever has the newest can read the ledger back to its beginning.
+Calls of a constitution only say what is due; it is done once, when all of a proposal's actions are, for the nodes and members that there
+are then. The previous secret goes into the same entry, encrypted under the new one, so whoever has the newest can read the ledger back to
+its beginning. Shares are always of the newest.
 Law: what is written is encrypted before any map sees it.
-Not here: when a secret holds (`enclave.ledger_secrets`), who may ask (the constitution).
+Not here: when a secret holds (`enclave.ledger_secrets`), the form of shares (`enclave.governing.sharing`), who may ask (the constitution).
 """
 
 import base64
@@ -15,11 +16,18 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ledgerd.enclave.endpoints import Context
 from ledgerd.enclave.entropy import random_bytes
+from ledgerd.enclave.governing.sharing import Opaque, Sharing, Stored, Tables, shared, takes_part
 from ledgerd.enclave.keys import create_ledger_secret
+from ledgerd.enclave.kv import Store
 from ledgerd.enclave.ledger_secrets import BOX, LedgerSecret, boxed
 from ledgerd.governance import tables
+from ledgerd.ledger.entry import WriteSet
+from ledgerd.ledger.errors import FormatError
 
 REKEY: Final = "rekey"
+SHARES: Final = "shares"
+OPENING: Final = "opening"
+NEXT: Final = 0  # version of a secret that is being announced: the entry's own seqno is not known yet
 TRIED: Final = "(encrypted)"
 
 _IV_SIZE_BYTES: Final = 12
@@ -42,19 +50,57 @@ class Renewal:
 
     def ask(self, context: Context, what: str) -> None:
         """Note that it is due at the end of the request. Raises: ValueError: Not while the service recovers."""
-        info: dict[str, Any] = tables.decode(context.kv[tables.SERVICE_INFO].get(tables.SINGLETON) or b"{}")
-        if info.get("status") in _RECOVERING:
-            raise ValueError(f"the service is {info['status']}: its secrets and their shares cannot change before it is open again")
+        status = _status(context.kv)
+        if status in _RECOVERING:
+            raise ValueError(f"the service is {status}: its secrets and their shares cannot change before it is open again")
         context.overlay.due.add(what)
 
     def complete(self, context: Context) -> None:
-        """Do what is due. Raises: FormatError: A node's record has no key to seal to."""
-        due = context.overlay.due
-        if REKEY in due:
-            self._rekey(context)
-        due.clear()
+        """Do what is due. Before a service is open there are no shares; when it opens they are made.
 
-    def _rekey(self, context: Context) -> None:
+        Raises: FormatError: There is no key of a node or member to encrypt to, or there are fewer members for shares than it takes.
+        """
+        overlay = context.overlay
+        due, overlay.due = overlay.due, set()
+        if not due:
+            return
+        opaque = _tried if overlay.is_trial else self.opaque
+        latest = self._rekey(context, opaque) if REKEY in due else self._node.secrets()[-1]
+        if _status(context.kv) == tables.OPEN:
+            self._write(context, shared(context.kv, latest, opaque, is_new=REKEY in due, is_opening=OPENING in due), quiet=overlay.is_trial)
+
+    def member_activated(self, context: Context, member_id: str) -> None:
+        """Make new shares, one for this member, who is active from now on: if the service is open and it takes part in recovery."""
+        info = tables.decode(context.kv[tables.MEMBER_INFO].get(member_id.encode()) or b"{}")
+        has_key = context.kv[tables.MEMBER_ENCRYPTION_KEYS].get(member_id.encode()) is not None
+        if has_key and takes_part(info) and _status(context.kv) == tables.OPEN:
+            try:
+                made = shared(context.kv, self._node.secrets()[-1], self.opaque, is_new=False)
+            except FormatError as error:  # of others: it is no reason to keep this one from taking part
+                made = Sharing({}, f"no new recovery shares were made: {error}")
+            self._write(context, made)
+
+    def at_opening(self, store: Store) -> WriteSet:
+        """What is to be written besides where the service opens by itself."""
+        try:
+            made = shared(Stored(store), self._node.secrets()[-1], self.opaque, is_new=False, is_opening=True)
+        except FormatError as error:  # the genesis says that it opens
+            made = Sharing({}, f"there are no recovery shares: {error}")
+        if made.warning:
+            self._node.log("warning", made.warning)
+        return made.writes
+
+    def _write(self, context: Context, made: Sharing, quiet: bool = False) -> None:
+        for name, changes in made.writes.items():
+            for key, value in changes.items():
+                if value is None:
+                    context.kv[name].delete(key)
+                else:
+                    context.kv[name].set(key, value)
+        if made.warning and not quiet:
+            self._node.log("warning", made.warning)
+
+    def _rekey(self, context: Context, opaque: Opaque) -> LedgerSecret:
         """Write a new secret for every node, and the one before for whoever will have the new one.
 
         Those that leave get it, too: until their retirement is final commits need them, and they read on until they are told.
@@ -64,9 +110,7 @@ class Renewal:
         history = context.kv[tables.EARLIER_EPOCH]
         stored = history.version_of(tables.SINGLETON)
         pointer = {} if stored is None else {"previous_secret_stored_version": stored}
-        under_new = self.opaque(
-            context, tables.EARLIER_EPOCH, ("previous_ledger_secret", "encrypted_data"), lambda: gcm(secret, previous.secret)
-        )
+        under_new = opaque(tables.EARLIER_EPOCH, ("previous_ledger_secret", "encrypted_data"), lambda: gcm(secret, previous.secret))
         before = {"encrypted_data": under_new, "version": previous.version, **pointer}
         history.set(tables.SINGLETON, tables.encode({"previous_ledger_secret": before}))
         boxes: dict[str, Any] = {}
@@ -74,18 +118,26 @@ class Renewal:
             node_id, record = key.decode(), tables.decode(value)
             if record["status"] != tables.PENDING:
                 pem = record["encryption_pub_key"]
-                box = self.opaque(context, tables.ENCRYPTED_LEDGER_SECRETS, (node_id, 0, BOX), partial(boxed, secret, pem))
-                boxes[node_id] = [{BOX: box, **pointer}]
+                box = opaque(tables.ENCRYPTED_LEDGER_SECRETS, (node_id, 0, BOX), partial(boxed, secret, pem))
+                boxes[node_id] = [{BOX: box}]
         context.kv[tables.ENCRYPTED_LEDGER_SECRETS].set(tables.SINGLETON, tables.encode(boxes))
         if not context.overlay.is_trial:
             self._node.log("info", f"the ledger gets a new secret, sealed to {len(boxes)} {'node' if len(boxes) == 1 else 'nodes'}")
+        return LedgerSecret(NEXT, secret)
 
-    def opaque(self, context: Context, table: str, path: tuple[str | int, ...], make: Callable[[], bytes]) -> str:
-        """Something encrypted, in base64, for this place in a table's record. An auditor's takes what stands there: it can make none.
+    def opaque(self, table: str, path: tuple[str | int, ...], make: Callable[[], bytes]) -> str:
+        """Something encrypted, in base64, for this place in a table's record. An auditor's takes what stands there: it can make none."""
+        return base64.b64encode(make()).decode()
 
-        For a trial nothing is made: nobody has voted for it.
-        """
-        return TRIED if context.overlay.is_trial else base64.b64encode(make()).decode()
+
+def _tried(table: str, path: tuple[str | int, ...], make: Callable[[], bytes]) -> str:
+    """The same for a trial: nothing is made that nobody has voted for."""
+    return TRIED
+
+
+def _status(maps: Tables) -> str:
+    info: dict[str, Any] = tables.decode(maps[tables.SERVICE_INFO].get(tables.SINGLETON) or b"{}")
+    return str(info.get("status"))
 
 
 def gcm(key: bytes, secret: bytes) -> bytes:

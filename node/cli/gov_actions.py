@@ -114,7 +114,7 @@ _ALL: Final = (
         "Set how many members together can recover the service.",
         (Argument("recovery_threshold", Kind.WHOLE, _THRESHOLD_HELP),),
     ),
-    Action("trigger_recovery_shares_refresh", "Make the shares for recovery anew; old ones are worth nothing then."),
+    Action("trigger_recovery_shares_refresh", "Make the shares for recovery anew; a share in wrong hands takes trigger-ledger-rekey."),
     # Users.
     Action(
         "set_user",

@@ -97,11 +97,13 @@ COMMANDS: Final = {
             "ack": "Acknowledge the service's state: the member takes part from then on.",
             "finish": "Put a signature into what --prepare wrote, and send it.",
             "submit": "Send a request that a member has signed.",
+            "share": "Show your own share for recovery, decrypted, in base64.",
             "audit": "Replay governance from a ledger, offline.",
         },
         {
             "show": "gov_diff",
             "diff": "gov_diff",
+            "share": "gov_share",
             "propose": "gov_propose",
             "vote": "gov_vote",
             "finish": "gov_finish",

@@ -194,7 +194,7 @@ def test_the_secret_before_is_in_the_entry_under_the_one_after() -> None:
         assert AESGCM(secrets[key]).decrypt(sealed[16:28], sealed[28:] + sealed[:16], None) == secrets[expected]
         boxes = tables.decode(writes[tables.ENCRYPTED_LEDGER_SECRETS][tables.SINGLETON] or b"")
         assert list(boxes) == [node_id(host)]
-        assert boxes[node_id(host)][0].get("previous_secret_stored_version") == stored
+        assert list(boxes[node_id(host)][0]) == ["encrypted_secret"]
 
 
 def test_a_proposal_that_asks_twice_changes_it_once_and_one_that_fails_never() -> None:

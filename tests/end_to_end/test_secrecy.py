@@ -13,16 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ledgerd.apps.logging import app
 from ledgerd.enclave import boundary
 from ledgerd.enclave.boundary import Ready
-from ledgerd.governance import requests
+from ledgerd.governance import requests, tables
+from ledgerd.ledger.entry import read_public
+from ledgerd.ledger.shares import combine, wrapping_key
 from ledgerd.ledger.signature import SIGNATURES
 from support.cluster import Cluster, Host
 from support.https import Request, Session
 from support.members import SIGNED_AT, send
 from support.processes import Service
+from support.recovered import decrypted
 from support.traces import forms, traces
 
 # Text that JSON, URLs and Python would each escape in its own way.
@@ -215,7 +220,9 @@ def scalar(key: Any) -> bytes:
 
 def test_no_key_leaves_an_enclave(tmp_path: Path) -> None:
     cluster = Watched(app)
-    hosts = cluster.start(3)
+    encryption_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = encryption_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    hosts = cluster.start(3, members=[{"certificate": cluster.member.pem, "data": None, "encryption_key": pem}])
     client = cluster.client(hosts[0], cluster.user)
     answer = client.ask("PUT", "/app/records/a", b"x", prefer="receipt", idempotency_key="k")
     assert cluster.client(hosts[1]).ask("PUT", "/app/records/b", b"y", prefer="committed").status == 204
@@ -233,6 +240,12 @@ def test_no_key_leaves_an_enclave(tmp_path: Path) -> None:
 
     keys: dict[str, bytes] = {}
     public: dict[str, bytes] = {}
+    for number, data in enumerate(hosts[1].entries, 1):
+        for record in read_public(data).writes.get(tables.RECOVERY_SHARES, {}).values():
+            (encrypted,) = tables.decode(record or b"")["encrypted_shares"].values()
+            share = decrypted(encrypted, encryption_key)
+            keys[f"recovery share of {number}"] = share[4:]
+            keys[f"wrapping key of {number}"] = wrapping_key(combine([share]))
     for host in hosts:
         own, serving = host.enclave._keys, host.enclave._serving
         assert serving is not None
@@ -247,7 +260,7 @@ def test_no_key_leaves_an_enclave(tmp_path: Path) -> None:
             keys[f"commit secret of {version}"] = hmac.digest(ledger_secret, b"Commit S", "sha256")
         public[f"public key of {host.name}"] = own.public[-96:]
         public["service's public key"] = serving.status.service.public[-96:]
-    assert len(keys) == 2 * 4 + 1 + 2 * 2
+    assert len(keys) == 2 * 4 + 1 + 2 * 2 + 2 * 2, "of nodes, the service, two ledger secrets, and two times shares"
 
     places = cluster.places()
     assert {name for name in public if list(traces({name: public[name]}, places))} == set(public), "what is public is found"

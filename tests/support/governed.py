@@ -49,7 +49,7 @@ class Governed(Node):
         super().__init__()
         self.logs: list[str] = []
         KnownProposals(self, Engine(self, Renewal(self).complete)).add_to(self.gov)
-        Acknowledgement(self).add_to(self.gov)
+        Acknowledgement(self, Renewal(self)).add_to(self.gov)
         ServiceState(self).add_to(self.gov)
         recovery.add_to(self.gov)
         self.put(member_rows({"alice": ALICE, "bob": BOB}))

@@ -61,11 +61,11 @@ class Ledger:
 class Life:
     """A service with admission by vote, under way."""
 
-    def __init__(self, members: Sequence[Identity] = (), **start: Any) -> None:
+    def __init__(self, members: Sequence[Identity] = (), *, encryption_key: str | None = None, **start: Any) -> None:
         self.members = list(members) or [make_identity(name) for name in ("alice", "bob", "carol")]
         self.cluster = Cluster(app)
         options = {
-            "members": [{"certificate": member.pem, "data": None} for member in self.members],
+            "members": [{"certificate": member.pem, "data": None, "encryption_key": encryption_key} for member in self.members],
             "users": [],
             "measurements": [],
             "constitution": BY_VOTE,
