@@ -104,6 +104,22 @@ def _line(platform: str, what: str, accepted: str, detail: Any = None) -> dict[s
     return {"platform": platform, "what": what, "accepted": accepted, "detail": detail}
 
 
+@command("constitution")
+@click.option("--default", "shipped", flag_value="default", help="The one that comes with this program, not the service's: by vote.")
+@click.option("--sandbox", "shipped", flag_value="sandbox", help="The other one that comes with it: one member's word is enough.")
+@node_options
+def gov_constitution(output: Output, service: ServiceOptions, shipped: str | None) -> None:
+    """Print the rules by which members govern, in JavaScript."""
+    if shipped is None:
+        with service.client() as client:
+            text = gov_outcome.get(client, "service/constitution").text
+    else:
+        from ledgerd.node.constitution import default_constitution  # noqa: PLC0415
+
+        text = default_constitution("vote" if shipped == "default" else "automatic")
+    output.text("gov_constitution", "constitution", text)
+
+
 @command("proposals")
 @service_options
 def gov_proposals(output: Output, service: ServiceOptions) -> None:

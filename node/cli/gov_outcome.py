@@ -129,20 +129,21 @@ def _tell_proposal(
         raise NotWithdrawnError(f"the service knows no proposal {signed.proposal_id}: it never was, or others were decided since")
     found = _object(answer)
     active = active_members(client)
-    output.record(
-        schema,
-        {
-            "proposal_id": found["proposalId"],
-            "state": found["proposalState"],
-            "ballots": found["ballotCount"],
-            "active_members": active,
-            **fields,
-            "transaction_id": None if answer.transaction_id is None else str(answer.transaction_id),
-            "final_votes": found.get("finalVotes"),
-            "vote_failures": found.get("voteFailures"),
-            "failure": found.get("failure"),
-        },
-    )
+    shown = {
+        "proposal_id": found["proposalId"],
+        "state": found["proposalState"],
+        "ballots": found["ballotCount"],
+        "active_members": active,
+        **fields,
+        "transaction_id": None if answer.transaction_id is None else str(answer.transaction_id),
+    }
+    if output.json:
+        details = {"final_votes": found.get("finalVotes"), "vote_failures": found.get("voteFailures"), "failure": found.get("failure")}
+        output.record(schema, {**shown, **details})
+    else:
+        votes = found.get("finalVotes") or {}
+        yes = sum(vote is True for vote in votes.values())
+        output.record(schema, {**shown, **({"votes": f"{yes} for, {len(votes) - yes} against"} if votes else {})})
     output.note(next_step(found, active))
 
 

@@ -88,6 +88,7 @@ COMMANDS: Final = {
             "users": "List the users: who may use the application.",
             "service": "Show the service: its status, its certificate, and its configuration.",
             "policy": "List what a node has to show to join: each image, root, or the like that is accepted.",
+            "constitution": "Print the rules by which members govern, in JavaScript.",
             "proposals": "List the proposals that are open, and the last one that was decided.",
             "show": "Show a proposal: who made it, what it asks for, who has voted, and what it would change.",
             "diff": "Show what a proposal would change, before and after.",

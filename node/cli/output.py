@@ -105,7 +105,8 @@ class Output:
             return
         colours = {"+": "green", "-": "red", "~": "yellow"} if sys.stdout.isatty() else {}
         for line in lines:
-            click.echo(click.style(one_line(line), fg=colours.get(line.lstrip()[:1])))
+            colour = colours.get(line.lstrip()[:1])
+            click.echo(one_line(line) if colour is None else click.style(one_line(line), fg=colour))
 
     def note(self, text: str) -> None:
         """Tell people something that is not the result."""

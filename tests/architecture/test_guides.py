@@ -1,5 +1,6 @@
 """The guides in docs/ tell the truth: the help is the program's, configurations load, every key is named, code runs as printed."""
 
+import os
 import re
 import runpy
 import subprocess
@@ -16,6 +17,7 @@ from support.repository import ROOT
 DOCS: Final = ROOT / "docs"
 OPERATING: Final = (DOCS / "operating.md").read_text()
 AWS: Final = (DOCS / "deploy" / "aws.md").read_text()
+MEMBERS: Final = (DOCS / "members.md").read_text()
 COMMANDS: Final[dict[str, Any]] = runpy.run_path(str(ROOT / "scripts" / "commands"))
 SECTIONS: Final = ("node", "rpc", "peer", "limits", "consensus", "attestation", "vm", "nitro", "start", "join", "public_name")
 LEDGERD: Final = str(Path(sys.executable).with_name("ledgerd"))
@@ -50,19 +52,23 @@ def test_the_configurations_for_aws_load(tmp_path: Path, number: int) -> None:
     assert (loaded.start is not None, loaded.join is not None) == ((True, False), (False, True))[number]
 
 
-def test_the_commands_for_aws_and_their_options_are_the_program_s() -> None:
+@pytest.mark.parametrize("guide", [AWS, MEMBERS], ids=["aws", "members"])
+def test_the_commands_of_a_guide_and_their_options_are_the_program_s(guide: str) -> None:
     sections = (DOCS / "cli.md").read_text().split("\n## ")
     helps = {part.partition("\n")[0]: part for part in sections if part.startswith("ledgerd ")}
-    shell = "\n".join(blocks(AWS, "sh")).replace("\\\n", " ")
+    shell = "\n".join(blocks(guide, "sh")).replace("\\\n", " ")
     # `systemd-run` has options of its own, before the program's name
     lines = [re.sub(r'"\$\(command -v ledgerd\)"', "\nledgerd", line).rpartition("\n")[2] for line in shell.splitlines()]
     commands = [line.partition("#")[0] for line in lines if re.match(r"ledgerd [a-z]", line)]
     assert len(commands) > 10
     for command in commands:
         name = max((name for name in helps if f"{command.strip()} ".startswith(f"{name} ")), key=len, default=None)
+        if name is None and command.startswith("ledgerd gov propose "):
+            name = "ledgerd gov propose FILE"  # where no action stands, a file's name does
         assert name is not None, f"no such command: {command}"
+        further = helps["ledgerd gov propose FILE"] if name.startswith("ledgerd gov propose ") else ""  # it says so
         for option in re.findall(r"(?<= )--?[a-z][a-z0-9-]*", command):
-            assert re.search(rf"(?<![\w-]){option}(?![\w-])", helps[name]), f"{name} has no {option}: {command}"
+            assert re.search(rf"(?<![\w-]){option}(?![\w-])", helps[name] + further), f"{name} has no {option}: {command}"
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -74,6 +80,20 @@ def test_the_table_of_the_configuration_names_every_key_and_no_other(tmp_path: P
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     named = {key for row in rows for key in re.findall(rf"`{section}\.(\w+)`", row)}
     assert named == set(known.partition("known here: ")[2].split(", "))
+
+
+@pytest.mark.slow
+def test_what_members_may_try_on_one_machine_runs_as_printed(tmp_path: Path) -> None:
+    (tmp_path / "guide.sh").write_text("set -e\n" + blocks(MEMBERS.partition("<!-- example: run by a test")[2], "sh")[0])
+    path = f"{Path(LEDGERD).parent}:{os.environ['PATH']}"
+    whole = [LEDGERD, "dev", "--nodes", "1", "--dir", "service", "--port", "0", "--exec", "bash guide.sh"]
+    done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "PATH": path})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '+  return "Accepted"' not in done.stdout
+    assert '-  return "Accepted";' in done.stdout  # the difference of the two constitutions
+    assert "state     Open: 0 of 3 active members have voted" in done.stdout
+    assert "state     Accepted" in done.stdout
+    assert '{"role": "clerk"}' in done.stdout
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 
 from ledgerd.governance import tables
 from ledgerd.ledger.signature import SIGNATURES
+from support.cluster import BY_VOTE, SANDBOX
 from support.command_line import Ledgerd
 from support.executing import USER
 from support.fake_service import FakeAnswer, FakeRequest, FakeService
@@ -124,6 +125,15 @@ def test_the_policy_is_listed_line_by_line(ledgerd: Ledgerd, gov: Gov, options: 
     items = ledgerd("gov", "policy", "-o", "json", *options).json["items"]
     assert items[1] == {"platform": "nitro", "what": "root", "accepted": "ab", "detail": "PEM"}
     assert items[5]["detail"] == {"snp": 24}
+
+
+def test_the_constitution_is_printed(ledgerd: Ledgerd, gov: Gov, options: list[object]) -> None:
+    gov.node.put({tables.CONSTITUTION: {tables.SINGLETON: tables.encode("export function vote() {} // ü\n")}})
+    assert ledgerd("gov", "constitution", *options).out == "export function vote() {} // ü\n"
+    found = ledgerd("gov", "constitution", "-o", "json", *options).json
+    assert found == {"schema": "ledgerd.gov_constitution.v1", "constitution": "export function vote() {} // ü\n"}
+    assert ledgerd("gov", "constitution", "--default").out == f"{BY_VOTE}"  # without a service
+    assert ledgerd("gov", "constitution", "--sandbox").out == f"{SANDBOX}"
 
 
 def test_proposals_are_listed(ledgerd: Ledgerd, gov: Gov, options: list[object]) -> None:

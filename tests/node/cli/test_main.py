@@ -39,6 +39,7 @@ def test_all_commands_that_are_promised_are_there() -> None:
         "gov users",
         "gov service",
         "gov policy",
+        "gov constitution",
         "gov proposals",
         "gov show",
         "gov diff",
