@@ -165,18 +165,11 @@ class JavaScriptApplication:
         label = f"{declared.method} {route}"
         node, options, limits = self._node, self.options, self.options.limits
         flushed = self._seen[3]
-        job = Job(
-            self._bundle,
-            declared.module,
-            declared.function,
-            access=Access.APP_RW if declared.mode == READWRITE else Access.APP_RO,
-            calls=self._historical_calls if declared.mode == HISTORICAL else self._calls,
-            form=Form.RESPONSE,
-            limits=limits,
-            # A new version of the same text is a new application: what the old one's modules remember is not its own.
-            reuse=f"{flushed}:{declared.reuse}" if declared.reuse is not None and limits.interpreters else "",
-        )
-
+        bundle, module, function = self._bundle, declared.module, declared.function
+        access = Access.APP_RW if declared.mode == READWRITE else Access.APP_RO
+        calls = self._historical_calls if declared.mode == HISTORICAL else self._calls
+        # A new version of the same text is a new application: what the old one's modules remember is not its own.
+        reuse = f"{flushed}:{declared.reuse}" if declared.reuse is not None and limits.interpreters else ""
         foresight = Foresight()
         is_historical = declared.mode == HISTORICAL
 
@@ -184,11 +177,19 @@ class JavaScriptApplication:
             if is_historical:
                 _ = context.historical  # the state must be at hand; so are refused the requests that name none
             ahead = foresight.keys(context)
-            outcome = yield job._replace(
-                arguments=(request_object(context, route),),
-                body=context.request.body,
-                content=signed_content(context.caller),
+            outcome = yield Job(
+                bundle,
+                module,
+                function,
+                (request_object(context, route),),
+                access,
+                calls,
+                context.request.body,
+                Form.RESPONSE,
                 clock=Clock(node.now_ms, None),
+                limits=limits,
+                reuse=reuse,
+                content=signed_content(context.caller),
                 ahead=ahead,
             )
             foresight.learn(context, ahead, context.overlay.keys_read)

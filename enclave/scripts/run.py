@@ -31,6 +31,8 @@ bytes, or a list or dict of these; gives one of these.
 Raises: ValueError: With what to tell the script. Anything else is a fault of ours and stops the node, so it must expect any argument.
 """
 
+_encode_json: Final = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+
 _NEEDS: Final = {
     messages.GET: READ,
     messages.HAS: READ,
@@ -56,7 +58,7 @@ def job_message(job: Job) -> list[Any]:
             arguments.append([2, argument.encode(errors="surrogatepass")])
         else:
             try:
-                text = json.dumps(argument, ensure_ascii=True, allow_nan=False)
+                text = _encode_json(argument)
             except (TypeError, ValueError):
                 raise UsageError(f"{job.function} cannot be given a {type(argument).__name__}: no JSON value") from None
             arguments.append([3, text.encode()])
@@ -155,7 +157,7 @@ class Run:
         self.is_waiting = False
 
     def _finish(self, outcome: Outcome) -> None:
-        self.outcome = outcome._replace(logs=tuple(self._logs))
+        self.outcome = outcome._replace(logs=tuple(self._logs)) if self._logs else outcome
 
     def _check_output(self, size: int) -> None:
         if size > self.job.limits.output_bytes:
