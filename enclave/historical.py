@@ -58,13 +58,29 @@ class Reading:
     Attributes:
         next: The entry that is to come.
         uncovered: Entries that were recognised, and whose signature is to come.
-        bytes_held: About the memory that it takes, with what whoever asked for it has besides.
+        bytes_held: About the memory that it takes, with what whoever asked for it has besides; what is kept under a handle counts there.
+        handle: For which it is read, or None.
         retry_at: When to ask again; None while an answer is waited for.
     """
 
-    __slots__ = ("attempts", "bytes_held", "done", "ended_at", "entries_bytes", "first", "last", "next", "retry_at", "take", "uncovered")
+    __slots__ = (
+        "attempts",
+        "bytes_held",
+        "done",
+        "ended_at",
+        "entries_bytes",
+        "first",
+        "handle",
+        "last",
+        "next",
+        "retry_at",
+        "take",
+        "uncovered",
+    )
 
-    def __init__(self, first: Seqno, last: Seqno, take: Take, done: Done, ended_at: float, base_bytes: int) -> None:
+    def __init__(
+        self, first: Seqno, last: Seqno, take: Take, done: Done, ended_at: float, base_bytes: int, handle: "_Handle | None"
+    ) -> None:
         self.first = first
         self.last = last
         self.next = first
@@ -72,6 +88,7 @@ class Reading:
         self.done = done
         self.ended_at = ended_at
         self.bytes_held = base_bytes
+        self.handle = handle
         self.entries_bytes = 0
         self.attempts = 0
         self.retry_at: float | None = None
@@ -119,7 +136,7 @@ class Historical:
 
     # Asking.
 
-    def read(self, wanted: Range, take: Take, done: Done, base_bytes: int = 0) -> None:
+    def read(self, wanted: Range, take: Take, done: Done, base_bytes: int = 0, handle: _Handle | None = None) -> None:
         """Read a range; `take` is given its states, in order and in parts, then `done` None. Or `done` is told why not.
 
         Args:
@@ -127,7 +144,7 @@ class Historical:
             base_bytes: That whoever asks holds meanwhile.
         Both may be called at once, and `take` may raise RequestError, which ends the reading.
         """
-        if len(self._waiting) >= WAITING_MAX or base_bytes + self.held_bytes > HELD_BYTES_MAX:
+        if len(self._waiting) >= WAITING_MAX or not self._has_room(base_bytes, handle):
             done(BUSY)
             return
         try:
@@ -136,7 +153,7 @@ class Historical:
             done(error)
             return
         first, last = Seqno(wanted[0]), Seqno(wanted[1])
-        self._waiting.append(Reading(first, last, take, done, self._now + READ_SECONDS_MAX, base_bytes))
+        self._waiting.append(Reading(first, last, take, done, self._now + READ_SECONDS_MAX, base_bytes, handle))
         self._begin()
 
     def state_range(self, handle: int, wanted: Range, expiry_seconds: float, make: Callable[[], Kept]) -> Kept | None:
@@ -184,8 +201,6 @@ class Historical:
             if not handle.wants:
                 raise _DROPPED
             handle.kept.add(states)
-            while self.held_bytes > HELD_BYTES_MAX and self._evict(besides=handle):
-                pass
 
         def done(error: RequestError | None) -> None:
             handle.ready = error is None
@@ -194,7 +209,14 @@ class Historical:
                 handle.kept = _NOTHING
                 handle.expires_at = self._now + FAILURE_SECONDS
 
-        self.read(handle.span, take, done)
+        self.read(handle.span, take, done, handle=handle)
+
+    def _has_room(self, more_bytes: int, handle: _Handle | None) -> bool:
+        """Whether memory is left, once what other handles keep is forgotten as far as needed."""
+        while more_bytes + self.held_bytes > HELD_BYTES_MAX:
+            if not self._evict(besides=handle):
+                return False
+        return True
 
     def _evict(self, besides: _Handle | None = None) -> bool:
         """Forget the handle that was asked for longest ago; False if there is none."""
@@ -253,9 +275,10 @@ class Historical:
             if reading.entries_bytes > RANGE_BYTES_MAX:
                 raise too_large(reading.first, reading.last, reading.next - 1)
             if states:
-                reading.bytes_held += sum(state.size_bytes for state in states)
+                if reading.handle is None:
+                    reading.bytes_held += sum(state.size_bytes for state in states)
                 reading.take(states)
-            if self.held_bytes > HELD_BYTES_MAX:
+            if not self._has_room(0, reading.handle):
                 raise BUSY
         except RequestError as error:
             self._end(reading, error)

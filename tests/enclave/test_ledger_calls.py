@@ -298,14 +298,43 @@ def test_a_handle_holds_one_range_and_can_be_dropped(world: World) -> None:
 
 def test_the_range_asked_for_longest_ago_goes_first_when_memory_is_short(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.commit(12)
-    sizes = [len(world.wait(number, 2, 6, 60)) for number in range(3)]
-    monkeypatch.setattr(historical, "HELD_BYTES_MAX", world.serving._historical.held_bytes + sizes[0] // 2)
+    for number in range(3):
+        world.wait(number, 2, 6, 60)
+    monkeypatch.setattr(historical, "HELD_BYTES_MAX", world.serving._historical.held_bytes + 100)
     world.get(0, 2, 6, 60)
     world.wait(3, 2, 3, 60)
     assert sorted(world.serving._historical._handles) == [0, 2, 3]
     monkeypatch.setattr(historical, "HANDLES_MAX", 3)
     world.wait(4, 2, 3, 60)
     assert sorted(world.serving._historical._handles) == [0, 3, 4]
+
+
+def test_what_is_kept_for_scripts_makes_room_for_requests_that_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.commit(12)
+    for number in range(3):
+        world.wait(number, 2, 6, 3_000)
+    held = world.serving._historical.held_bytes
+    monkeypatch.setattr(historical, "HELD_BYTES_MAX", held)
+    found: list[Any] = []
+    ended: list[Any] = []
+    world.serving._historical.read((2, 4), found.extend, ended.append)
+    world.cluster.until(lambda: bool(ended))
+    assert (ended, len(found)) == ([None], 3)
+    assert 0 not in world.serving._historical._handles and 2 in world.serving._historical._handles
+    assert world.serving._historical.held_bytes < held
+
+
+def test_several_ranges_for_scripts_are_read_side_by_side(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read for a handle counts once: else two of half the memory would throw each other out, for ever."""
+    world.commit(12)
+    last = world.host.committed
+    world.wait(1, 2, last, 60)
+    monkeypatch.setattr(historical, "HELD_BYTES_MAX", 2 * world.serving._historical.held_bytes + 1_000)
+    world.calls["historical.dropCachedStates"](world.context, [1])
+    for number in (1, 2):
+        assert world.get(number, 2, last, 60) is None
+    world.cluster.run(0.3)
+    assert [world.get(number, 2, last, 60) is None for number in (1, 2)] == [False, False]
 
 
 def test_a_range_that_the_host_does_not_give_back_is_an_exception_that_names_it_and_is_tried_again_later(world: World) -> None:
