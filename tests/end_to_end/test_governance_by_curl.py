@@ -15,6 +15,7 @@ from ledgerd.governance import tables
 from ledgerd.ledger.audit import Auditor
 from ledgerd.ledger.entry import read_public
 from support.ccf_oracle import ROOT
+from support.command_line import run
 from support.voting_service import VotingService
 
 SCRIPT = ROOT / "docs" / "examples" / "govern.sh"
@@ -64,3 +65,10 @@ def test_three_members_govern_from_the_first_minute_on(tmp_path: Path, path: str
         assert [found[0] for found in states.values()] == ["Open"] * len(states)
         assert [found[-1] for found in states.values()].count("Rejected") == 1
         assert all(found[-1] in ("Accepted", "Rejected") for found in states.values())
+        # And whoever has the exported ledger and the certificate, and nothing else, finds that all of it follows.
+        assert run("ledger", "export", first.directory, tmp_path / "exported").status == 0
+        audited = run("gov", "audit", tmp_path / "exported", "--service-cert", service.certificate, "-o", "json")
+        assert (audited.status, audited.json["verdict"]) == (0, "FOLLOWS"), audited.out
+        assert audited.json["proposals"] == len(states)
+        told = {step["proposal_id"]: step["state"] for step in audited.json["steps"] if step["kind"] in ("proposal", "ballot")}
+        assert told == {key.decode(): found[-1] for key, found in states.items()}
