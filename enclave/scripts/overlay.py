@@ -169,7 +169,7 @@ class Overlay:
                 before = self._store.get(name, key)
                 if before != after:
                     changes.append((name, key, before, after))
-        self._writes, self._reads, self._checks = {}, {}, []
+        self._writes, self._reads, self._checks, self._signed = {}, {}, [], None
         return sorted(changes, key=lambda change: change[:2])
 
     def is_current(self) -> bool:

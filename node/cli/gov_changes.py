@@ -13,11 +13,15 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
+from ledgerd.node.cli.gov_files import is_shallow
+
 SINGLETON: Final = bytes(8)
 THE_ONE: Final = "(the one record)"
 LINES_COMPARED_MAX: Final = 5_000  # of a text; comparing takes the square of it at worst
 LINES_SHOWN_MAX: Final = 400  # of one text's differences
-TEXT_SHOWN_MAX: Final = 200  # characters of one value on one line
+TEXT_SHOWN_MAX: Final = 200  # characters of one text in a record; longer ones are told by length and digest
+LINE_SHOWN_MAX: Final = 4_000  # characters of one line of anything else: a voter must see all that fits in the head
+ITEMS_SHOWN_MAX: Final = 1_000  # of a list
 CERTIFICATES_MAX: Final = 20  # of one bundle that are described
 
 _PEM: Final = "-----BEGIN CERTIFICATE-----"
@@ -99,7 +103,7 @@ def _decoded(data: bytes) -> Any:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return text if found is None else found
+    return text if found is None or not is_shallow(found) else found
 
 
 # In words.
@@ -131,14 +135,15 @@ def compared(before: Any, after: Any, path: str = "") -> Iterator[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         for name in [*before, *(name for name in after if name not in before)]:
             if before.get(name, _ABSENT) != after.get(name, _ABSENT):
-                yield from compared(before.get(name, _ABSENT), after.get(name, _ABSENT), f"{path}.{name}" if path else name)
+                yield from compared(before.get(name, _ABSENT), after.get(name, _ABSENT), _inside(path, name))
         return
-    side = after if before is _ABSENT else before if after is _ABSENT else None
-    if isinstance(side, dict) and side:
-        for name, value in side.items():
-            old, new = (_ABSENT, value) if before is _ABSENT else (value, _ABSENT)
-            yield from compared(old, new, f"{path}.{name}" if path else name)
-        return
+    if before is _ABSENT or after is _ABSENT:
+        gone = after is _ABSENT
+        fields = _fields(before if gone else after, path)
+        if fields is not None:
+            for name, value in fields:
+                yield from compared(value if gone else _ABSENT, _ABSENT if gone else value, name)
+            return
     label = f"{path}: " if path else ""
     if _is_long_text(before) or _is_long_text(after):
         yield from _of_texts(_text(before), _text(after), label)
@@ -153,6 +158,19 @@ def compared(before: Any, after: Any, path: str = "") -> Iterator[str]:
         else:
             yield from (f"{label}was {line}" for line in old)
             yield from (f"{label}now {line}" for line in new)
+
+
+def _fields(value: Any, path: str) -> list[tuple[str, Any]] | None:
+    """What a value holds, with paths; None if it is told as it is."""
+    if isinstance(value, dict) and value:
+        return [(_inside(path, name), one) for name, one in value.items()]
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value) and len(value) <= ITEMS_SHOWN_MAX:
+        return [(f"{path}[{number}]", one) for number, one in enumerate(value)]
+    return None
+
+
+def _inside(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 def _is_long_text(value: Any) -> bool:
@@ -213,7 +231,7 @@ def _digest(text: str) -> str:
 
 
 def _shortened(line: str) -> str:
-    return line if len(line) <= TEXT_SHOWN_MAX else f"{line[:TEXT_SHOWN_MAX]}... ({len(line)} characters)"
+    return line if len(line) <= LINE_SHOWN_MAX else f"{line[:LINE_SHOWN_MAX]}... ({len(line)} characters)"
 
 
 # What a proposal asks for.
@@ -229,9 +247,18 @@ def action_lines(proposal: Any) -> Iterator[str]:
         known = isinstance(action, dict) and isinstance(action.get("name"), str)
         yield f"  {number}. {_shortened(action['name'] if known else json.dumps(action))}"
         arguments = action.get("args") if known else None
-        for line in compared(_ABSENT, arguments if arguments is not None else {}):
-            if line != "{}":
-                yield f"{_INDENT}   {line}"
+        for line in _told(arguments, "") if arguments else ():
+            yield f"{_INDENT}   {line}"
+
+
+def _told(value: Any, path: str) -> Iterator[str]:
+    """A value, field by field; texts by their length and digest, since the changes have them line by line."""
+    fields = _fields(value, path)
+    if fields is None:
+        yield from (f"{path}: {line}" if path else line for line in shown(value))
+    else:
+        for name, one in fields:
+            yield from _told(one, name)
 
 
 def deadline_of(proposal: Any) -> str | None:

@@ -179,7 +179,7 @@ def _content(text: bytes) -> Any:
     try:
         return gov_files.parse_json(text, "the proposal")
     except ConfigurationError:
-        return text.decode(errors="replace")  # some constitutions take other forms
+        return text.decode(errors="replace")  # some constitutions take other forms; and what is nested deeply is shown as it is
 
 
 def _person(member: dict[str, Any]) -> str:

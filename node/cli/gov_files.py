@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ledgerd.ledger.errors import ConfigurationError, FormatError
 
+DEPTH_MAX: Final = 64  # of JSON
 FILE_BYTES_MAX: Final = 64 << 20  # the largest body that a service can be made to take
 
 
@@ -41,11 +42,24 @@ def parse_json(text: str | bytes, what: str) -> Any:
     from ledgerd.ledger.signature import unique  # noqa: PLC0415
 
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=_refuse_constant)
+        found = json.loads(text, object_pairs_hook=unique, parse_constant=_refuse_constant)
+        if is_shallow(found):
+            return found
     except RecursionError:
-        raise ConfigurationError(f"{what} is nested too deeply") from None
+        pass
     except (ValueError, FormatError) as error:
         raise ConfigurationError(f"{what} is no JSON: {error}") from None
+    raise ConfigurationError(f"{what} is nested too deeply: at most {DEPTH_MAX} levels")
+
+
+def is_shallow(value: Any) -> bool:
+    """Whether it can be taken apart level by level, and written again, whoever made it."""
+    level = [value]
+    for _ in range(DEPTH_MAX):
+        level = [one for held in level for one in (held.values() if isinstance(held, dict) else held if isinstance(held, list) else ())]
+        if not level:
+            return True
+    return False
 
 
 def _refuse_constant(name: str) -> None:

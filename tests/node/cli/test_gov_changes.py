@@ -62,6 +62,30 @@ def test_texts_are_compared_by_lines_within_limits() -> None:
     assert len(words(old, other)) == gov_changes.LINES_SHOWN_MAX + 2
 
 
+def test_nothing_is_left_out_unsaid() -> None:
+    key = ":".join(("a" * 96, "b" * 96, "c" * 96)).encode()
+    (change,) = gov_changes.read_changes(dict(descriptions.effects([("t", key, None, b'"AllowedToJoin"')])))
+    assert list(gov_changes.lines_of([change])) == ["t", f"  + {key.decode()}", "        AllowedToJoin"]
+    for after in ("x" * 10_000, ["x" * 10_000], "a\nb\n" + "c" * 10_000):
+        told = words("a\n", after)
+        assert all(len(line) < 2 * gov_changes.LINE_SHOWN_MAX for line in told)
+        assert any(f"{size} characters" in line for line in told for size in (10_000, 10_001, 10_004)), told
+
+
+def test_a_proposal_is_told_field_by_field() -> None:
+    modules = [{"name": "a.js", "module": "one\ntwo\n"}, {"name": "b.js", "module": "x"}]
+    proposal = {"actions": [{"name": "set_js_app", "args": {"bundle": {"modules": modules}, "n": [1, 2]}}, {"name": "trigger_snapshot"}]}
+    assert list(gov_changes.action_lines(proposal)) == [
+        "  1. set_js_app",
+        "       bundle.modules[0].name: a.js",
+        f"       bundle.modules[0].module: text of 3 lines, 8 characters, SHA-256 {gov_changes._digest(modules[0]['module'])}",
+        "       bundle.modules[1].name: b.js",
+        "       bundle.modules[1].module: x",
+        "       n: [1, 2]",
+        "  2. trigger_snapshot",
+    ]
+
+
 @pytest.mark.parametrize(
     ("data", "value"),
     [(b"{}", {}), (b"null", "null"), (b"\xff\x00", "ff00"), (b"text", "text"), (b"", ""), (b"[" * 100_000, "[" * 100_000)],

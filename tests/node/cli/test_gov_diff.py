@@ -213,6 +213,15 @@ def test_what_strangers_wrote_moves_no_cursor_and_makes_no_lines(ledgerd: Ledger
     assert "state     Open" in out
 
 
+def test_what_is_nested_deeply_is_shown_as_text(ledgerd: Ledgerd, council: Council, asking: list[object]) -> None:
+    deep = b'{"a":' * 600 + b"1" + b"}" * 600
+    arguments = b'{"member_id": "' + id_of(BOB).encode() + b'", "member_data": ' + deep + b"}"
+    name = council.put_proposal(b'{"actions": [{"name": "set_member_data", "args": ' + arguments + b"}]}")
+    for words in (["show", name], ["diff", name], ["show", name, "-o", "json"], ["diff", name, "-o", "json"]):
+        ran = ledgerd("gov", *words, *asking)
+        assert (ran.status, len(ran.out) > 200) == (0, True), ran.err
+
+
 @pytest.mark.parametrize("content", [b"[]", b"\xff", b"{}", b'{"actions": 1}', b'{"actions": [1, {"name": 2}, {"name": "x", "args": 3}]}'])
 def test_a_proposal_of_any_form_is_shown(ledgerd: Ledgerd, council: Council, options: list[object], content: bytes) -> None:
     name = council.put_proposal(content)

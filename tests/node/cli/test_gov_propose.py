@@ -391,6 +391,7 @@ PROPOSAL = b'{"actions": [{"name": "x"}]}'
         (b'{"actions": [{"name": "x", "name": "y"}]}', "names a member twice"),
         (b'{"actions": [{"name": "x", "args": NaN}]}', "NaN is not a number"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"actions": ' + b"[" * 70 + b"]" * 70 + b"}", "nested too deeply"),
         (b'{"actions": ' + b"9" * 10_000 + b"}", "is no JSON"),
         (requests.sign(ALICE.key, ALICE.certificate, requests.PROPOSAL, PROPOSAL, created_at=1), "is a signed request already"),
     ],
