@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from nacl.public import PublicKey, SealedBox
 
+from ledgerd.enclave.built_ins import built_in
 from ledgerd.enclave.configuration import (
     NAMES_MAX,
     Address,
@@ -29,7 +30,7 @@ from ledgerd.enclave.configuration import (
     is_host,
 )
 from ledgerd.enclave.consensus.quorum import majority
-from ledgerd.enclave.endpoints import Context, Endpoint, Registry, Result
+from ledgerd.enclave.endpoints import Context, Registry, Result
 from ledgerd.enclave.entropy import random_bytes
 from ledgerd.enclave.frontend import address_of
 from ledgerd.enclave.genesis import node_record
@@ -128,8 +129,8 @@ class Admission:
 
     def add_to(self, registry: Registry) -> None:
         """Add both endpoints."""
-        registry.add(Endpoint("POST", "/join/nonce", self._nonce, readonly=True, forwarding="never"))
-        registry.add(Endpoint("POST", "/join", self._join, forwarding="never"))
+        registry.add(built_in("POST", "/join/nonce", self._nonce, readonly=True, forwarding="never"))
+        registry.add(built_in("POST", "/join", self._join, forwarding="never"))
 
     def _nonce(self, context: Context) -> Result:
         self._redirect_to_primary(context, "/node/join/nonce")

@@ -253,9 +253,9 @@ def _query_reader(name: str, declared: Any, default: Any, required: bool) -> Cal
 
 def _body(declared: Any, schemas: dict[str, Any]) -> tuple[Callable[[Context], Any], dict[str, Any]]:
     if declared is bytes:
-        return lambda ctx: ctx.request.body, _content(BINARY, {"type": "string", "format": "binary"}, required=True)
+        return lambda ctx: ctx.request.body, _content(BINARY, {"type": "string", "format": "binary"}, required=False)
     if declared is str:
-        return _read_text_body, _content(TEXT, {"type": "string"}, required=True)
+        return _read_text_body, _content(TEXT, {"type": "string"}, required=False)  # none and an empty one are the same in HTTP
     reader, schema = shape_of(declared, schemas)
     return lambda ctx: read_json(ctx.request.body, reader), _content(JSON, schema, required=True)
 

@@ -280,8 +280,8 @@ def _check_response(response: Response) -> None:
     status, headers, body, content_type = response
     if type(status) is not int or not 200 <= status <= 599:
         raise UsageError("the status of a response is an integer from 200 to 599")
-    if type(body) is not bytes or bool(body) is not bool(content_type) or (body and status in (204, 304)):
-        raise UsageError("a response has bytes and their content type, or neither; 204 and 304 have neither")
+    if type(body) is not bytes or (body and not content_type) or (content_type and status in (204, 304)):
+        raise UsageError("a response has bytes and their content type, or none; 204 and 304 have neither")
     if len(headers) > HEADERS_MAX:
         raise UsageError(f"a response has at most {HEADERS_MAX} headers")
     for name, value in headers:
@@ -317,9 +317,9 @@ def to_response(result: Result) -> Response:
     if result is None:
         return _NO_CONTENT
     if type(result) is str:
-        return Response(200, (), result.encode(), TEXT) if result else Response(200)
+        return Response(200, (), result.encode(), TEXT)
     if type(result) is bytes:
-        return Response(200, (), result, BINARY) if result else Response(200)
+        return Response(200, (), result, BINARY)
     if type(result) is Response:
         return result
     return Response(200, (), _encode_json(result).encode(), JSON)

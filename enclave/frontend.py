@@ -6,7 +6,8 @@ Not here: joining (`enclave.admission`), applications (`enclave.app`), routing (
 
 from typing import Any, Final, Protocol
 
-from ledgerd.enclave.endpoints import Context, Deferred, Endpoint, Registry, Result
+from ledgerd.enclave.built_ins import built_in
+from ledgerd.enclave.endpoints import Context, Deferred, Registry, Result
 from ledgerd.enclave.leaving import is_removable
 from ledgerd.enclave.program import QUICKJS, VERSION
 from ledgerd.enclave.requests import COSE, JSON, Response
@@ -79,7 +80,7 @@ class Frontend:
             ("/receipt/cose", self._receipt_cose),
             ("/api", api),
         ):
-            registry.add(Endpoint("GET", path, handler))
+            registry.add(built_in("GET", path, handler))
 
     def add_node_endpoints(self, registry: Registry) -> None:
         """Add what only `/node` has."""
@@ -108,9 +109,9 @@ class Frontend:
             "/ready/gov": self._ready_gov,
         }
         for path, handler in gets.items():
-            registry.add(Endpoint("GET", path, handler))
-        registry.add(Endpoint("HEAD", "/primary", self._primary))
-        registry.add(Endpoint("HEAD", "/backup", self._backup))
+            registry.add(built_in("GET", path, handler))
+        registry.add(built_in("HEAD", "/primary", self._primary))
+        registry.add(built_in("HEAD", "/backup", self._backup))
 
     # Every frontend
 
@@ -118,7 +119,10 @@ class Frontend:
         query = context.query
         answer: dict[str, Any] = {"transaction_id": str(self._node.committed)}
         history = self._node.view_history
-        if query.get("view_history") == "true":
+        wanted = query.get("view_history", "false")
+        if wanted not in ("true", "false"):
+            raise RequestError(400, "InvalidQueryParameterValue", "The value of 'view_history' is neither true nor false.")
+        if wanted == "true":
             first = 1
         elif "view_history_since" in query:
             first = _view(query["view_history_since"])

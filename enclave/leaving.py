@@ -9,8 +9,9 @@ Not here: proposals (`enclave.governing`), configurations and phases (`enclave.c
 from collections.abc import Callable, Collection
 from typing import Any, Final, Protocol
 
+from ledgerd.enclave.built_ins import built_in
 from ledgerd.enclave.consensus.quorum import majority
-from ledgerd.enclave.endpoints import Context, Endpoint, Registry, Result
+from ledgerd.enclave.endpoints import Context, Registry, Result
 from ledgerd.enclave.execution import error_response
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.requests import Request, Response
@@ -103,7 +104,7 @@ class Leaving:
 
     def add_to(self, registry: Registry) -> None:
         """Add `DELETE /node/network/nodes/{node_id}`."""
-        registry.add(Endpoint("DELETE", "/network/nodes/{node_id}", self._delete))
+        registry.add(built_in("DELETE", "/network/nodes/{node_id}", self._delete))
 
     def learn(self, records: dict[bytes, dict[str, Any]]) -> None:
         """The records of nodes have changed, forward or back."""

@@ -17,6 +17,7 @@ from ledgerd.enclave.answering import REPLY, REQUEST, Answering
 from ledgerd.enclave.app import App
 from ledgerd.enclave.archive import Archive
 from ledgerd.enclave.boundary import Ready, Traffic
+from ledgerd.enclave.built_ins import built_in
 from ledgerd.enclave.certificates import ShownCertificates
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.configuration import Configuration
@@ -24,7 +25,7 @@ from ledgerd.enclave.consensus import messages
 from ledgerd.enclave.consensus.core import Consensus, ConsensusReady, LogEntry, Retirement, Role, Settings
 from ledgerd.enclave.dialling import Dialling
 from ledgerd.enclave.documents import Documents
-from ledgerd.enclave.endpoints import STATES, Deferred, Endpoint, Registry
+from ledgerd.enclave.endpoints import STATES, Deferred, Registry
 from ledgerd.enclave.entropy import jitter
 from ledgerd.enclave.execution import Executor, error_response
 from ledgerd.enclave.frontend import ATTESTATION, RECEIPT, Frontend
@@ -191,7 +192,7 @@ class Serving:
         self._leaving = Leaving(self.status)
         self._leaving.add_to(self._registries["node"])
         self._refresh = Refresh(configuration.jwt, store, services.next_stream, lambda: self.status.now_ms, self._log)
-        self._registries["node"].add(Endpoint("GET", "/jwt_keys/refresh/metrics", lambda _: self._refresh.metrics()))
+        self._registries["node"].add(built_in("GET", "/jwt_keys/refresh/metrics", lambda _: self._refresh.metrics()))
         governing = self._registries["gov"]
         frontend.add_to(governing, "ledgerd governance")
         governing_frontend.add_to(governing, self.status, renewal)

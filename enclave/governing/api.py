@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from ledgerd.enclave.endpoints import Context, Endpoint, Handler, Result
+from ledgerd.enclave.operations import operation
 from ledgerd.enclave.requests import COSE, JSON, Response
 from ledgerd.enclave.shapes import shape_of
 from ledgerd.enclave.signed_bodies import signed_by_member
@@ -106,33 +107,15 @@ def _endpoint(
     schemas: dict[str, Any] = {}
     by_version = "MissingApiVersionParameter, UnsupportedApiVersionValue"
     codes = {**refusals, 400: f"{refusals[400]}, {by_version}" if 400 in refusals else by_version}
-    operation: dict[str, Any] = {
-        "summary": summary,
-        "responses": {
-            **{str(status): _answer(answer, schemas) for status, answer in answers.items()},
-            **{str(status): _refusal(codes[status]) for status in sorted(codes)},
-        },
-    }
+    described = operation(summary, answers, codes, schemas)
     if body is not None:
-        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": shape_of(body, schemas)[1]}}}
+        described["requestBody"] = {"required": True, "content": {JSON: {"schema": shape_of(body, schemas)[1]}}}
     elif method == "POST":
-        operation["requestBody"] = _SIGNED_BODY
-    endpoint = Endpoint(method, template, versioned, operation=operation, schemas=schemas, **options)
+        described["requestBody"] = _SIGNED_BODY
+    endpoint = Endpoint(method, template, versioned, operation=described, schemas=schemas, **options)
     ids = [{"name": name, "in": "path", "required": True, "schema": _ID} for name in endpoint.names if name in _IDS]
     endpoint.operation["parameters"] = [*ids, _VERSION_PARAMETER, *query]
     return endpoint
-
-
-def _answer(answer: Any, schemas: dict[str, Any]) -> dict[str, Any]:
-    if answer is None:
-        return {"description": "Done."}
-    if isinstance(answer, str):
-        return {"description": "The answer.", "content": {answer: {"schema": {"type": "string"}}}}
-    return {"description": "The answer.", "content": {JSON: {"schema": shape_of(answer, schemas)[1]}}}
-
-
-def _refusal(codes: str) -> dict[str, Any]:
-    return {"description": codes, "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}}
 
 
 # What handlers ask of a request.

@@ -53,7 +53,7 @@ class Effects:
                 "What a proposal would change that nobody has made yet; given as it is, not signed.",
                 descriptions.Effects,
                 _REFUSALS,
-                body=dict[str, Any],
+                body=Any,  # what is no proposal is shown to be none
             )
         )
 

@@ -11,6 +11,7 @@ Not here: the form of the tables (`enclave.javascript.declared`), when requests 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
+from ledgerd.enclave.built_ins import built_in
 from ledgerd.enclave.endpoints import Context, Endpoint, Registry, Result
 from ledgerd.enclave.javascript.declared import HISTORICAL, READWRITE, Declared, read_declared
 from ledgerd.enclave.javascript.foresight import Foresight
@@ -74,7 +75,7 @@ class JavaScriptApplication:
 
     def add_to(self, registry: Registry) -> None:
         """Add what `/node` tells of applications."""
-        registry.add(Endpoint("GET", "/js_metrics", self._metrics))
+        registry.add(built_in("GET", "/js_metrics", self._metrics))
 
     def learn(self) -> None:
         """Follow the tables; to be called whenever governance may have changed."""

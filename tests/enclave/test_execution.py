@@ -326,9 +326,9 @@ class Colour(Enum):
     ("result", "expected"),
     [
         (None, Response(204)),
-        ("", Response(200)),
+        ("", Response(200, (), b"", "text/plain")),
         ("text ä", Response(200, (), "text ä".encode(), "text/plain")),
-        (b"", Response(200)),
+        (b"", Response(200, (), b"", "application/octet-stream")),
         (b"\x00", Response(200, (), b"\x00", "application/octet-stream")),
         (True, Response(200, (), b"true", "application/json")),
         ({"a": [1, None, "ä"]}, Response(200, (), '{"a":[1,null,"ä"]}'.encode(), "application/json")),

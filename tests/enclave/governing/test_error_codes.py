@@ -171,6 +171,24 @@ def of_every_endpoint() -> Asking:
     return asking
 
 
+def built_ins() -> Asking:
+    """What every frontend has, and what a host does to receipts."""
+    asking = Asking()
+    asking.cluster.run(0.2)
+    asking.get("commit", "?view_history=maybe")
+    asking.get("commit", "?view_history_since=99")
+    asking.get("tx", "")
+    for path in ("receipt", "receipt/cose"):
+        for query in ("", "?transaction_id=1.1", "?transaction_id=9.999999"):
+            asking.get(path, query)
+        for given in (lambda seqno, data: None, lambda seqno, data: data[:-1] + bytes([data[-1] ^ 1])):
+            asking.host.read_back = given
+            asking.get(path, "?transaction_id=2.3")
+        with patch("ledgerd.enclave.archive.RECEIPTS_MAX", 0):
+            asking.get(path, "?transaction_id=2.3")
+    return asking
+
+
 def acknowledging() -> Asking:
     """Another member's name; no digest, a malformed and another one; a service that has signed nothing."""
     asking = Asking(active=2)
@@ -310,6 +328,7 @@ def full_pool() -> Iterator[None]:
 
 SCENARIOS: Final[tuple[Callable[[], Asking], ...]] = (
     of_every_endpoint,
+    built_ins,
     acknowledging,
     proposing,
     voting,
