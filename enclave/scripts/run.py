@@ -28,7 +28,8 @@ Call: TypeAlias = Callable[[Any, list[Any]], Any]
 """A function of the enclave's for scripts: given the run's scope, and its arguments, as many as there came, each None, bool, a number, str,
 bytes, or a list or dict of these; gives one of these.
 
-Raises: ValueError: With what to tell the script. Anything else is a fault of ours and stops the node, so it must expect any argument.
+Raises: ValueError: With what to tell the script. Anything else is a fault of ours, by which a script, and with it whoever may have it run,
+must not stop the node: the job ends, and the operator is told where it was.
 """
 
 _encode_json: Final = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
@@ -224,3 +225,5 @@ class Run:
             return [messages.ANSWER, function(self._scope, arguments)]
         except ValueError as error:
             return [messages.REFUSAL, str(error)[: messages.TEXT_LENGTH_MAX]]
+        except Exception as error:  # its text stays inside, for it may hold private data
+            raise WorkerError(f"ccf.{name} failed inside the service: {type(error).__name__}; that is a fault of ledgerd's") from None

@@ -48,6 +48,16 @@ def test_a_call_is_of_a_named_function_and_may_be_refused() -> None:
         run(calls=("double",)).take([m.CALL, "fails", []])
 
 
+def test_a_fault_of_ours_ends_the_job_and_not_the_node() -> None:
+    def breaks(arguments: list[Any]) -> Any:
+        raise OverflowError("secret")
+
+    broken = Run(Job(Bundle({}), "/m", "f", calls=("breaks",)), Scope(Store()), unscoped({"breaks": breaks}))
+    with pytest.raises(WorkerError, match="ccf.breaks failed inside the service: OverflowError") as told:
+        broken.take([m.CALL, "breaks", []])
+    assert "secret" not in str(told.value)
+
+
 @pytest.mark.parametrize(
     ("access", "message"),
     [
