@@ -175,7 +175,7 @@ class Pool:
                     raise WorkerError("it asks on without an answer")
                 self._take(group, worker, messages.read(body))
         except WorkerError as error:
-            self._blame(group, worker, End.CRASHED, f"a script worker was stopped: {error}")
+            self._blame(group, worker, error.end, f"a script worker was stopped: {error}")
 
     def ended(self, name: int, how: str) -> None:
         """A worker is gone, as `how` says for the operator."""
