@@ -54,7 +54,7 @@ def test_a_fault_of_ours_ends_the_job_and_not_the_node() -> None:
         raise OverflowError("secret")
 
     broken = Run(Job(Bundle({}), "/m", "f", calls=("breaks",)), Scope(Store()), unscoped({"breaks": breaks}))
-    with pytest.raises(WorkerError, match="ccf.breaks failed inside the service: OverflowError") as told:
+    with pytest.raises(WorkerError, match=r"ccf\.breaks failed inside the service: OverflowError") as told:
         broken.take([m.CALL, "breaks", []])
     assert "secret" not in str(told.value)
 
