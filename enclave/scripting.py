@@ -62,6 +62,11 @@ class Scripted:
         """True if the handler was reached: the caller is who it may be."""
         return self._steps is not None
 
+    @property
+    def is_repeated(self) -> bool:
+        """True if it is not done for the first time."""
+        return self._attempts > 1
+
     def is_current(self) -> bool:
         """Whether all that it has read still stands, so that it may take effect now."""
         return self._transaction.overlay.is_current()
@@ -158,5 +163,11 @@ class Scripting:
     def _go(self, scripted: Scripted, job: Job | None) -> None:
         if job is None:
             self._finished.append(scripted)
-        else:
+            return
+        if scripted.is_repeated and job.ahead:  # a wrong guess at a key that others write must not have it done again and again
+            job = job._replace(ahead=())
+        try:
             self._pool.submit(job, scripted.context, lambda outcome: self._go(scripted, scripted.go_on(outcome)))
+        except Exception as error:  # such as arguments that are no JSON: the handler's fault, as above
+            scripted.error = error
+            self._finished.append(scripted)

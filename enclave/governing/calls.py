@@ -115,7 +115,7 @@ class GovernanceCalls:
     def _period(self, valid_from: str, days: float) -> tuple[datetime, int]:
         """From when, for how long. Raises: ValueError: It does not hold now, so that it would cut the service off."""
         begins = _time(valid_from)
-        if int(days) != days or not 1 <= days <= DAYS_MAX:
+        if not 1 <= days <= DAYS_MAX or int(days) != days:
             raise ValueError(f"a certificate is valid for 1 to {DAYS_MAX} days, not {days}")
         self._check_now(begins, int(days))
         return begins, int(days)
@@ -136,9 +136,9 @@ def _time(text: str) -> datetime:
             continue
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):  # in UTC it may be before the first year, or after the last
         raise ValueError(f"{text[:64]!r} is no time such as 261231235959Z or 2026-12-31T23:59:59Z") from None
-    return found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)
 
 
 def _arguments(given: list[Any], *kinds: tuple[type, ...]) -> list[Any]:

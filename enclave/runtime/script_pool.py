@@ -131,6 +131,9 @@ class ScriptPool:
             if not data:
                 self._kill(process)  # it has ended, most likely; `_bury` learns how
                 return
+            if process.unsent:  # a worker that asks on and takes no answer would have them kept for it without end
+                self._kill(process)
+                return
             taken += len(data)
             self.pool.received(process.name, data)
             if len(data) < _READ_BYTES:

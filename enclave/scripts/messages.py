@@ -59,6 +59,14 @@ class WorkerError(LedgerdError):
     """A script worker broke the protocol: kill it, and believe nothing of its current jobs."""
 
     code: ClassVar[str] = "WorkerError"
+    end: ClassVar[End] = End.CRASHED
+
+
+class LookedError(WorkerError):
+    """A script looks at more than it may, which only the enclave can know; its worker may be honest, but must be stopped."""
+
+    code: ClassVar[str] = "LookedError"
+    end: ClassVar[End] = End.OPERATIONS
 
 
 def frame(messages: list[Any]) -> bytes:

@@ -70,6 +70,11 @@ class Overlay:
             return written[key]
         return self._first_look(name, key)
 
+    def effort(self, name: str, *, clearing: bool = False) -> int:
+        """Entries that `size`, `page` and, with `clearing`, `clear` of a map go through, beside those that they give."""
+        own = len(self._writes.get(name, ()))
+        return own + self._store.map(name).size() if clearing else own
+
     @property
     def keys_read(self) -> Iterable[tuple[str, bytes]]:
         """Maps and keys whose values the request has looked at."""

@@ -18,7 +18,6 @@ from ledgerd.enclave.scripts import messages
 from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, Bundle, End, Job, Outcome
 from ledgerd.enclave.scripts.messages import WorkerError
 from ledgerd.enclave.scripts.run import Call, Run, Scope, job_message
-from ledgerd.ledger.errors import UsageError
 
 QUEUED_MAX: Final = 10_000  # as many as requests may wait
 BATCH_MAX: Final = 16  # jobs at one worker; behind a script that takes its whole time, the others start anew elsewhere
@@ -127,6 +126,7 @@ class Pool:
         self._retry_at = now
         self._refused: list[tuple[_Task, str]] = []
         self._ready = Ready()
+        self._answered: set[int] = set()  # workers for whom an answer lies in `_ready`
 
     def __len__(self) -> int:
         """Jobs that wait or run."""
@@ -171,9 +171,11 @@ class Pool:
             return
         try:
             for body in worker.frames.feed(data):
+                if name in self._answered:  # it cannot have read the answer yet, and many of them would be kept for it
+                    raise WorkerError("it asks on without an answer")
                 self._take(group, worker, messages.read(body))
         except WorkerError as error:
-            self._blame(group, worker, End.CRASHED, f"a script worker was stopped: {error}")
+            self._blame(group, worker, error.end, f"a script worker was stopped: {error}")
 
     def ended(self, name: int, how: str) -> None:
         """A worker is gone, as `how` says for the operator."""
@@ -207,6 +209,7 @@ class Pool:
         while self._refused:
             task, text = self._refused.pop()
             task.done(Outcome(End.UNAVAILABLE, None, text))
+        self._answered.clear()
         ready, self._ready = self._ready, Ready()
         return ready
 
@@ -249,8 +252,9 @@ class Pool:
             try:
                 self._ready.send.append((worker.name, messages.frame([answer])))
             except (TypeError, ValueError, OverflowError):
-                raise UsageError("a function for scripts gave what no script can be given") from None
+                raise WorkerError("a function of the service gave what no script can be given; that is a fault of ledgerd's") from None
             run.answered()
+            self._answered.add(worker.name)
             worker.arm(self._now, anew=False)
 
     # Workers come and go.

@@ -11,8 +11,19 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from ledgerd.enclave.scripts import messages
 from ledgerd.enclave.scripts.access import READ, WRITE, rights
-from ledgerd.enclave.scripts.jobs import AHEAD_BYTES_MAX, AHEAD_MAX, LOG_LINES_MAX, MAPS_MAX, End, Job, Outcome, Response, Result
-from ledgerd.enclave.scripts.messages import WorkerError
+from ledgerd.enclave.scripts.jobs import (
+    AHEAD_BYTES_MAX,
+    AHEAD_MAX,
+    LOG_LINES_MAX,
+    LOOKED_MAX,
+    MAPS_MAX,
+    End,
+    Job,
+    Outcome,
+    Response,
+    Result,
+)
+from ledgerd.enclave.scripts.messages import LookedError, WorkerError
 from ledgerd.enclave.scripts.overlay import Overlay
 from ledgerd.ledger.errors import UsageError
 
@@ -28,7 +39,8 @@ Call: TypeAlias = Callable[[Any, list[Any]], Any]
 """A function of the enclave's for scripts: given the run's scope, and its arguments, as many as there came, each None, bool, a number, str,
 bytes, or a list or dict of these; gives one of these.
 
-Raises: ValueError: With what to tell the script. Anything else is a fault of ours and stops the node, so it must expect any argument.
+Raises: ValueError: With what to tell the script. Anything else is a fault of ours, by which a script, and with it whoever may have it run,
+must not stop the node: the job ends, and the operator is told where it was.
 """
 
 _encode_json: Final = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
@@ -93,7 +105,20 @@ class Run:
         is_waiting: The worker cannot go on without what `take` has given last.
     """
 
-    __slots__ = ("_calls", "_logged", "_logs", "_maps", "_operations", "_overlay", "_scope", "_written", "is_waiting", "job", "outcome")
+    __slots__ = (
+        "_calls",
+        "_logged",
+        "_logs",
+        "_looked",
+        "_maps",
+        "_operations",
+        "_overlay",
+        "_scope",
+        "_written",
+        "is_waiting",
+        "job",
+        "outcome",
+    )
 
     def __init__(self, job: Job, scope: Scope, calls: Mapping[str, Call]) -> None:
         self.job = job
@@ -104,6 +129,7 @@ class Run:
         self._calls = {name: calls[name] for name in job.calls}
         self._operations = 0
         self._written = 0
+        self._looked = 0
         self._maps: set[str] = set()
         self._logs: list[tuple[str, str]] = []
         self._logged = 0
@@ -168,6 +194,11 @@ class Run:
         if self._operations > self.job.limits.operations:
             raise WorkerError(f"more operations than the job's {self.job.limits.operations}")
 
+    def _look(self, entries: int) -> None:
+        self._looked += entries
+        if self._looked > LOOKED_MAX:
+            raise LookedError(f"its script looks at more than {LOOKED_MAX} entries: at fewer keys, or less often, by a request")
+
     def _log(self, level: str, text: str) -> None:
         self._logged += len(text)
         if self._logged > self.job.limits.output_bytes or len(self._logs) >= LOG_LINES_MAX:
@@ -198,19 +229,24 @@ class Run:
             overlay.delete(name, message[2])
             return None
         if kind == messages.CLEAR:
+            self._look(overlay.effort(name, clearing=True))
             overlay.clear(name)
             return None
         answer: Any
         if kind == messages.GET:
             answer = overlay.get(name, message[2])
+            self._look(len(answer or b"") >> 10)
         elif kind == messages.HAS:
             answer = overlay.get(name, message[2]) is not None
         elif kind == messages.VERSION:
             answer = overlay.version(name, message[2])
         elif kind == messages.SIZE:
+            self._look(overlay.effort(name))
             answer = overlay.size(name)
         else:
+            self._look(overlay.effort(name))
             answer = overlay.page(name, message[2])
+            self._look(sum(1 + (len(key) + len(value) >> 10) for key, value in answer[0]))
         self.is_waiting = True
         return [messages.ANSWER, answer]
 
@@ -224,3 +260,5 @@ class Run:
             return [messages.ANSWER, function(self._scope, arguments)]
         except ValueError as error:
             return [messages.REFUSAL, str(error)[: messages.TEXT_LENGTH_MAX]]
+        except Exception as error:  # its text stays inside, for it may hold private data
+            raise WorkerError(f"ccf.{name} failed inside the service: {type(error).__name__}; that is a fault of ledgerd's") from None

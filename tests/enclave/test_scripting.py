@@ -166,6 +166,28 @@ def test_errors_write_nothing() -> None:
     assert node(catches).answer("POST", "/app/x").body == b"Error: no"
 
 
+def test_a_job_that_cannot_be_told_to_a_worker_fails_its_own_request() -> None:
+    def handler(_: Context) -> Steps:
+        yield job("add", float("inf"))
+
+    world = node(handler)
+    assert world.answer("POST", "/app/x").status == 500
+    assert world.answer("POST", "/app/x").status == 500
+
+
+def test_what_is_done_again_is_not_done_on_guesses() -> None:
+    """Whoever writes what was wrongly guessed that others read must not keep them from their end."""
+
+    def handler(_: Context) -> Steps:
+        outcome = yield job("add", 1)._replace(ahead=(("others", b"theirs"),))
+        return number_of(outcome.value)
+
+    world = node(handler)
+    times = meanwhile(world, lambda number: put(world, "others", b"theirs", b"%d" % number))
+    assert world.answer("POST", "/app/x").status == 200
+    assert times == [2]
+
+
 def test_a_read_only_endpoint_writes_nothing() -> None:
     def writes(context: Context) -> Steps:
         context.kv["sums"].set(b"s", b"1")

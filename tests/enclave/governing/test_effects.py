@@ -171,6 +171,12 @@ def test_a_certificate_that_is_only_shown_is_signed_by_nobody(node: Assembly) ->
     node.service.renewed(shown.not_valid_before_utc, 365).verify_directly_issued_by(node.service.certificate)
 
 
+@pytest.mark.parametrize("begins", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_a_time_that_no_calendar_has_is_refused_with_the_reason(node: Assembly, begins: str) -> None:
+    action = {"name": "set_service_certificate_validity", "args": {"valid_from": begins, "validity_period_days": 365}}
+    assert "is no time such as" in found(preview(node, {"actions": [action]}))["failure"]
+
+
 def test_a_new_ledger_secret_that_is_only_shown_is_never_made(node: Assembly) -> None:
     told = found(preview(node, {"actions": [{"name": "trigger_ledger_rekey"}]}))
     shown = {change["table"]: data(change["after"]) for change in told["changes"]}

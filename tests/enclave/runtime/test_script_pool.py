@@ -140,6 +140,23 @@ def test_a_worker_that_lies_is_killed(lie: str) -> None:
         assert any("script worker was stopped" in text for _, text in fleet.logs)
 
 
+@pytest.mark.parametrize("pause", ["pass", "stream.recv(1)"])
+def test_a_worker_that_asks_on_and_takes_no_answer_is_killed(pause: str) -> None:
+    store = Store()
+    store.apply(1, {"m": {b"k": bytes(4 << 20)}})
+    asks = f"for _ in range(8): stream.sendall(messages.frame([[messages.GET, 'm', b'k']])); {pause}"
+    with workers(command=worker_command(asks, "connection._exactly(1)"), store=store) as fleet:
+        ended = fleet.submit(job("export const f = () => 1;"))
+        kept = 0
+        while not ended:
+            select.select([fleet.processes.wake], [], [], 1)
+            fleet.logs += fleet.processes.turn(time.monotonic())
+            kept = max([kept, *(len(process.unsent) for process in fleet.processes._names.values())])
+        assert ended[0][0].end is End.CRASHED
+        assert kept < 5 << 20
+        assert "asks on" in ended[0][0].text or pause != "pass"
+
+
 def test_a_script_that_nothing_else_stops_is_killed_and_another_runs() -> None:
     with workers() as fleet:
         up(fleet)

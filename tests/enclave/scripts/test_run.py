@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.scripts import messages as m
+from ledgerd.enclave.scripts import run as runs
 from ledgerd.enclave.scripts.access import Access
 from ledgerd.enclave.scripts.jobs import LOG_LINES_MAX, MAPS_MAX, Bundle, End, Job, Limits, Response, Result
-from ledgerd.enclave.scripts.messages import WorkerError
+from ledgerd.enclave.scripts.messages import LookedError, WorkerError
 from ledgerd.enclave.scripts.run import Run, job_message
 from ledgerd.ledger.errors import UsageError
 from support.scripts import Scope, unscoped
@@ -46,6 +47,34 @@ def test_a_call_is_of_a_named_function_and_may_be_refused() -> None:
     assert run(calls=("fails",)).take([m.CALL, "fails", []]) == [m.REFUSAL, "not like this"]
     with pytest.raises(WorkerError, match="may not make"):
         run(calls=("double",)).take([m.CALL, "fails", []])
+
+
+def test_a_fault_of_ours_ends_the_job_and_not_the_node() -> None:
+    def breaks(arguments: list[Any]) -> Any:
+        raise OverflowError("secret")
+
+    broken = Run(Job(Bundle({}), "/m", "f", calls=("breaks",)), Scope(Store()), unscoped({"breaks": breaks}))
+    with pytest.raises(WorkerError, match=r"ccf\.breaks failed inside the service: OverflowError") as told:
+        broken.take([m.CALL, "breaks", []])
+    assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "message", [[m.CLEAR, "many"], [m.PAGE, "many", None], [m.SIZE, "own"], [m.PAGE, "own", None], [m.GET, "many", b"large"]]
+)
+def test_there_is_an_end_to_what_its_questions_go_through(message: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The enclave's loop goes through it, now and again at the end of the run; one question may ask for all of a map."""
+    monkeypatch.setattr(runs, "LOOKED_MAX", 1_000)
+    store = Store()
+    store.apply(1, {"many": {**{b"%d" % number: b"" for number in range(300)}, b"large": bytes(300 << 10)}})
+    made = Run(Job(Bundle({}), "/m", "f", (), Access.APP_RW), Scope(store), {})
+    for number in range(300):
+        made.take([m.SET, "own", b"%d" % number, b""])
+    with pytest.raises(LookedError, match="at more than 1000 entries"):
+        for _ in range(5):
+            made.take(message)
+            made.answered()
+    assert LookedError.end is End.OPERATIONS
 
 
 @pytest.mark.parametrize(
