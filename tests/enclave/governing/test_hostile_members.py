@@ -324,6 +324,7 @@ def test_what_a_ballot_does_is_its_own_failure(consortium: Consortium, what: str
         tables.PROPOSALS,
         tables.PROPOSALS_INFO,
         tables.COSE_HISTORY,
+        tables.OBSERVED_SIGNATURE,
         "public:ccf.internal.signatures",
         "public:ccf.internal.cose_signatures",
         tables.USER_CERTS,
