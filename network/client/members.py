@@ -26,6 +26,7 @@ from ledgerd.ledger.errors import ConfigurationError, FormatError
 from ledgerd.network.client.values import Call
 
 API_VERSION: Final = "2024-07-01"
+_FILE_BYTES_MAX: Final = 1 << 20
 _CURVES: Final = ("secp256r1", "secp384r1", "secp521r1")
 _PATHS: Final = {
     requests.PROPOSAL: "members/proposals:create",
@@ -211,9 +212,13 @@ def _compact(fields: dict[str, Any]) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_FILE_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    if len(data) > _FILE_BYTES_MAX:
+        raise ConfigurationError(f"{path} has more than {_FILE_BYTES_MAX} bytes; it is no certificate and no key")
+    return data
 
 
 def _certificate(path: Path) -> x509.Certificate:

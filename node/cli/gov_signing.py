@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.node.cli.gov_files import read_bytes
 from ledgerd.node.cli.output import Output
 from ledgerd.node.cli.service import Signing
 
@@ -93,8 +94,7 @@ def finished(folder: Path, signature: bytes) -> "Call":
     """
     from ledgerd.network.client.members import Signatory  # noqa: PLC0415
 
-    try:
-        prepared = (folder / REQUEST).read_bytes()
-    except OSError:
-        raise ConfigurationError(f"nothing is prepared in {folder}: it has no {REQUEST}; --prepare makes one") from None
+    if not (folder / REQUEST).exists():
+        raise ConfigurationError(f"nothing is prepared in {folder}: it has no {REQUEST}; --prepare makes one")
+    prepared = read_bytes(str(folder / REQUEST))
     return Signatory(folder / CERTIFICATE).finish(prepared, signature)

@@ -3,11 +3,13 @@
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from ledgerd.governance import constitution, requests
@@ -477,6 +479,39 @@ def test_who_signs_must_be_said(ledgerd: Ledgerd, service: FakeService, options:
     ran = ledgerd("gov", "propose", "trigger-snapshot", *certificate, *options)
     assert (ran.status, "--prepare" in ran.err) == (2, True)
     assert service.nodes[0].requests == []
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "told"),
+    [
+        ("/dev/zero", "key", "is no certificate and no key"),
+        ("cert", "/dev/zero", "is no certificate and no key"),
+        ("key", "key", "is not a certificate in PEM"),
+        ("cert", "cert", "is not a private key in PEM"),
+        ("cert", "other", "is not the key of the certificate"),
+        ("ed25519", "key", "has no key on P-256, P-384 or P-521"),
+    ],
+)
+def test_files_that_are_not_a_members_are_told(
+    ledgerd: Ledgerd, service: FakeService, options: list[object], tmp_path: Path, certificate: str, key: str, told: str
+) -> None:
+    _, cert, _, private = files(ALICE, tmp_path)
+    places = {"cert": cert, "key": private, "other": tmp_path / "other", "ed25519": tmp_path / "ed25519"}
+    (tmp_path / "other").write_bytes(PRIVATE)
+    (tmp_path / "ed25519").write_text(of_ed25519())
+    signing = ["--member-cert", places.get(certificate, certificate), "--member-key", places.get(key, key)]
+    ran = ledgerd("gov", "propose", "trigger-snapshot", *signing, *options)
+    assert (ran.status, ran.out, told in ran.err) == (2, "", True), ran.err
+    assert service.nodes[0].requests == []
+
+
+def of_ed25519() -> str:
+    """A certificate of a key with which members cannot sign."""
+    name, now = x509.Name([]), datetime.now(UTC)
+    key = ed25519.Ed25519PrivateKey.generate()
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    made = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1)).sign(key, None)
+    return made.public_bytes(Encoding.PEM).decode()
 
 
 def test_docs_name_every_command() -> None:
