@@ -329,6 +329,7 @@ class Answering:
                 assert outcome.deferred is not None, "a deferred outcome says what to find"
                 self._defer(request.reply_to, outcome.deferred)
         self._propose_all(pending, wanted)
+        scripting.take_turns()
 
     def _propose_all(self, pending: list[Proposal], wanted: list[Seqno]) -> None:
         """Make entries of the writes of plain transactions, all of them at once, and keep what receipts need; empties both lists."""

@@ -227,6 +227,7 @@ class Endpoint:
         schemas: JSON schemas of the named types that `operation` refers to.
         hidden: Not in the OpenAPI document.
     Attributes:
+        in_turn: Such requests are done one after the other, by turns of callers: what one has read, the others do not change.
         is_gone: The endpoint was replaced; a request that still runs must be looked up again.
     Raises: UsageError: The template or a policy is malformed.
     """
@@ -235,6 +236,7 @@ class Endpoint:
         "forwarding",
         "handler",
         "hidden",
+        "in_turn",
         "is_gone",
         "is_open",
         "label",
@@ -261,6 +263,7 @@ class Endpoint:
         forwarding: Forwarding | None = None,
         system: bool = True,
         scripted: bool = False,
+        in_turn: bool = False,
         operation: Mapping[str, Any] | None = None,
         schemas: Mapping[str, Any] | None = None,
         hidden: bool = False,
@@ -277,6 +280,7 @@ class Endpoint:
         self.forwarding: Forwarding = forwarding or ("sometimes" if self.readonly else "always")
         self.system = system
         self.scripted = scripted
+        self.in_turn = in_turn
         self.operation = dict(operation or {})
         self.schemas = dict(schemas or {})
         self.hidden = hidden

@@ -24,6 +24,7 @@ from ledgerd.ledger.errors import RequestError
 
 RUNNING_MAX: Final = 10_000  # requests at one time
 RUNNING_BYTES_MAX: Final = 64 << 20  # of their bodies, and of what was fetched for them
+WAITING_MAX: Final = 16  # of one caller's that wait for their turn
 ATTEMPTS_MAX: Final = 30  # of one whose reads others keep changing; CCF's own number
 
 Signed: TypeAlias = dict[str, tuple[bytes | None, int | None]]
@@ -71,10 +72,12 @@ class Scripted:
         """Whether all that it has read still stands, so that it may take effect now."""
         return self._transaction.overlay.is_current()
 
-    def begin(self, store: Store, signed: Signed | None = None) -> Job | None:
+    def begin(self, store: Store, signed: Signed | None = None, refusal: RequestError | None = None) -> Job | None:
         """Do it, from the beginning; see `go_on`.
 
-        Args: signed: What is taken for the records of the last signature; None for those in the state.
+        Args:
+            signed: What is taken for the records of the last signature; None for those in the state.
+            refusal: What to answer instead.
         """
         self._attempts += 1
         endpoint = self.endpoint
@@ -86,6 +89,8 @@ class Scripted:
         self.context = Context(self.request, self.params, NOBODY, maps, transaction, self._ledger)
         self.result, self.error, self._steps = None, None, None
         try:
+            if refusal is not None:
+                raise refusal
             if self._attempts > ATTEMPTS_MAX:
                 text = f"Others wrote what the request had read, {ATTEMPTS_MAX} times in a row; nothing was done. Ask again."
                 raise RequestError(503, "TransactionCommitAttemptsExceedLimit", text, _LATER)
@@ -127,6 +132,8 @@ class Scripting:
         self._running = 0
         self._bytes = 0
         self._finished: deque[Scripted] = deque()
+        self._turn: Scripted | None = None  # the one `in_turn` that is being done
+        self._waiting: dict[str, deque[Scripted]] = {}  # those that wait, by caller; whose turn is next comes first
 
     @property
     def has_finished(self) -> bool:
@@ -143,10 +150,40 @@ class Scripting:
         self._running += 1
         self._bytes += _weight(request)
         scripted = Scripted(request, endpoint, params, self._ledger)
-        self._go(scripted, scripted.begin(self._store))
+        if endpoint.in_turn:
+            self._queue(scripted)
+        else:
+            self._go(scripted, scripted.begin(self._store))
+
+    def _queue(self, scripted: Scripted) -> None:
+        """Have one wait for its caller's turn; who asks for much waits for himself, and whoever is nobody is told so at once."""
+        try:
+            caller = authenticate(scripted.request, self._store, scripted.endpoint.policies)
+        except RequestError:
+            self._go(scripted, scripted.begin(self._store))
+            return
+        waiting = self._waiting.setdefault(caller.id if caller is not None else "", deque())
+        if len(waiting) < WAITING_MAX:
+            waiting.append(scripted)
+            self.take_turns()
+        else:
+            text = f"{WAITING_MAX} requests of yours wait to be decided. Ask again when they are."
+            self._go(scripted, scripted.begin(self._store, refusal=RequestError(503, "TooManyPendingTransactions", text, _LATER)))
+
+    def take_turns(self) -> None:
+        """Begin with the next of those `in_turn`, if none is being done: to be called when what was finished has taken effect."""
+        if self._turn is None and self._waiting:
+            caller = next(iter(self._waiting))
+            waiting = self._waiting.pop(caller)
+            scripted = self._turn = waiting.popleft()
+            if waiting:
+                self._waiting[caller] = waiting  # behind the others
+            self._go(scripted, scripted.begin(self._store))
 
     def again(self, scripted: Scripted) -> None:
         """Do one again that was finished: what it has read was written since."""
+        if scripted.endpoint.in_turn:
+            self._turn = scripted
         self._running += 1
         self._bytes += _weight(scripted.request)
         self._go(scripted, scripted.begin(self._store))
@@ -156,6 +193,8 @@ class Scripting:
         if not self._finished:
             return None
         scripted = self._finished.popleft()
+        if scripted is self._turn:
+            self._turn = None
         self._running -= 1
         self._bytes -= _weight(scripted.request)
         return scripted

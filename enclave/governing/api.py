@@ -72,7 +72,7 @@ def signed(
     """
     by_all = {**refusals, 401: "InvalidAuthenticationInfo"}
     policies = (signed_by_member(kind, active=active),)
-    return _endpoint("POST", template, handler, summary, answers, by_all, policies=policies, scripted=scripted)
+    return _endpoint("POST", template, handler, summary, answers, by_all, policies=policies, scripted=scripted, in_turn=scripted)
 
 
 def trying(

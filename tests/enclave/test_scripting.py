@@ -16,7 +16,7 @@ from ledgerd.enclave.scripts.overlay import SIGNED
 from ledgerd.enclave.states import EMPTY_LEDGER
 from ledgerd.governance.tables import SINGLETON
 from ledgerd.ledger.errors import RequestError
-from support.executing import USER, Node, error_of
+from support.executing import CERTIFICATE, NOW_S, OTHER_USER, STRANGER, USER, Node, error_of
 
 BUNDLE = Bundle(
     {
@@ -186,6 +186,52 @@ def test_what_is_done_again_is_not_done_on_guesses() -> None:
     times = meanwhile(world, lambda number: put(world, "others", b"theirs", b"%d" % number))
     assert world.answer("POST", "/app/x").status == 200
     assert times == [2]
+
+
+def begun(world: Node, caller: str, name: str) -> None:
+    """A request is begun, and not waited for."""
+    request = Request("reply", "POST", "/app/x", name, {}, b"", CERTIFICATE, caller)
+    request.now_s = NOW_S
+    outcome = world._execute(request)
+    assert outcome.endpoint is not None
+    assert outcome.params is not None
+    world.scripting.begin(request, outcome.endpoint, outcome.params)
+
+
+def order(world: Node) -> list[tuple[str, int]]:
+    """Do all that was begun; which came when, and with which status."""
+    found = []
+    while True:
+        world.workers.turn(0.0)
+        scripted = world.scripting.take_finished()
+        if scripted is None:
+            return found
+        assert scripted.is_current(), "those in turn do not disturb each other"
+        response = world._execute(scripted.request, scripted).response
+        assert response is not None
+        found.append((scripted.request.query, response.status))
+        world.scripting.take_turns()
+
+
+def test_those_in_turn_are_done_one_after_the_other_by_turns_of_callers() -> None:
+    """Whoever asks for much, for seconds each, keeps the others waiting for one of them at a time, and has none of them done again."""
+    world = node(in_turn=True)
+    for name in ("a", "b", "c"):
+        begun(world, USER, name)
+    for name in ("d", "e"):
+        begun(world, OTHER_USER, name)
+    assert order(world) == [("a", 200), ("b", 200), ("d", 200), ("c", 200), ("e", 200)]
+    assert world.store.get("counters", STORED) == b"55"
+
+
+def test_a_caller_s_requests_that_wait_are_bounded_and_strangers_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scripting, "WAITING_MAX", 1)
+    world = node(in_turn=True)
+    for name in ("a", "b", "c"):
+        begun(world, USER, name)
+    begun(world, STRANGER, "s")
+    begun(world, OTHER_USER, "d")
+    assert sorted(order(world)) == [("a", 200), ("b", 200), ("c", 503), ("d", 200), ("s", 401)]
 
 
 def test_a_read_only_endpoint_writes_nothing() -> None:
