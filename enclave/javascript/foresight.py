@@ -8,6 +8,7 @@ repeated. Guesses are forgotten now and then, and made anew from what is read th
 
 import json
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final, NamedTuple
 
 from ledgerd.enclave.endpoints import Context
@@ -15,7 +16,9 @@ from ledgerd.ledger.errors import RequestError
 
 GUESSES_MAX: Final = 8
 RUNS: Final = 1_000  # after which guesses are made anew
+TRIES: Final = 16  # looks at what was read, until then; keys that are computed in other ways are not worth more
 BODY_BYTES_MAX: Final = 4_096  # of a JSON body that is looked into
+FIELDS_MAX: Final = 16  # of it
 KEYS_MAX: Final = 64  # of one run that are looked at
 
 _PARAMETER: Final = "parameter"
@@ -51,12 +54,13 @@ class Foresight:
         self._guesses: list[Guess] = []
         self._before: dict[str, bytes] = {}  # a key of the last run, by its map
         self._runs = 0
+        self._tries = 0
 
     def keys(self, context: Context) -> tuple[tuple[str, bytes], ...]:
         """Maps and keys that this request's function is going to read, most likely."""
         self._runs += 1
         if self._runs >= RUNS:
-            self._runs = 0
+            self._runs = self._tries = 0
             self._guesses.clear()
             self._before.clear()
         if not self._guesses:
@@ -86,12 +90,13 @@ class Foresight:
         Args: ahead: What `keys` gave. read: Maps and keys, of this and of what was read ahead.
         """
         guesses = self._guesses
-        if len(guesses) >= GUESSES_MAX:
+        if len(guesses) >= GUESSES_MAX or self._tries >= TRIES:
             return
         guessed = set(ahead)
         missed = [(name, key) for name, key in read if (name, key) not in guessed and not name.startswith(_TABLES)]
         if not missed:
             return
+        self._tries += 1
         sources = self._sources(context)
         for name, key in missed[:KEYS_MAX]:
             found = sources.get(key)
@@ -137,7 +142,7 @@ def _fields(context: Context) -> dict[str, str]:
         said = json.loads(body)
     except (ValueError, RecursionError):
         return {}
-    return {name: str(value) for name, value in said.items() if type(value) in (str, int)}
+    return {name: str(value) for name, value in islice(said.items(), FIELDS_MAX) if type(value) in (str, int)}
 
 
 def _key(text: str, *, is_json: bool) -> bytes:

@@ -35,7 +35,7 @@ class Overlay:
             certificates.
     """
 
-    __slots__ = ("_checks", "_reads", "_signed", "_store", "_writes", "due", "is_trial")
+    __slots__ = ("_checks", "_reads", "_records_signed", "_store", "_writes", "due", "is_trial")
 
     def __init__(self, store: Store) -> None:
         self.due: set[str] = set()
@@ -44,24 +44,24 @@ class Overlay:
         self._writes: dict[str, dict[bytes, bytes | None]] = {}
         self._reads: dict[tuple[str, bytes], bytes | None] = {}
         self._checks: list[Callable[[], bool]] = []
-        self._signed: dict[str, tuple[bytes | None, int | None]] | None = None  # value and version, by map
+        self._records_signed: dict[str, tuple[bytes | None, int | None]] | None = None  # value and version, by map
 
     @property
     def observed(self) -> int | None:
         """Seqno of the signature entry that the request has looked at; None if it has looked at none."""
-        return None if self._signed is None else self._signed[SIGNATURES][1]
+        return None if self._records_signed is None else self._records_signed[SIGNATURES][1]
 
     def see_signed(self, records: dict[str, tuple[bytes | None, int | None]]) -> None:
         """Take these for the records of the last signature (value and version, by map): for who does again what was done before."""
-        self._signed = records
+        self._records_signed = records
 
     def _last_signed(self, name: str) -> tuple[bytes | None, int | None]:
         """Value and version of one of the records of the last signature, as of the first look at any of them."""
-        if self._signed is None:
+        if self._records_signed is None:
             store, rollbacks = self._store, self._store.rollbacks
-            self._signed = {name: (store.get(name, _SINGLETON), store.map(name).version_of(_SINGLETON)) for name in SIGNED}
+            self._records_signed = {name: (store.get(name, _SINGLETON), store.map(name).version_of(_SINGLETON)) for name in SIGNED}
             self._checks.append(lambda: store.rollbacks == rollbacks)
-        return self._signed[name]
+        return self._records_signed[name]
 
     def get(self, name: str, key: bytes) -> bytes | None:
         """The value as the run sees it: its own, or that of its first look."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ledgerd.enclave.javascript import foresight
 from ledgerd.enclave.javascript.foresight import RUNS
 from ledgerd.enclave.scripts import messages
 from support.executing import USER
@@ -121,3 +122,26 @@ def test_guesses_are_made_anew_now_and_then() -> None:
     counts = [made.run()[1] for _ in range(RUNS + 3)]
     assert sum(counts[2 : RUNS - 1]) == 0
     assert sum(counts[RUNS - 1 :]) == 2
+
+
+def test_keys_that_are_computed_are_not_looked_at_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sends bodies with many fields must not make every request dear."""
+    looks = 0
+    sources = foresight.Foresight._sources
+
+    def counting(context: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return sources(context)
+
+    monkeypatch.setattr(foresight.Foresight, "_sources", staticmethod(counting))
+    made = service(GET.format("'x' + request.body.json().k"))
+    many = {f"f{number}": str(number) for number in range(100)}
+    for number in range(100):
+        made.run(body=json.dumps({"k": str(number), **many}).encode())
+    assert looks == foresight.TRIES
+
+
+def test_a_number_too_long_to_be_written_is_no_fault_of_the_nodes() -> None:
+    made = service("ccf.kv.m.get(ccf.strToBuf('k' + Math.random())); return {body: 1};")
+    assert made.run(body=b'{"k": ' + b"9" * 4_000 + b"}")[0] == 1
