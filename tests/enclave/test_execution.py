@@ -360,7 +360,6 @@ def test_a_result_that_is_no_answer_is_a_fault_and_changes_nothing(result: Any) 
         Response("200"),  # type: ignore[arg-type]
         Response(200, (), "text", "text/plain"),  # type: ignore[arg-type]
         Response(200, (), b"no type"),
-        Response(200, (), b"", "text/plain"),
         Response(204, (), b"body", "text/plain"),
         Response(304, (), b"body", "text/plain"),
         Response(200, (), b"body", "text/plain\r\nx: y"),
