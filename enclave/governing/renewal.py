@@ -64,7 +64,7 @@ class Renewal:
         due, overlay.due = overlay.due, set()
         if not due:
             return
-        # The node's newest secret is not read from the maps; so that shares of one that is replaced meanwhile are made again, its record is.
+        # The newest secret is not read from the maps; its record is, so that shares of one that is replaced meanwhile are made again.
         context.kv[tables.ENCRYPTED_LEDGER_SECRETS].version_of(tables.SINGLETON)
         opaque = _tried if overlay.is_trial else self.opaque
         latest = self._rekey(context, opaque) if REKEY in due else self._node.secrets()[-1]

@@ -174,7 +174,7 @@ class Overlay:
                 before = self._store.get(name, key)
                 if before != after:
                     changes.append((name, key, before, after))
-        self._writes, self._reads, self._checks, self._signed = {}, {}, [], None
+        self._writes, self._reads, self._checks, self._records_signed = {}, {}, [], None
         return sorted(changes, key=lambda change: change[:2])
 
     def is_current(self) -> bool:

@@ -200,7 +200,7 @@ def begun(world: Node, caller: str, name: str) -> None:
 
 def order(world: Node) -> list[tuple[str, int]]:
     """Do all that was begun; which came when, and with which status."""
-    found = []
+    found: list[tuple[str, int]] = []
     while True:
         world.workers.turn(0.0)
         scripted = world.scripting.take_finished()
