@@ -49,6 +49,7 @@ def test_all_commands_that_are_promised_are_there() -> None:
         "gov ack",
         "gov finish",
         "gov submit",
+        "gov share",
         "gov audit",
         "doctor",
         "status",
