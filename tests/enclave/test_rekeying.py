@@ -225,6 +225,8 @@ def test_who_waits_for_trust_during_a_change_is_given_it_afterwards() -> None:
     service.trust(joiner)
     service.write(joiner, "after")
     assert service.check() == [1, seqno + 1]
+    record = serving(joiner)._replica.store.get(tables.NODE_INFO, node_id(joiner).encode())
+    assert tables.decode(record)["ledger_secret_seqno"] == seqno + 1, "as getLatestLedgerSecretSeqno has told the constitution"
 
 
 @pytest.mark.parametrize("order", [(TRUST, REKEY), (REKEY, TRUST)])

@@ -289,3 +289,21 @@ def test_what_is_shown_of_a_proposal_before_the_vote_makes_no_shares() -> None:
         "wrapped_latest_ledger_secret": "(encrypted)",
         "encrypted_shares": dict.fromkeys(sorted(consortium.keys), "(encrypted)"),
     }
+
+
+def test_while_a_service_recovers_nothing_of_it_changes() -> None:
+    script = """
+        export const validate = () => ({ valid: true });
+        export const resolve = () => "Accepted";
+        export function apply(text) {
+            const info = ccf.bufToJsonCompatible(ccf.kv["public:ccf.gov.service.info"].get(new ArrayBuffer(8)));
+            info.status = "Recovering";
+            ccf.kv["public:ccf.gov.service.info"].set(new ArrayBuffer(8), ccf.jsonCompatibleToBuf(info));
+            ccf.node[JSON.parse(text).actions[0].name]();
+        }
+    """
+    consortium = Consortium(is_open=False, constitution=script)
+    for name in ("triggerLedgerRekey", "triggerRecoverySharesRefresh"):
+        answer = consortium.decide((name, {}))
+        assert code(answer) == (500, "InternalError")
+        assert "the service is Recovering" in json.loads(answer.body)["error"]["message"]
