@@ -5,15 +5,24 @@ Not here: folders of applications (`node.cli.gov_bundle`), what applications are
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ledgerd.network.client import Client, Member
 from ledgerd.network.client.errors import ClientError
 from ledgerd.network.client.members import proposal
 
+OPTIONS: Final = {
+    "max_heap_bytes": 100 << 20,
+    "max_stack_bytes": 1 << 20,
+    "max_execution_time_ms": 1000,
+    "return_exception_details": True,
+    "log_exception_details": True,
+}
+"""The limits that hold where nobody has set any, which the action asks for; and what whoever writes an application needs to see."""
+
 
 def install(url: str, common: Path, bundle: dict[str, Any]) -> str | None:
-    """Install an application by proposal.
+    """Install an application by proposal, and have what it throws told to its callers and in the log, as whoever writes one needs it.
 
     Args:
         url: Of a node.
@@ -22,7 +31,11 @@ def install(url: str, common: Path, bundle: dict[str, Any]) -> str | None:
     Returns: Why it was refused; None when it serves.
     """
     member = Member(common / "member0_cert.pem", common / "member0_privk.pem")
-    text = json.dumps({"actions": [{"name": "set_js_app", "args": {"bundle": bundle}}]}).encode()
+    actions = [
+        {"name": "set_js_app", "args": {"bundle": bundle}},
+        {"name": "set_js_runtime_options", "args": OPTIONS},
+    ]
+    text = json.dumps({"actions": actions}).encode()
     call = member.sign(proposal(text))
     try:
         with Client(url, service_certificate=common / "service_cert.pem") as client:

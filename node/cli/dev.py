@@ -41,7 +41,8 @@ _ENCLAVES: Final = {"process": "processes", "vm": "virtual machines"}
     "--js-app-bundle",
     "js_app",
     type=click.Path(exists=True, path_type=Path),
-    help="An application in JavaScript, installed by proposal when the service is open: a folder with app.json and src/, or a JSON file.",
+    help="An application in JavaScript, installed by proposal when the service is open: a folder with app.json and src/, or a JSON file. "
+    "What it throws is told to callers.",
 )
 @click.option(
     "--launcher",

@@ -124,8 +124,9 @@ def _last_known(service: ServiceOptions, doubt: str) -> list[dict[str, Any]]:
 def node_retire(output: Output, service: ServiceOptions, member: tuple[Path, Path], node_id: str, deletes: bool) -> None:
     """Retire a node: the others go on without it.
 
-    NODE_ID is its name, or enough of it: `ledgerd node list`. A member signs the proposal. The command waits until nobody needs the node
-    any more; stop it then, or let it end by itself a minute later. A node that still waits to be trusted is forgotten at once.
+    NODE_ID is its name, or enough of it: `ledgerd node list`. A member signs the proposal. Where members vote, it ends with status 1
+    and says how; run it again when they have accepted. Then the command waits until nobody needs the node any more; stop it then, or let
+    it end by itself a minute later. A node that still waits to be trusted is forgotten at once.
 
     The service refuses to let its last node go, and one that is up when too few of the others are.
     """
@@ -146,6 +147,8 @@ def node_retire(output: Output, service: ServiceOptions, member: tuple[Path, Pat
         fields: dict[str, Any] = {"node_id": name, "address": node["address"], "proposal_id": None, "transaction_id": None}
         if node["status"] == "Retired":
             output.note(f"{name[:NODE_ID_SHOWN]}... was retired before")
+        elif (proposed := _open_proposal(client, name)) is not None:
+            raise _undecided(name, proposed, "Open")
         else:
             fields |= _propose(output, client, signer, name, member[0])
         if node["status"] != "Pending":
@@ -184,8 +187,37 @@ def _propose(output: Output, client: "Client", signer: "Member", name: str, cert
             "Do not stop it. Run this command again: it goes on from what the service knows by then."
         ) from None
     proposal = answer.json()
+    if proposal["proposalState"] != "Accepted":
+        raise _undecided(name, proposal["proposalId"], proposal["proposalState"])
     output.note(f"Ordered, Signed, Completed: it takes no part in what follows transaction {answer.transaction_id}, which is committed")
     return {"proposal_id": proposal["proposalId"], "transaction_id": str(answer.transaction_id)}
+
+
+def _undecided(name: str, proposal_id: str, state: str) -> NotRetiredError:
+    """Of a node that members decide about: until they have, it is one like any other."""
+    return NotRetiredError(
+        f"{name[:NODE_ID_SHOWN]}... is proposed to leave, and is not retired: proposal {proposal_id} is {state}, members vote on it\n"
+        f"Do not stop it. They vote with: ledgerd gov vote {proposal_id} --for\n"
+        "Once it is Accepted, run this command again: it waits until the node may be stopped."
+    )
+
+
+def _open_proposal(client: "Client", name: str) -> str | None:
+    """The proposal on which members vote already, if there is one that this node leaves and nothing else.
+
+    Asked for before anything is signed, so that who runs the command again does not propose again.
+    """
+    from ledgerd.governance.actions import REMOVE_NODE  # noqa: PLC0415
+    from ledgerd.node.cli.gov_outcome import read  # noqa: PLC0415
+
+    for one in read(client, "members/proposals")["value"]:
+        if one["proposalState"] != "Open":
+            continue
+        wanted = read(client, f"members/proposals/{one['proposalId']}/actions")["actions"]
+        if [(action.get("name"), (action.get("args") or {}).get("node_id")) for action in wanted] == [(REMOVE_NODE, name)]:
+            found: str = one["proposalId"]
+            return found
+    return None
 
 
 def _await_removable(client: "Client", name: str, deadline: float) -> None:

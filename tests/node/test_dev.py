@@ -216,17 +216,19 @@ def test_an_application_in_the_working_directory_is_run(tmp_path: Path) -> None:
 READS = {"authn_policies": ["no_auth"], "mode": "readonly", "forwarding_required": "sometimes"}
 
 
-def test_an_application_in_javascript_is_installed_and_serves(tmp_path: Path) -> None:
+def test_an_application_in_javascript_is_installed_and_serves_and_what_it_throws_is_told(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "hello.js").write_text("export const hello = (request) => ({ body: `hello ${request.params.who}` });")
-    endpoint = {"js_module": "hello.js", "js_function": "hello", **READS}
-    (tmp_path / "app.json").write_text(json.dumps({"endpoints": {"/hello/{who}": {"get": endpoint}}}))
+    module = "export const hello = (request) => ({ body: `hello ${request.params.who}` });\nexport const wrong = () => notThere.x;\n"
+    (tmp_path / "src" / "hello.js").write_text(module)
+    hello, wrong = ({"js_module": "hello.js", "js_function": name, **READS} for name in ("hello", "wrong"))
+    (tmp_path / "app.json").write_text(json.dumps({"endpoints": {"/hello/{who}": {"get": hello}, "/wrong": {"get": wrong}}}))
     command = [*LEDGERD, "dev", "--nodes", "1", "--port", "0", "--js-app-bundle", str(tmp_path)]
-    done = subprocess.run(
-        [*command, "--exec", "ledgerd tx submit GET /app/hello/you -o json"], capture_output=True, text=True, timeout=60, check=False
-    )
+    logged = "grep /hello.js:2 $LEDGERD_DIR/node0/node.log >&2"
+    use = f"ledgerd tx submit GET /app/hello/you -o json && ! ledgerd tx submit GET /app/wrong && {logged}"
+    done = subprocess.run([*command, "--exec", use], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["body"] == "hello you"
+    assert "ledgerd: 500 InternalError: Exception thrown while executing.; ReferenceError: notThere is not defined" in done.stderr
 
 
 @pytest.mark.parametrize("endpoints", [{}, {"/x": {"get": {"js_module": "gone.js", "js_function": "x", **READS}}}])

@@ -27,6 +27,8 @@ class Nodes:
         self.patience = 0
         self.proposed: list[requests.SignedRequest] = []
         self.refusal: FakeAnswer | None = None
+        self.votes = False  # whether members vote on what is proposed
+        self.open: dict[str, bytes] = {}  # on what they vote, by the proposal's name
 
     def __call__(self, request: FakeRequest) -> FakeAnswer | None:
         path = request.path.partition("?")[0]
@@ -54,11 +56,20 @@ class Nodes:
             assert request.headers["content-type"] == "application/cose"
             self.proposed.append(requests.read(request.body))
             (action,) = actions.read(self.proposed[-1].payload)
+            if self.votes:
+                self.open["ee" * 32] = self.proposed[-1].payload
+                return FakeAnswer(200, headers, json.dumps({"proposalId": "ee" * 32, "proposalState": "Open"}).encode())
             if self.records[action.node_id] == "Pending":
                 del self.records[action.node_id]
             else:
                 self.records[action.node_id] = "Retired"
-            return FakeAnswer(200, headers, json.dumps({"proposalId": "ee" * 32}).encode())
+            return FakeAnswer(200, headers, json.dumps({"proposalId": "ee" * 32, "proposalState": "Accepted"}).encode())
+        if path == "/gov/members/proposals":
+            listed = [{"proposalId": "ff" * 32, "proposalState": "Accepted"}]
+            listed += [{"proposalId": name, "proposalState": "Open"} for name in self.open]
+            return FakeAnswer(200, headers, json.dumps({"value": listed}).encode())
+        if path.startswith("/gov/members/proposals/") and path.endswith("/actions"):
+            return FakeAnswer(200, headers, self.open[path.split("/")[4]])
         return None
 
     def shown(self, name: str) -> dict[str, Any]:
@@ -168,6 +179,28 @@ def test_a_node_that_waits_is_forgotten_without_waiting(
     ran = ledgerd("node", "retire", WAITING, "-o", "json", *signing, *options)
     assert (ran.status, ran.json["removable"], ran.json["deleted"]) == (0, True, True)
     assert WAITING not in nodes.records
+
+
+def test_where_members_vote_it_is_not_called_retired_before_they_have(
+    ledgerd: Ledgerd, nodes: Nodes, options: list[object], signing: list[object]
+) -> None:
+    nodes.votes = True
+    nodes.open = {
+        "a1" * 32: json.dumps({"actions": [{"name": "trigger_snapshot"}]}).encode(),
+        "a2" * 32: json.dumps({"actions": [{"name": "remove_node", "args": {"node_id": PRIMARY}}]}).encode(),
+    }
+    for _ in range(2):  # who asks again does not propose again
+        ran = ledgerd("node", "retire", BACKUP, *signing, *options)
+        assert (ran.status, ran.out) == (1, "")
+        assert f"is not retired: proposal {'ee' * 32} is Open" in ran.err
+        assert "Completed" not in ran.err
+        assert "Do not stop it" in ran.err
+        assert f"ledgerd gov vote {'ee' * 32} --for" in ran.err
+    assert len(nodes.proposed) == 1
+    nodes.records[BACKUP] = "Retired"  # they have accepted
+    ran = ledgerd("node", "retire", BACKUP, "-o", "json", *signing, *options)
+    assert (ran.status, ran.json["removable"]) == (0, True)
+    assert len(nodes.proposed) == 1
 
 
 def test_what_is_not_recorded_in_time_is_a_failure_that_says_what_not_to_do(
