@@ -58,7 +58,7 @@ class Request:
 class Response(NamedTuple):
     """One answer. `headers` have lower-case names and hold neither content-length nor connection: the session adds those.
 
-    `content_type` is empty exactly when `body` is.
+    Where there is a body there is a `content_type`; 204 and 304 have neither.
     """
 
     status: int

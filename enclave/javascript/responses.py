@@ -76,8 +76,10 @@ def _response(said: jobs.Response) -> Response:
             headers[name] = value
     if len(headers) > HEADERS_MAX:
         raise _invalid(f"more than {HEADERS_MAX} headers")
-    if not body or status in _BODILESS:
+    if status in _BODILESS:
         return Response(status, tuple(headers.items()))
+    if not body:
+        return Response(status, tuple(headers.items()), b"", content_type)
     return Response(status, tuple(headers.items()), body, content_type or BINARY)
 
 

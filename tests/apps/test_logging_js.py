@@ -44,7 +44,7 @@ def test_a_message_is_written_read_and_removed(service: Installed, path: str, me
     target = f"{path}/{segment}"
     assert service.answer("PUT", target, message).status == 204
     read = service.answer("GET", target)
-    assert (read.status, read.body.decode(), read.content_type) == (200, message, "text/plain" if message else "")
+    assert (read.status, read.body.decode(), read.content_type) == (200, message, "text/plain")
     assert service.answer("DELETE", target).status == 204
     for method in ("GET", "DELETE"):
         response = service.answer(method, target)

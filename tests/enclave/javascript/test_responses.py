@@ -31,7 +31,8 @@ def returned(source: str) -> Any:
     [
         ("{}", 200, "", b""),
         ("{body: undefined}", 200, "", b""),
-        ("{body: ''}", 200, "", b""),
+        ("{body: ''}", 200, "text/plain", b""),
+        ("{body: new ArrayBuffer(0)}", 200, "application/octet-stream", b""),
         ("{body: 'text'}", 200, "text/plain", b"text"),
         ("{body: {a: [1, null]}}", 200, "application/json", b'{"a":[1,null]}'),
         ("{body: null}", 200, "application/json", b"null"),
@@ -43,7 +44,7 @@ def returned(source: str) -> Any:
         ("{statusCode: 204, body: 'no'}", 204, "", b""),
         ("{statusCode: 599}", 599, "", b""),
         ("{body: '<p>', headers: {'Content-Type': 'text/html'}}", 200, "text/html", b"<p>"),
-        ("{headers: {'content-type': 'text/html'}}", 200, "", b""),
+        ("{headers: {'content-type': 'text/html'}}", 200, "text/html", b""),
         ("Promise.resolve({body: 'later'})", 200, "text/plain", b"later"),
         ("(async () => { await 1; return {body: 'later'}; })()", 200, "text/plain", b"later"),
     ],
