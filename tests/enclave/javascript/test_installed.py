@@ -91,16 +91,19 @@ def test_claims_are_in_the_receipt(cluster: Cluster) -> None:
     assert found["leaf_components"]["claims_digest"] == (b"\7" * 32).hex()
 
 
-def test_a_user_is_out_by_vote_within_one_session(cluster: Cluster) -> None:
+def test_a_user_is_in_and_out_by_vote_within_one_session(cluster: Cluster) -> None:
     users_only = {"POST /claims": {"js_function": "claim", "authn_policies": ["user_cert"]}}
     apply(cluster, ("set_js_app", {"bundle": bundle(users_only, {"app.js": RECORDS})}))
-    client = cluster.client(cluster.hosts["n1"], cluster.user)
-    assert client.ask("POST", "/app/claims", bytes(32)).status == 200
-    apply(cluster, ("remove_user", {"user_id": id_of(cluster.user)}))
-    answer = client.ask("POST", "/app/claims", bytes(32))
-    assert answer.status == 401
-    assert json.loads(answer.body)["error"]["details"][0]["message"] == "Could not find matching user certificate"
-    assert cluster.client(cluster.hosts["n1"], make_identity("nobody")).ask("POST", "/app/claims").status == 401
+    who = make_identity("comes and goes")
+    client = cluster.client(cluster.hosts["n1"], who)
+    for _ in range(2):
+        answer = client.ask("POST", "/app/claims", bytes(32))
+        assert answer.status == 401
+        assert json.loads(answer.body)["error"]["details"][0]["message"] == "Could not find matching user certificate"
+        apply(cluster, ("set_user", {"cert": who.pem}))
+        assert client.ask("POST", "/app/claims", bytes(32)).status == 200
+        apply(cluster, ("remove_user", {"user_id": id_of(who)}))
+    assert client.ask("POST", "/app/claims", bytes(32)).status == 401
 
 
 def test_a_request_of_an_application_that_is_replaced_meanwhile_is_answered_by_the_new_one(cluster: Cluster) -> None:
