@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from bench_support.machine import Machine
 
 GATEWAY, GRPC, HTTPS, USER, PIPELINED, IDLE = "gateway", "gRPC", "HTTPS", "HTTPS, user's certificate", "ledgerd/1 pipelined", "idle"
+JAVASCRIPT = "HTTPS, JavaScript"
 ETCD, LEDGERD = "etcd", "ledgerd"
 SDK = "SDK"
 DISTURBED_CORES = 0.2
@@ -115,6 +116,8 @@ def goals(rows: list[Row]) -> list[Goal]:
     for connections in (64, 256):
         row = find(rows, HTTPS, connections)
         at_least(f"HTTPS at {connections} connections, times etcd's gateway", 2.5, row, row and peer_of(rows, row))
+    row = find(rows, JAVASCRIPT, 64)
+    at_least("JavaScript at 64 connections, times etcd's gateway", 1.5, row, row and peer_of(rows, row))
     row = find(rows, PIPELINED, load=SDK)
     at_least("SDK pipelined 8 x 64, times etcd's gateway", 8, row, row and peer_of(rows, row))
     for connections in (64, 256):
