@@ -162,9 +162,11 @@ class Scripting:
         except RequestError:
             self._go(scripted, scripted.begin(self._store))
             return
-        waiting = self._waiting.setdefault(caller.id if caller is not None else "", deque())
+        name = caller.id if caller is not None else ""
+        waiting = self._waiting.get(name, deque())
         if len(waiting) < WAITING_MAX:
             waiting.append(scripted)
+            self._waiting[name] = waiting
             self.take_turns()
         else:
             text = f"{WAITING_MAX} requests of yours wait to be decided. Ask again when they are."

@@ -115,12 +115,11 @@ def _read(body: bytes, *, is_member: bool) -> tuple[cose.Sign1, str]:
         raise FormatError("the payload is detached; it must be attached")
     if not isinstance(key_id, bytes) or len(key_id) != _ID_LENGTH or not key_id.isalnum():
         raise FormatError(f"the protected header has no kid (4) of {_ID_LENGTH} hexadecimal digits: the id of the signer")
-    if is_member:
-        if type(created_at) is not int or created_at < 0:
-            raise FormatError(f"the protected header has no {requests.HEADER_CREATED_AT} in seconds since 1970")
-        kind = header.get(requests.HEADER_TYPE)
-        if isinstance(kind, str) and kind in requests.TYPES:
-            raise FormatError(f"{requests.HEADER_TYPE} says that it is for the service itself, not for an application")
+    if is_member and (type(created_at) is not int or created_at < 0):
+        raise FormatError(f"the protected header has no {requests.HEADER_CREATED_AT} in seconds since 1970")
+    kind = header.get(requests.HEADER_TYPE)  # also of users: one certificate may be a member's and a user's
+    if isinstance(kind, str) and kind in requests.TYPES:
+        raise FormatError(f"{requests.HEADER_TYPE} says that it is for the service itself, not for an application")
     return message, key_id.decode()
 
 

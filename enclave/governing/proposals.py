@@ -55,7 +55,8 @@ class KnownProposals:
                 "Withdraw a proposal of one's own; 204 if there is none, or none any more.",
                 requests.WITHDRAWAL,
                 {200: descriptions.Proposal, 204: None},
-                {400: "InvalidResourceName, ProposalNotOpen", 403: "AuthorizationFailed"},
+                {400: "InvalidResourceName, ProposalNotOpen", 403: "AuthorizationFailed", 503: "TooManyPendingTransactions"},
+                scripted=True,
             )
         )
         registry.add(
@@ -111,7 +112,8 @@ class KnownProposals:
 
     # Members' requests.
 
-    def _withdraw(self, context: Context) -> Result:
+    def _withdraw(self, context: Context) -> Steps:
+        yield from ()  # no script; but in turn with what has some, which withdrawals could have done again and again otherwise
         proposal_id = signed_proposal_in_path(context)
         request = request_of(context)
         infos = context.kv[tables.PROPOSALS_INFO]

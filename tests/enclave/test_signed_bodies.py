@@ -88,6 +88,7 @@ def test_a_user_need_not_say_when_and_for_what_it_has_signed_but_a_member_must_s
 def test_what_a_member_has_signed_for_the_service_is_no_applications(kind: str) -> None:
     body = requests.sign(MEMBER.key, MEMBER.certificate, kind, b"{}", created_at=CREATED_AT)
     assert "for the service itself" in reason(ask(node("member_cose_sign1"), body))
+    assert "for the service itself" in reason(ask(node("user_cose_sign1", {"u": MEMBER}), body))  # who is a user, too
     named = header(MEMBER, **{requests.HEADER_TYPE: f"my_{kind}"})
     assert ask(node("member_cose_sign1"), cose.sign(MEMBER.key, named, b"{}")).status == 200
 

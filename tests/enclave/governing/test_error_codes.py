@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final
 from unittest.mock import patch
 
+from ledgerd.enclave import scripting
 from ledgerd.enclave.outbound import Answer
 from ledgerd.enclave.scripts import pool
 from ledgerd.governance import requests, tables
@@ -302,6 +303,9 @@ def nodes(constitution: str) -> Asking:
         asking.vote(asking.members[1], open_one)
         asking.preview(("trigger_ledger_chunk", None))
         asking.get(f"members/proposals/{open_one}/effects", who=asking.members[0])
+        before, scripting.WAITING_MAX = scripting.WAITING_MAX, 0  # type: ignore[misc]
+        asking.send(asking.members[0], requests.WITHDRAWAL, f"proposals/{open_one}:withdraw", proposal_id=open_one)
+        scripting.WAITING_MAX = before  # type: ignore[misc]
     cluster.kill(n2)
     cluster.run(1.2)  # until the primary has heard nothing of it for an election timeout
     assert code(attempt("remove_node", n1)) == (400, "TooFewLiveNodes")
