@@ -66,7 +66,8 @@ class Members:
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
-    with VotingService(tmp_path_factory.mktemp("ballots"), nodes=1) as service:
+    service = VotingService(tmp_path_factory.mktemp("ballots"), nodes=1)
+    with service:
         made = Members(service)
         first, second, _ = (service.identities[name] for name in MEMBERS)
         for name in MEMBERS:
