@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from support.fuzzing import admission, attestation, frames, machines, members, records, tokens, web
+from support.fuzzing import admission, attestation, frames, machines, members, records, scripts, tokens, web
 from support.fuzzing.laws import Maker
 
 MAKERS: Final[dict[str, Maker]] = {
@@ -12,6 +12,7 @@ MAKERS: Final[dict[str, Maker]] = {
     **admission.MAKERS,
     **machines.MAKERS,
     **members.MAKERS,
+    **scripts.MAKERS,
     **tokens.MAKERS,
     **attestation.MAKERS,
 }

@@ -1,0 +1,139 @@
+"""Ballots of a hostile member in a real service: they loop, eat memory and recurse in real workers. The others decide, and while such a
+ballot runs, clients' writes are committed as fast as ever.
+
+What ballots say and reach for: `tests/enclave/governing/test_hostile_members.py`.
+"""
+
+import json
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ledgerd.governance import requests
+from support.cluster import Identity
+from support.governed import id_of
+from support.https import Answer, Request, Session
+from support.processes import wait_for
+from support.voting_service import MEMBERS, USER, VotingService
+
+VERSION = "?api-version=2024-07-01"
+YES = "export function vote() { return true; }"
+BALLOTS = {
+    "loops": "export function vote() { for (;;); }",
+    "eats memory": "export function vote() { const all = []; for (;;) all.push(new Uint8Array(1 << 20).fill(1)); }",
+    "grows a text": "export function vote() { let text = 'a'; for (;;) text += text; }",
+    "recurses": "export function vote() { return vote() + 1; }",
+    "backtracks": "export function vote() { return /^(a+)+$/.test('a'.repeat(64) + 'b'); }",
+    "loops as it is loaded": "for (;;); export function vote() { return true; }",
+}
+PATIENCE_SECONDS = 30.0  # each vote runs all ballots, and one that loops has three seconds
+LATENCY_SECONDS_MAX = 0.5  # of one commit, in the median, on a machine that does other things too; a loop's deadline is several seconds
+
+
+class Members:
+    """The three members of a service, who sign and send."""
+
+    def __init__(self, service: VotingService) -> None:
+        self.service = service
+        self.time = int(time.time())
+
+    def post(self, who: Identity, kind: str, path: str, payload: Any = None, **about: Any) -> Answer:
+        body = b"" if payload is None else json.dumps(payload).encode()
+        self.time += 1
+        envelope = requests.sign(who.key, who.certificate, kind, body, created_at=self.time, **about)
+        node = self.service.nodes[0]
+        with Session(node.rpc, self.service.certificate, seconds=PATIENCE_SECONDS) as client:
+            headers = {"content-type": requests.CONTENT_TYPE}
+            return client.ask_all([Request("POST", f"/gov/members/{path}{VERSION}", envelope, headers)])[0]
+
+    def activate(self, who: Identity) -> None:
+        digest = self.post(who, "state_digest", f"state-digests/{id_of(who)}:update").json()["stateDigest"]
+        assert self.post(who, "ack", f"state-digests/{id_of(who)}:ack", {"stateDigest": digest}).status == 204
+
+    def propose(self, who: Identity, name: str, args: Any) -> str:
+        answer = self.post(who, "proposal", "proposals:create", {"actions": [{"name": name, "args": args}]})
+        assert answer.status == 200, answer.body
+        return str(answer.json()["proposalId"])
+
+    def vote(self, who: Identity, proposal_id: str, ballot: str = YES) -> Answer:
+        path = f"proposals/{proposal_id}/ballots/{id_of(who)}:submit"
+        return self.post(who, "ballot", path, {"ballot": ballot}, proposal_id=proposal_id)
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Members]:
+    service = VotingService(tmp_path_factory.mktemp("ballots"), nodes=1)
+    with service:
+        made = Members(service)
+        first, second, _ = (service.identities[name] for name in MEMBERS)
+        for name in MEMBERS:
+            made.activate(service.identities[name])
+        for action, args in (
+            ("transition_service_to_open", {"next_service_identity": service.certificate.read_text()}),
+            ("set_user", {"cert": service.identities[USER].pem}),
+        ):
+            proposal_id = made.propose(first, action, args)
+            made.vote(first, proposal_id)
+            assert made.vote(second, proposal_id).json()["proposalState"] == "Accepted"
+        service.nodes[0].wait_open()
+        yield made
+
+
+class Writer:
+    """A user that writes one thing after the other, each until it is committed."""
+
+    def __init__(self, service: VotingService) -> None:
+        self._service = service
+        self._ends = threading.Event()
+        self.seconds: list[float] = []
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Writer":
+        self._thread.start()
+        wait_for(lambda: len(self.seconds) >= 3, "writes are committed")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with self._service.nodes[0].session(USER) as client:
+            while not self._ends.is_set():
+                began = time.monotonic()
+                answer = client.ask_all([Request("PUT", "/app/records/k", b"v", {"prefer": "committed"})])[0]
+                assert answer.status == 204
+                self.seconds.append(time.monotonic() - began)
+
+
+@pytest.mark.parametrize("what", BALLOTS)
+def test_a_ballot_that_does_not_end_stops_neither_the_vote_nor_commits(members: Members, what: str) -> None:
+    service = members.service
+    first, second, hostile = (service.identities[name] for name in MEMBERS)
+    proposal_id = members.propose(first, "trigger_ledger_chunk", None)
+    with Writer(service) as writer:
+        before = len(writer.seconds)
+        assert members.vote(hostile, proposal_id, BALLOTS[what]).json()["proposalState"] == "Open"
+        members.vote(first, proposal_id)
+        decided = members.vote(second, proposal_id)
+        during = writer.seconds[before:]
+    assert decided.status == 200, decided.body
+    shown = decided.json()
+    assert shown["proposalState"] == "Accepted"
+    assert shown["finalVotes"] == {id_of(first): True, id_of(second): True}
+    assert set(shown["voteFailures"]) == {id_of(hostile)}
+    assert during
+    assert statistics.median(during) < LATENCY_SECONDS_MAX
+    reason = shown["voteFailures"][id_of(hostile)]["reason"]
+    print(f"{what}: {len(during)} commits, median {statistics.median(during) * 1000:.1f} ms, longest {max(during) * 1000:.0f} ms; {reason}")
+    assert service.nodes[0].process.poll() is None
+
+
+def test_the_ledger_of_all_that_is_sound(members: Members) -> None:
+    service = members.service
+    service.settle()
+    assert "the node stops" not in service.nodes[0].log()
