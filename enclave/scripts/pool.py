@@ -21,6 +21,8 @@ from ledgerd.enclave.scripts.run import Call, Run, Scope, job_message
 
 QUEUED_MAX: Final = 10_000  # as many as requests may wait
 BATCH_MAX: Final = 16  # jobs at one worker; behind a script that takes its whole time, the others start anew elsewhere
+TOGETHER_SECONDS: Final = 0.002  # of work that one worker is given rather than several
+WEIGHT: Final = 0.05  # of a job, in the average of how long they take
 BUNDLES_MAX: Final = 4  # that a worker keeps, newest used; a worker's memory must hold their sources
 GRACE_SECONDS: Final = 0.5  # beyond a job's time, in which an honest worker ends it by itself and says so
 START_SECONDS_MAX: Final = 10.0  # for an interpreter; 50 ms where nothing else runs
@@ -90,7 +92,7 @@ class _Worker:
 class _Group:
     """Workers of one kind, and the jobs that wait for one of them."""
 
-    __slots__ = ("is_alone", "is_wanted", "queue", "size", "workers")
+    __slots__ = ("is_alone", "is_wanted", "job_seconds", "queue", "size", "workers")
 
     def __init__(self, size: int, *, is_alone: bool) -> None:
         self.size = size
@@ -98,6 +100,7 @@ class _Group:
         self.is_wanted = False  # no process before there was a first job for it
         self.queue: deque[_Task] = deque()
         self.workers: dict[int, _Worker] = {}
+        self.job_seconds = 1.0  # of late, on average; until it is known jobs are shared out in equal parts
 
 
 class Pool:
@@ -241,6 +244,7 @@ class Pool:
             if outcome is not None:
                 self._failed_starts = 0
                 worker.tasks.popleft()
+                group.job_seconds += WEIGHT * (worker.used + self._now - worker.since - group.job_seconds)
                 worker.arm(self._now, anew=True)
                 task.done(outcome)
                 if group.is_alone:
@@ -297,13 +301,17 @@ class Pool:
             self._ready.start.append(self._names)
 
     def _assign(self, group: _Group) -> None:
-        """Give waiting jobs to workers that have none, in equal shares."""
+        """Give waiting jobs to workers that have none, in equal shares; but of short ones as many to one as it does in a moment.
+
+        To wake another process costs more than they do.
+        """
         queue = group.queue
         idle = [worker for worker in group.workers.values() if worker.is_up and not worker.tasks] if queue else []
+        short = int(TOGETHER_SECONDS / max(group.job_seconds, TOGETHER_SECONDS / BATCH_MAX))
         for left in range(len(idle), 0, -1):
             if not queue:
                 return
-            share = 1 if group.is_alone else min(-(-len(queue) // left), BATCH_MAX)
+            share = 1 if group.is_alone else min(max(-(-len(queue) // left), short), BATCH_MAX, len(queue))
             self._give(idle[left - 1], [queue.popleft() for _ in range(share)])
 
     def _give(self, worker: _Worker, tasks: list[_Task]) -> None:

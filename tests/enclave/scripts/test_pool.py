@@ -66,6 +66,10 @@ class World:
         for worker in workers:
             self.say(worker, [m.HELLO, ["own-process"]])
 
+    def busy(self) -> list[int]:
+        """Workers that have something to do."""
+        return [name for group in self.pool._groups for name, worker in group.workers.items() if worker.tasks]
+
     def jobs_of(self, worker: int) -> list[str]:
         """Functions that a worker was told to call."""
         return [word[3] for word in self.sent.get(worker, []) if word[0] == m.JOB]
@@ -88,6 +92,24 @@ def test_jobs_wait_for_a_worker_and_are_run_in_order() -> None:
     assert world.jobs_of(1) == ["a", "b"]
     assert world.ended.keys() == {"a"}
     assert len(world.pool) == 1
+
+
+def test_short_jobs_go_together_and_long_ones_apart() -> None:
+    for seconds, shares in ((0.0, [8, 0]), (0.1, [4, 4]), (0.0005, [4, 4]), (0.0003, [6, 2])):
+        world = World(workers=2)
+        world.hello(1, 2)
+        for _ in range(400):  # until the average is known
+            world.submit(f"before {world.now} {len(world.ended)}")
+            world.turn()
+            (worker,) = world.busy()
+            world.now += seconds
+            world.pool.tick(world.now)
+            world.say(worker, DONE)
+        before = [len(world.jobs_of(worker)) for worker in (1, 2)]
+        for number in range(8):
+            world.submit(f"{number}")
+        world.turn()
+        assert sorted((len(world.jobs_of(worker)) - before[worker - 1] for worker in (1, 2)), reverse=True) == shares, seconds
 
 
 def test_many_jobs_are_shared_out_and_a_bundle_is_told_once() -> None:
