@@ -18,7 +18,7 @@ from support.constitution import text_of
 from support.governed import id_of
 from support.members import node_id
 from support.vectors import vectors
-from support.voting import NO, Consortium, code, shown
+from support.voting import NO, Consortium, code, opening, shown
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +125,10 @@ def test_by_it_a_node_is_trusted_and_leaves_and_another_constitution_follows(con
     ours = consortium.carry(("set_constitution", {"constitution": text_of(constitution.BY_VOTE)}))
     assert shown(ours)["proposalState"] == "Accepted"
     assert code(consortium.propose(consortium.members[0], ("make_me_rich", {}))) == (400, "ProposalFailedToValidate")
+
+
+def test_with_a_rule_that_accepts_at_once_as_in_ccfs_sandbox_one_member_is_enough(text: str) -> None:
+    rule = 'export function resolve() { return "Accepted"; }'
+    consortium = Consortium(constitution=text.replace("export function resolve(", "function resolveByMajority(") + rule, active=1)
+    assert shown(consortium.propose(consortium.members[0], opening(consortium)))["proposalState"] == "Accepted"
+    assert consortium.read("service/info")["status"] == "Open"
