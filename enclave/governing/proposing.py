@@ -15,6 +15,7 @@ from ledgerd.governance import descriptions, requests, tables
 from ledgerd.governance.requests import SignedRequest
 from ledgerd.ledger.errors import RequestError
 
+OPEN_MAX: Final = 100  # of one member: open proposals are in every node's memory, and nothing but votes ends them
 WINDOW_DEFAULT: Final = 100  # CCF's, where the service's configuration says nothing
 CREATED_AHEAD_SECONDS_MAX: Final = 3600  # of the service's clock, by which a member's may be wrong
 
@@ -47,7 +48,8 @@ class Proposing:
                 requests.PROPOSAL,
                 {200: descriptions.Proposal},
                 {
-                    400: "InvalidCreatedAt, LastNode, ProposalCreatedTooLongAgo, ProposalFailedToValidate, ProposalReplay, TooFewLiveNodes",
+                    400: "InvalidCreatedAt, LastNode, ProposalCreatedTooLongAgo, ProposalFailedToValidate, ProposalReplay, "
+                    "TooFewLiveNodes, TooManyOpenProposals",
                     500: "InternalError",
                     503: "NodeNotCommitted, PrimaryNotFound, TooManyPendingTransactions",
                 },
@@ -57,6 +59,7 @@ class Proposing:
 
     def _create(self, context: Context) -> Steps:
         request = request_of(context)
+        _check_open(context, request.member_id)
         proposal_id = sha256(self._node.root + request.digest).hexdigest()
         self._remember(context, request, proposal_id)
         yield from self._engine.validate(context, request.payload)
@@ -103,3 +106,12 @@ class Proposing:
         for name in keys[: max(0, len(keys) + 1 - window)]:
             recent.delete(name.encode())
         recent.set(key.encode(), tables.encode(proposal_id))
+
+
+def _check_open(context: Context, member_id: str) -> None:
+    """Raises: RequestError: 400 TooManyOpenProposals, the member has as many as it may have."""
+    infos = (tables.decode(value) for _, value in context.kv[tables.PROPOSALS_INFO].items())
+    count = sum(info["proposer_id"] == member_id and info["state"] == tables.OPEN for info in infos)
+    if count >= OPEN_MAX:
+        text = f"Member {member_id} has {count} open proposals, as many as one member may have. Withdraw one first."
+        raise RequestError(400, "TooManyOpenProposals", text)

@@ -192,6 +192,7 @@ class JavaScriptApplication:
                 reuse=reuse,
                 content=signed_content(context.caller),
                 ahead=ahead,
+                lane=label,
             )
             foresight.learn(context, ahead, context.overlay.keys_read)
             return respond(outcome, options, label, node.log)

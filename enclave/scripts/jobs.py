@@ -123,6 +123,7 @@ class Job(NamedTuple):
             one, with all that is in its modules' variables. As CCF's `interpreter_reuse`: nobody can rely on there being one.
         alone: In a process that has run nothing before and runs nothing after. For decisions: a ballot that broke the engine must not
             have a hand in the next one's.
+        lane: Whose jobs it waits behind, such as those of one endpoint: lanes take turns.
     """
 
     bundle: Bundle
@@ -140,6 +141,7 @@ class Job(NamedTuple):
     alone: bool = False
     content: bytes | None = None
     ahead: Sequence[tuple[str, bytes]] = ()
+    lane: str = ""
 
 
 class End(Enum):

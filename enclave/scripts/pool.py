@@ -1,9 +1,9 @@
 """Which worker runs what, until when: the script workers of one enclave, without processes, sockets or clock.
 
-Feed it with `submit`, `received`, `ended` and `tick`; then take `ready` and do what it says. Jobs are started in the order in which they
-came, several at a time where the queue is long, so that the words of many go in one frame. A worker says in order what became of its
-jobs, so the first one without an outcome is the one that runs. A worker past that job's time is killed, and so is one that breaks the
-protocol; the job that ran is to blame, those behind it are run elsewhere, for nothing of a run is seen before its end.
+Feed it with `submit`, `received`, `ended` and `tick`; then take `ready` and do what it says. Jobs of a lane are started in the order in
+which they came, several at a time, so that the words of many go in one frame; lanes take turns (`enclave.scripts.lanes`). A worker says in
+order what became of its jobs, so the first one without an outcome is the one that runs. A worker past that job's time is killed, and so is
+one that breaks the protocol; the job that ran is to blame, those behind it are run elsewhere, for nothing of a run is seen before its end.
 Jobs that must be alone have a worker of their own, always a fresh one; they and the others never wait for each other.
 Law: a job ends exactly once; no script, and no worker in the wrong hands, makes another job's result or holds up anybody but its own.
 Not here: what the messages of one job may do (`enclave.scripts.run`), starting and killing (`enclave.runtime.script_pool`).
@@ -16,13 +16,13 @@ from typing import Any, Final
 
 from ledgerd.enclave.scripts import messages
 from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, Bundle, End, Job, Outcome
+from ledgerd.enclave.scripts.lanes import Lanes
 from ledgerd.enclave.scripts.messages import WorkerError
 from ledgerd.enclave.scripts.run import Call, Run, Scope, job_message
 
 QUEUED_MAX: Final = 10_000  # as many as requests may wait
 BATCH_MAX: Final = 16  # jobs at one worker; behind a script that takes its whole time, the others start anew elsewhere
 TOGETHER_SECONDS: Final = 0.002  # of work that one worker is given rather than several
-WEIGHT: Final = 0.05  # of a job, in the average of how long they take
 BUNDLES_MAX: Final = 4  # that a worker keeps, newest used; a worker's memory must hold their sources
 GRACE_SECONDS: Final = 0.5  # beyond a job's time, in which an honest worker ends it by itself and says so
 START_SECONDS_MAX: Final = 10.0  # for an interpreter; 50 ms where nothing else runs
@@ -54,10 +54,11 @@ class Ready:
 class _Task:
     """A job and who waits for it."""
 
-    __slots__ = ("done", "job", "run", "scope", "words")
+    __slots__ = ("done", "job", "lane", "run", "scope", "words")
 
     def __init__(self, job: Job, scope: Scope, done: Done) -> None:
         self.job = job
+        self.lane = job.lane
         self.scope = scope
         self.done = done
         self.words = job_message(job)
@@ -92,15 +93,14 @@ class _Worker:
 class _Group:
     """Workers of one kind, and the jobs that wait for one of them."""
 
-    __slots__ = ("is_alone", "is_wanted", "job_seconds", "queue", "size", "workers")
+    __slots__ = ("is_alone", "is_wanted", "queue", "size", "workers")
 
     def __init__(self, size: int, *, is_alone: bool) -> None:
         self.size = size
         self.is_alone = is_alone
         self.is_wanted = False  # no process before there was a first job for it
-        self.queue: deque[_Task] = deque()
+        self.queue: Lanes[_Task] = Lanes()
         self.workers: dict[int, _Worker] = {}
-        self.job_seconds = 1.0  # of late, on average; until it is known jobs are shared out in equal parts
 
 
 class Pool:
@@ -160,7 +160,7 @@ class Pool:
         if len(queue) >= QUEUED_MAX:
             self._refused.append((task, "Too many scripts wait to be run."))
         else:
-            queue.append(task)
+            queue.put(task)
 
     def prepare(self, *, alone: bool) -> None:
         """Have workers started before there is a job for them: those for jobs that must be `alone`, or the others."""
@@ -244,7 +244,9 @@ class Pool:
             if outcome is not None:
                 self._failed_starts = 0
                 worker.tasks.popleft()
-                group.job_seconds += WEIGHT * (worker.used + self._now - worker.since - group.job_seconds)
+                lane = group.queue.lane(task.lane)
+                lane.took(worker.used + self._now - worker.since)
+                lane.held -= not worker.tasks
                 worker.arm(self._now, anew=True)
                 task.done(outcome)
                 if group.is_alone:
@@ -273,6 +275,10 @@ class Pool:
                 self._retry_at = self._now + RETRY_SECONDS
         self._ready.logs.append(("warning", "a script worker was stopped: its script took too long" if end is End.DEADLINE else text))
         guilty = worker.tasks.popleft() if worker.tasks else None
+        if guilty is not None:
+            lane = group.queue.lane(guilty.lane)
+            lane.took(worker.used + self._now - worker.since)
+            lane.held -= not worker.tasks
         self._discard(group, worker)
         if guilty is not None:
             assert guilty.run is not None, "assigned"
@@ -283,10 +289,12 @@ class Pool:
         del group.workers[worker.name]
         self._ready.kill.append(worker.name)
         self._ready.send = [(name, data) for name, data in self._ready.send if name != worker.name]
+        if worker.tasks:
+            group.queue.lane(worker.tasks[0].lane).held -= 1
         while worker.tasks:
             task = worker.tasks.pop()
             task.run = None
-            group.queue.appendleft(task)
+            group.queue.put_back(task)
 
     def _fill(self, group: _Group) -> None:
         """Start what is missing, unless starting has failed too often just now."""
@@ -301,18 +309,20 @@ class Pool:
             self._ready.start.append(self._names)
 
     def _assign(self, group: _Group) -> None:
-        """Give waiting jobs to workers that have none, in equal shares; but of short ones as many to one as it does in a moment.
-
-        To wake another process costs more than they do.
-        """
+        """Give waiting jobs to workers that have none, those of one lane to each, in equal shares; but of short ones as many to one as it
+        does in a moment: to wake another process costs more than they do."""
         queue = group.queue
         idle = [worker for worker in group.workers.values() if worker.is_up and not worker.tasks] if queue else []
-        short = int(TOGETHER_SECONDS / max(group.job_seconds, TOGETHER_SECONDS / BATCH_MAX))
         for left in range(len(idle), 0, -1):
-            if not queue:
+            lane = queue.next(group.size)
+            if lane is None:
                 return
-            share = 1 if group.is_alone else min(max(-(-len(queue) // left), short), BATCH_MAX, len(queue))
-            self._give(idle[left - 1], [queue.popleft() for _ in range(share)])
+            share = 1
+            if not group.is_alone and not lane.is_slow:
+                short = 0 if lane.seconds is None else int(TOGETHER_SECONDS / max(lane.seconds, TOGETHER_SECONDS / BATCH_MAX))
+                share = min(max(-(-len(lane.waiting) // left), short), BATCH_MAX)
+            lane.held += 1
+            self._give(idle[left - 1], queue.take(lane, share))
 
     def _give(self, worker: _Worker, tasks: list[_Task]) -> None:
         words: list[Any] = []

@@ -216,6 +216,8 @@ def proposing() -> Asking:
     again = asking.sign(me, requests.PROPOSAL, {"actions": [{"name": "remove_user", "args": {"user_id": NOBODY}}]})
     assert asking.post("members/proposals:create", again).status == 200
     asking.post("members/proposals:create", again)
+    with patch("ledgerd.enclave.governing.proposing.OPEN_MAX", 1):
+        asking.propose(me, ("remove_user", {"user_id": NOBODY}))
     config = asking.row(tables.SERVICE_CONFIG)
     asking.put(tables.SERVICE_CONFIG, tables.SINGLETON, {**config, "recent_cose_proposals_window_size": 1})
     asking.send(me, requests.PROPOSAL, "proposals:create", {"actions": []}, created_at=1)

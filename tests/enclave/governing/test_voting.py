@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ledgerd.enclave.governing import proposing
 from ledgerd.governance import requests, tables
 from support.cluster import make_identity
 from support.governed import id_of
@@ -125,3 +126,14 @@ def test_after_a_silence_decisions_are_made_by_the_present_time(consortium: Cons
     assert code(consortium.vote(third, proposal)) == (400, "ProposalNotOpen")
     signed = consortium.row(tables.OBSERVED_SIGNATURE)
     assert signed == serving._replica.last - 2, "that signature, the ballot, and the next signature are the last entries"
+
+
+def test_of_one_member_so_many_proposals_may_be_open(consortium: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposing, "OPEN_MAX", 2)
+    first, second, _ = consortium.members
+    name = shown(consortium.propose(first, opening(consortium)))["proposalId"]
+    shown(consortium.propose(first, opening(consortium)))
+    assert code(consortium.propose(first, opening(consortium))) == (400, "TooManyOpenProposals")
+    shown(consortium.propose(second, opening(consortium)))
+    assert consortium.send(first, "withdrawal", f"proposals/{name}:withdraw", proposal_id=name).status == 200
+    shown(consortium.propose(first, opening(consortium)))

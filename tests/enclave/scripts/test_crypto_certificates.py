@@ -138,7 +138,9 @@ def test_where_there_is_no_time_dates_are_not_judged_but_everything_else_is() ->
     assert not is_valid(LEAF, ROOT, timeless)
 
 
-@pytest.mark.parametrize("pem", ["", "text", LEAF[:100], LEAF + LEAF[:300] + "\n-----END CERTIFICATE-----\n"])
+@pytest.mark.parametrize(
+    "pem", ["", "text", LEAF[:100], LEAF + LEAF[:300] + "\n-----END CERTIFICATE-----\n"], ids=["nothing", "text", "a piece", "a half"]
+)
 def test_what_is_no_bundle_is_no_chain(pem: str) -> None:
     assert not is_valid(pem, ROOT)
     assert not is_valid(LEAF + MIDDLE, pem)

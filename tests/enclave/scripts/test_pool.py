@@ -45,14 +45,14 @@ class World:
             (body,) = Frames().feed(data)
             self.sent.setdefault(name, []).extend(msgpack.unpackb(body))
 
-    def submit(self, name: str, *, alone: bool = False, module: str = "m", **limits: Any) -> None:
+    def submit(self, name: str, *, alone: bool = False, module: str = "m", lane: str = "", **limits: Any) -> None:
         """Queue a job that is known by its function's name."""
 
         def done(outcome: Outcome) -> None:
             assert name not in self.ended, "a job ends once"
             self.ended[name], self.overlays[name] = outcome, scope.overlay
 
-        job = Job(Bundle({"/m": module}), "/m", name, (), Access.APP_RW, limits=Limits(**limits), alone=alone)
+        job = Job(Bundle({"/m": module}), "/m", name, (), Access.APP_RW, limits=Limits(**limits), alone=alone, lane=lane)
         scope = Scope(self.store)
         self.pool.submit(job, scope, done)
 
@@ -92,6 +92,30 @@ def test_jobs_wait_for_a_worker_and_are_run_in_order() -> None:
     assert world.jobs_of(1) == ["a", "b"]
     assert world.ended.keys() == {"a"}
     assert len(world.pool) == 1
+
+
+def test_a_slow_endpoint_leaves_a_worker_to_others_and_they_take_turns() -> None:
+    world = World(workers=2)
+    world.hello(1, 2)
+    world.submit("slow", lane="loops", deadline_ms=1_000)
+    world.turn()
+    (first,) = world.busy()
+    world.turn(1.0 + GRACE_SECONDS)
+    assert world.ended["slow"].end is End.DEADLINE
+    world.hello(*world.started[-1:])
+    for number in range(50):
+        world.submit(f"slow {number}", lane="loops", deadline_ms=1_000)
+    world.turn()
+    assert len(world.busy()) == 1, "the last worker is for others"
+    for name in ("a", "b"):
+        world.submit(name, lane=name)
+    world.turn()
+    assert len(world.busy()) == 2
+    for _ in range(2):
+        (other,) = [worker for worker in world.busy() if "slow" not in world.jobs_of(worker)[-1]]
+        world.say(other, DONE)
+    assert {"a", "b"} <= world.ended.keys()
+    assert first not in world.busy()
 
 
 def test_short_jobs_go_together_and_long_ones_apart() -> None:
