@@ -40,6 +40,7 @@ from ledgerd.ledger.ids import NodeId
 
 PATIENCE_SECONDS: Final = 0.02  # to the first poll; doubled up to the limit
 PATIENCE_SECONDS_MAX: Final = 1.0
+WAITING_SECONDS: Final = 2.0  # for trust, before the operator is told whose turn it is
 ANSWER_SECONDS_MAX: Final = 10.0  # for one answer; then another attempt
 ATTEMPTS_MAX: Final = 60  # connections that failed in a row, with patience between them: about a minute
 
@@ -113,6 +114,7 @@ class Joining:
         self._next_step: Callable[[], None] | None = self._dial
         self._patience = PATIENCE_SECONDS
         self._attempts = 0
+        self._waits_since: float | None = None  # for trust
         self._nonce = b""
         self._genesis_digest = b""
         self._accepted_there: tuple[tuple[bytes, bytes, bytes], ...] = ()
@@ -287,6 +289,7 @@ class Joining:
             raise JoinRefusedError(f"the service refuses this node: {_message(answer)}")
         body = self._json(answer, 200)
         if body.get("node_status") != "Trusted":
+            self._tell_of_waiting()
             self._later(self._ask_nonce)
             return
         try:
@@ -299,6 +302,18 @@ class Joining:
         self._client = None
         self._deadline = float("inf")
         self._listener.admitted(admitted)
+
+    def _tell_of_waiting(self) -> None:
+        """Where members vote, a joiner is told what it waits for, once; where nobody is asked it is trusted before that."""
+        if self._waits_since is None:
+            self._waits_since = self._now
+        elif self._now >= self._waits_since + WAITING_SECONDS:
+            self._waits_since = float("inf")
+            self._listener.log(
+                "info",
+                f"the service has verified this node, which waits to be trusted: where members vote, one of them proposes it by "
+                f"`ledgerd gov propose transition-node-to-trusted --node-id {self._keys.id}`",
+            )
 
     def _open(self, info: dict[str, Any]) -> Admitted:
         secrets = cbor.decode(SealedBox(self._keys.encryption).decrypt(base64.b64decode(info["sealed"], validate=True)))

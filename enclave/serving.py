@@ -61,6 +61,7 @@ from ledgerd.ledger.signature import Signature
 TICK_SECONDS: Final = 0.02  # deadlines are looked at so often while somebody waits, in one sweep
 IDLE_TICK_SECONDS: Final = 0.2
 UNSIGNED_ENTRIES: Final = 2_000  # more than a round holds, but for the largest loads: then replication overlaps with execution
+NEWCOMER_SECONDS: Final = 8.0  # joiners ask at least every second; and less than a commit may stand still
 VERIFY_SECONDS: Final = 0.25  # between verifications of the newest signature; see `_verify`
 
 _CONSENSUS: Final = b"\x00"  # first byte of a message on a channel; the others are `answering.REQUEST` and `REPLY`
@@ -155,6 +156,7 @@ class Serving:
             heartbeat=configuration.heartbeat_seconds,
             election_timeout=configuration.election_timeout_seconds,
             unsigned_entries=UNSIGNED_ENTRIES,
+            newcomer=NEWCOMER_SECONDS,
         )
         self._consensus = Consensus(keys.id, self._replica, settings, jitter, now)
         self._certificates = ShownCertificates(keys, certificate, service, self._log)

@@ -19,6 +19,9 @@ class Settings(NamedTuple):
         election_timeout: A backup stands after hearing nothing for 0.5 to 1 times this; a primary without a quorum's answers for this long
             steps down.
         stalled: A primary steps down when for so long the oldest signature entry that is not final got no further on any disk.
+        newcomer: A node that was just added counts as heard for so much longer than others: it learns only when it asks next that it is
+            trusted, and what it needs to answer. Without, a primary could step down for nobody: where the newcomer is needed for a
+            majority nobody could be elected, nor give it that.
         commit_notice: An idle primary tells peers of a new commit after this, instead of with the next heartbeat.
         batch_entries, batch_bytes: Limits of one AppendEntries (CCF's are 20 and 20,000).
         flight_bytes, flight_messages: What may be on the way to one peer without acknowledgement.
@@ -33,6 +36,7 @@ class Settings(NamedTuple):
     heartbeat: float = 0.1
     election_timeout: float = 1.0
     stalled: float = 10.0
+    newcomer: float = 0.0  # as CCF, whose nodes have what they need when they are trusted
     commit_notice: float = 0.03
     batch_entries: int = 5_000
     batch_bytes: int = 1 << 20

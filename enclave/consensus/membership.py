@@ -62,7 +62,8 @@ class Membership(State):
         if self.role is Role.PRIMARY:
             for node in sorted(configuration.nodes - self._peers.keys() - {self.node_id}):
                 # It probably has nothing. Its first refusal says so, at the price of one round trip.
-                self._peers[node] = Progress(node, Seqno(configuration.seqno - 1), self._now)
+                peer = self._peers[node] = Progress(node, Seqno(configuration.seqno - 1), self._now)
+                peer.heard_at += self._settings.newcomer
         elif member and self._election_at == NEVER:
             self._rest()
 

@@ -155,7 +155,7 @@ def next_step(found: dict[str, Any], active: int) -> str:
     name, state = found["proposalId"], found["proposalState"]
     if state == tables.OPEN:
         voted = f"{found['ballotCount']} of {active} active members {'has' if found['ballotCount'] == 1 else 'have'} voted"
-        return f"Open: {voted}. Look at it with: ledgerd gov diff {name}\nVote with: ledgerd gov vote {name} --for"
+        return f"Open: {voted}. Look at it with: ledgerd gov diff {name}\nOthers vote with: ledgerd gov vote {name} --for (or --against)"
     why = found.get("failure") or {}
     meanings = {
         tables.ACCEPTED: "Accepted: what it proposes is done.",

@@ -80,6 +80,8 @@ def test_a_node_that_waits_is_trusted_by_vote_and_serves(consortium: Consortium)
         consortium.vote(member, name)
     joiner = consortium.cluster.join("n1")
     consortium.cluster.until(lambda: "Pending" in [node["status"] for node in consortium.read("service/nodes")["value"]])
+    consortium.cluster.until(lambda: any("transition-node-to-trusted" in text for _, text in joiner.logs))
+    assert sum("transition-node-to-trusted" in text for _, text in joiner.logs) == 1
     trusting = shown(consortium.propose(first, ("transition_node_to_trusted", {"node_id": node_id(joiner), "valid_from": "250101000000Z"})))
     for member in (first, second):
         answer = consortium.vote(member, trusting["proposalId"])
