@@ -124,9 +124,9 @@ class Context:
 
     @property
     def query(self) -> dict[str, str]:
-        """Parameters of the query, decoded; of a repeated one the first.
+        """Parameters of the query, decoded.
 
-        Raises: RequestError: 400 InvalidQueryParameterValue, the query is not well-formed.
+        Raises: RequestError: 400 InvalidQueryParameterValue, the query is not well-formed, or names one twice.
         """
         query = self._query
         if query is None:
@@ -471,9 +471,10 @@ def decode_segment(value: str) -> str:
 
 
 def parse_query(query: str) -> dict[str, str]:
-    """Decode a raw query string; of a repeated name the first value counts.
+    """Decode a raw query string.
 
-    Raises: RequestError: 400 InvalidQueryParameterValue, it is not well-formed.
+    Raises: RequestError: 400 InvalidQueryParameterValue, it is not well-formed, or names a parameter twice: which of them
+        counts would be a matter of taste.
     """
     if not query:
         return {}
@@ -483,4 +484,7 @@ def parse_query(query: str) -> dict[str, str]:
         pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=256)
     except ValueError:
         raise RequestError(400, "InvalidQueryParameterValue", "The query is not well-formed.") from None
-    return dict(reversed(pairs))
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise RequestError(400, "InvalidQueryParameterValue", "The query names a parameter twice.")
+    return found

@@ -122,10 +122,11 @@ class Frontend:
         wanted = query.get("view_history", "false")
         if wanted not in ("true", "false"):
             raise RequestError(400, "InvalidQueryParameterValue", "The value of 'view_history' is neither true nor false.")
+        since = _view(query["view_history_since"]) if "view_history_since" in query else None
         if wanted == "true":
             first = 1
-        elif "view_history_since" in query:
-            first = _view(query["view_history_since"])
+        elif since is not None:
+            first = since
             if first > self._node.view:
                 raise RequestError(404, "InvalidQueryParameterValue", f"View {first} has not begun; the current view is {self._node.view}.")
         else:

@@ -151,12 +151,12 @@ def test_matching_is_that_of_the_templates_as_regular_expressions(declared: set[
         assert refusal(made, f"/app{path}").status == 404
 
 
-def test_a_query_is_decoded_and_the_first_of_a_repeated_name_counts() -> None:
+def test_a_query_is_decoded() -> None:
     assert parse_query("") == {}
-    assert parse_query("a=1&b=x%20y+z&a=2&empty=&flag") == {"a": "1", "b": "x y z", "empty": "", "flag": ""}
+    assert parse_query("a=1&b=x%20y+z&empty=&flag") == {"a": "1", "b": "x y z", "empty": "", "flag": ""}
 
 
-@pytest.mark.parametrize("query", ["a=%", "a=%zz", "a=%ff", "&".join(f"a{i}=1" for i in range(300))])
+@pytest.mark.parametrize("query", ["a=%", "a=%zz", "a=%ff", "a=1&b=2&a=1", "a=1&%61=2", "&".join(f"a{i}=1" for i in range(300))])
 def test_a_malformed_query_is_refused(query: str) -> None:
     with pytest.raises(RequestError) as caught:
         parse_query(query)
