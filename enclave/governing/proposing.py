@@ -15,7 +15,8 @@ from ledgerd.governance import descriptions, requests, tables
 from ledgerd.governance.requests import SignedRequest
 from ledgerd.ledger.errors import RequestError
 
-OPEN_MAX: Final = 100  # of one member: open proposals are in every node's memory, and nothing but votes ends them
+OPEN_MAX: Final = 1_000  # of one member: open proposals are in every node's memory, and nothing but votes ends them
+OPEN_BYTES_MAX: Final = 16 << 20  # the same in bytes
 WINDOW_DEFAULT: Final = 100  # CCF's, where the service's configuration says nothing
 CREATED_AHEAD_SECONDS_MAX: Final = 3600  # of the service's clock, by which a member's may be wrong
 
@@ -59,10 +60,10 @@ class Proposing:
 
     def _create(self, context: Context) -> Steps:
         request = request_of(context)
-        _check_open(context, request.member_id)
         proposal_id = sha256(self._node.root + request.digest).hexdigest()
         self._remember(context, request, proposal_id)
         yield from self._engine.validate(context, request.payload)
+        _check_open(context, request)
         info: dict[str, Any] = {"proposer_id": request.member_id, "state": tables.OPEN, "ballots": {}}
         context.kv[tables.PROPOSALS].set(proposal_id.encode(), request.payload)
         context.kv[tables.PROPOSALS_INFO].set(proposal_id.encode(), tables.encode(info))
@@ -108,10 +109,19 @@ class Proposing:
         recent.set(key.encode(), tables.encode(proposal_id))
 
 
-def _check_open(context: Context, member_id: str) -> None:
+def _check_open(context: Context, request: SignedRequest) -> None:
     """Raises: RequestError: 400 TooManyOpenProposals, the member has as many as it may have."""
-    infos = (tables.decode(value) for _, value in context.kv[tables.PROPOSALS_INFO].items())
-    count = sum(info["proposer_id"] == member_id and info["state"] == tables.OPEN for info in infos)
-    if count >= OPEN_MAX:
-        text = f"Member {member_id} has {count} open proposals, as many as one member may have. Withdraw one first."
-        raise RequestError(400, "TooManyOpenProposals", text)
+    texts = context.kv[tables.PROPOSALS]
+    count, size = 0, len(request.payload)
+    for key, value in context.kv[tables.PROPOSALS_INFO].items():
+        info = tables.decode(value)
+        if info["proposer_id"] == request.member_id and info["state"] == tables.OPEN:
+            count += 1
+            size += len(texts.get(key) or b"")
+    if count >= OPEN_MAX or size > OPEN_BYTES_MAX:
+        raise RequestError(
+            400,
+            "TooManyOpenProposals",
+            f"Of member {request.member_id} {count} proposals are open; one may have {OPEN_MAX}, with {OPEN_BYTES_MAX} bytes in all. "
+            "Withdraw some first.",
+        )

@@ -139,3 +139,8 @@ def test_of_one_member_so_many_proposals_may_be_open(consortium: Consortium, mon
     shown(consortium.propose(second, opening(consortium)))
     assert consortium.send(first, "withdrawal", f"proposals/{name}:withdraw", proposal_id=name).status == 200
     shown(consortium.propose(first, opening(consortium)))
+    monkeypatch.setattr(proposing, "OPEN_MAX", 100)
+    monkeypatch.setattr(proposing, "OPEN_BYTES_MAX", 2_000)  # two of them are less, three are more
+    assert code(consortium.propose(first, opening(consortium), opening(consortium))) == (400, "TooManyOpenProposals")
+    monkeypatch.setattr(proposing, "OPEN_BYTES_MAX", 50_000)
+    shown(consortium.propose(first, opening(consortium), opening(consortium)))
