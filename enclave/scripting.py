@@ -147,20 +147,19 @@ class Scripting:
 
     def begin(self, request: Request, endpoint: Endpoint, params: dict[str, str]) -> None:
         """Begin with a request."""
-        self._running += 1
-        self._bytes += _weight(request)
         scripted = Scripted(request, endpoint, params, self._ledger)
+        self._count(scripted)
         if endpoint.in_turn:
             self._queue(scripted)
         else:
-            self._go(scripted, scripted.begin(self._store))
+            self._start(scripted)
 
     def _queue(self, scripted: Scripted) -> None:
         """Have one wait for its caller's turn; who asks for much waits for himself, and whoever is nobody is told so at once."""
         try:
             caller = authenticate(scripted.request, self._store, scripted.endpoint.policies)
         except RequestError:
-            self._go(scripted, scripted.begin(self._store))
+            self._start(scripted)
             return
         name = caller.id if caller is not None else ""
         waiting = self._waiting.get(name, deque())
@@ -170,7 +169,7 @@ class Scripting:
             self.take_turns()
         else:
             text = f"{WAITING_MAX} requests of yours wait to be decided. Ask again when they are."
-            self._go(scripted, scripted.begin(self._store, refusal=RequestError(503, "TooManyPendingTransactions", text, _LATER)))
+            self._start(scripted, RequestError(503, "TooManyPendingTransactions", text, _LATER))
 
     def take_turns(self) -> None:
         """Begin with the next of those `in_turn`, if none is being done: to be called when what was finished has taken effect."""
@@ -180,15 +179,14 @@ class Scripting:
             scripted = self._turn = waiting.popleft()
             if waiting:
                 self._waiting[caller] = waiting  # behind the others
-            self._go(scripted, scripted.begin(self._store))
+            self._start(scripted)
 
     def again(self, scripted: Scripted) -> None:
         """Do one again that was finished: what it has read was written since."""
         if scripted.endpoint.in_turn:
             self._turn = scripted
-        self._running += 1
-        self._bytes += _weight(scripted.request)
-        self._go(scripted, scripted.begin(self._store))
+        self._count(scripted)
+        self._start(scripted)
 
     def take_finished(self) -> Scripted | None:
         """The next one that has an answer."""
@@ -200,6 +198,13 @@ class Scripting:
         self._running -= 1
         self._bytes -= _weight(scripted.request)
         return scripted
+
+    def _count(self, scripted: Scripted) -> None:
+        self._running += 1
+        self._bytes += _weight(scripted.request)
+
+    def _start(self, scripted: Scripted, refusal: RequestError | None = None) -> None:
+        self._go(scripted, scripted.begin(self._store, refusal=refusal))
 
     def _go(self, scripted: Scripted, job: Job | None) -> None:
         if job is None:

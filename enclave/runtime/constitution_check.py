@@ -59,7 +59,7 @@ def check(arguments: list[Any], limits: Limits, deadline: float) -> bool:
         raise RefusalError("constitution is empty", Kind.TYPE)
     sources = {_PROPOSED: source, _LOOK: _LOOK_SOURCE}
     try:
-        engine = Engine(limits.heap_bytes, min(limits.stack_bytes, STACK_BYTES_MAX), _resolve, sources.get, lambda count: 0.0)
+        engine = Engine(limits.heap_bytes, min(limits.stack_bytes, STACK_BYTES_MAX), canonical, sources.get, lambda count: 0.0)
     except EngineError as error:
         raise RefusalError(f"proposed constitution cannot be looked at: {error}") from None
     engine.deadline = deadline
@@ -105,7 +105,3 @@ def _look(engine: Engine) -> dict[str, str]:
     finally:
         engine.free(look)
     return lengths
-
-
-def _resolve(base: str, name: str) -> str:
-    return canonical(name, base)

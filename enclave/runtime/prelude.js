@@ -252,12 +252,17 @@
   }
   const one = new Buffer(1);
 
-  const kv = new Handles(create(null), {
-    get: (_, name) => (typeof name === 'string' ? new KvMap(name) : undefined),
-    set: () => false,
-    defineProperty: () => false,
-    deleteProperty: () => false,
-  });
+  // An object with a map for every name.
+  function mapsBy(make) {
+    return new Handles(create(null), {
+      get: (_, name) => (typeof name === 'string' ? make(name) : undefined),
+      set: () => false,
+      defineProperty: () => false,
+      deleteProperty: () => false,
+    });
+  }
+
+  const kv = mapsBy((name) => new KvMap(name));
 
   // Functions of the worker's and of the enclave's.
 
@@ -306,11 +311,10 @@
   const STATE = 'historical.state';
   const VIEW = 'consensus.getViewForSeqno'; // null where there is none, as in CCF
   const slice = uncurry(Buffer.prototype.slice);
-  const character = Text.fromCharCode;
 
   function digits(view, at, length) {
     let text = '';
-    for (let i = 0; i < length; i++) text += character(view[at + i]);
+    for (let i = 0; i < length; i++) text += charOf(view[at + i]);
     return text;
   }
 
@@ -370,12 +374,7 @@
     }
 
     static kv(state) {
-      state.#kv ??= new Handles(create(null), {
-        get: (_, name) => (typeof name === 'string' ? new HistoricalMap(state, name) : undefined),
-        set: () => false,
-        defineProperty: () => false,
-        deleteProperty: () => false,
-      });
+      state.#kv ??= mapsBy((name) => new HistoricalMap(state, name));
       return state.#kv;
     }
 

@@ -130,7 +130,7 @@ class Engine:
     Args:
         heap_bytes: Beyond it, allocations fail: an exception "out of memory", or one without a text.
         stack_bytes: Of the engine's calls; beyond it a RangeError.
-        resolve: The canonical name of a module, from the name of who imports and the name that it uses.
+        resolve: The canonical name of a module, from the name that is used and the name of who imports.
         load: A module's source, by canonical name; None where there is none.
         door: The way out.
 
@@ -191,7 +191,7 @@ class Engine:
 
     def _on_resolve(self, context: int, base: bytes, name: bytes) -> int | None:
         try:
-            data = self._resolve(base.decode(errors="replace"), name.decode(errors="replace")).encode()
+            data = self._resolve(name.decode(errors="replace"), base.decode(errors="replace")).encode()
         except ValueError:
             data = name
         copy: int | None = _copy_text(context, data, len(data))
@@ -331,10 +331,6 @@ class Engine:
         """An element."""
         return self._checked(_get_indexed(self._context, array, index))
 
-    def number(self, value: Value) -> int:
-        """A 32-bit integer, as `item` gives it."""
-        return int(value.bits & 0xFFFFFFFF) - (1 << 32 if value.bits & 0x80000000 else 0)
-
     def held(self) -> Value:
         """What the prelude holds out."""
         return self.item(self._holder, 0)
@@ -420,9 +416,7 @@ class Engine:
 
         Raises: ScriptError: It throws, or the promise is rejected or never settles.
         """
-        self._enter()
-        given = (Value * len(arguments))(*arguments)
-        return self._settled(self._checked(_call(self._context, function, UNDEFINED, len(arguments), given)))
+        return self.answer(function, *arguments)[0]
 
     def _settled(self, value: Value) -> Value:
         """Run what was put off; then the value, or that of the promise that it is."""

@@ -94,7 +94,7 @@ class Interpreter:
     """An engine with the prelude, and the maps that its scripts have named so far: handles of theirs keep the numbers."""
 
     def __init__(self, modules: dict[str, str], limits: Limits, prelude: bytes, configuration: bytes) -> None:
-        self.engine = Engine(limits.heap_bytes, min(limits.stack_bytes, STACK_BYTES_MAX), _resolve, modules.get, lambda count: _NONE)
+        self.engine = Engine(limits.heap_bytes, min(limits.stack_bytes, STACK_BYTES_MAX), canonical, modules.get, lambda count: _NONE)
         self.maps: list[str] = []
         self.numbers: dict[str, int] = {}
         self.functions: dict[tuple[str, str], Value] = {}
@@ -520,10 +520,6 @@ def _called(words: bytes, buffers: bytes) -> tuple[str, list[Any]]:
     return name, [restored(argument) for argument in arguments]
 
 
-def _resolve(base: str, name: str) -> str:
-    return canonical(name, base)
-
-
 def _cut(text: str) -> str:
     return text[:TEXT_LENGTH_MAX]
 
@@ -548,7 +544,7 @@ def compiled_prelude() -> bytes:
     """The prelude as bytecode, of this engine and for it alone."""
     with open(os.path.join(os.path.dirname(__file__), "prelude.js"), "rb") as file:
         source = file.read()
-    engine = Engine(_COMPILER_HEAP_BYTES, 1 << 20, _resolve, lambda name: None, lambda count: 0.0)
+    engine = Engine(_COMPILER_HEAP_BYTES, 1 << 20, canonical, lambda name: None, lambda count: 0.0)
     try:
         return engine.compile(source)
     finally:

@@ -40,7 +40,6 @@ DONE: Final = 21  # kind, data
 RESPONSE: Final = 22  # status, [[name, value]...], kind, data
 FAILED: Final = 23  # end, text, trace
 
-ANSWERED: Final = frozenset({GET, HAS, VERSION, SIZE, PAGE, CALL})
 LEVELS: Final = ("info", "warning", "error")
 
 KEY_BYTES_MAX: Final = 1 << 20

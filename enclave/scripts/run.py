@@ -194,6 +194,11 @@ class Run:
         if self._operations > self.job.limits.operations:
             raise WorkerError(f"more operations than the job's {self.job.limits.operations}")
 
+    def _write(self, size: int) -> None:
+        self._written += size
+        if self._written > self.job.limits.writes_bytes:
+            raise WorkerError(f"more written than the job's {self.job.limits.writes_bytes} bytes")
+
     def _look(self, entries: int) -> None:
         self._looked += entries
         if self._looked > LOOKED_MAX:
@@ -217,15 +222,11 @@ class Run:
         overlay = self._overlay
         if kind == messages.SET:
             key, value = message[2], message[3]
-            self._written += len(key) + len(value)
-            if self._written > self.job.limits.writes_bytes:
-                raise WorkerError(f"more written than the job's {self.job.limits.writes_bytes} bytes")
+            self._write(len(key) + len(value))
             overlay.set(name, key, value)
             return None
         if kind == messages.DELETE:
-            self._written += len(message[2])
-            if self._written > self.job.limits.writes_bytes:
-                raise WorkerError(f"more written than the job's {self.job.limits.writes_bytes} bytes")
+            self._write(len(message[2]))
             overlay.delete(name, message[2])
             return None
         if kind == messages.CLEAR:

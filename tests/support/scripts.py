@@ -106,7 +106,6 @@ class Workers:
         self.pool = Pool(unscoped(functions), workers, time.monotonic())
         self.processes = ScriptPool(self.pool, command)
         self.logs: list[tuple[str, str]] = []
-        self.turns = 0
 
     def submit(self, job: Job) -> list[tuple[Outcome, Overlay]]:
         """Queue a job; the list gets its outcome."""
@@ -120,7 +119,6 @@ class Workers:
         end = time.monotonic() + seconds
         while True:
             self.logs += self.processes.turn(time.monotonic())
-            self.turns += 1
             if all(waited):
                 return
             left = min(end, self.processes.next_wakeup()) - time.monotonic()
