@@ -24,7 +24,7 @@ from ledgerd.enclave.prefer import NO_PREFERENCE, Prefer, parse_prefer
 from ledgerd.enclave.receipts import leaf_of, make
 from ledgerd.enclave.replica import Proposal, Replica, is_plain
 from ledgerd.enclave.requests import COSE, Request, Response
-from ledgerd.enclave.scripting import Scripted, Scripting
+from ledgerd.enclave.scripting import Scripting
 from ledgerd.enclave.sessions import Sessions
 from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId
@@ -228,7 +228,7 @@ class Answering:
         self.answer(held.reply_to, refusal if self._elsewhere is None else self._elsewhere.point(refusal))
 
     def again(self, request: Request) -> None:
-        """Execute a request anew, before those that wait: what it wanted was fetched, and is held for it."""
+        """Execute a request anew, before those that wait: it has waited already."""
         self._requests.appendleft(request)
         self._queued_bytes += len(request.body)
 
@@ -256,10 +256,9 @@ class Answering:
         self._answered_bytes = 0
         now_s = self._now_ms() // 1000
         left, left_bytes = EXECUTED_MAX, EXECUTED_BYTES_MAX
-        scripted: Scripted | None
         while (requests or scripting.has_finished) and left and left_bytes > 0 and self._answered_bytes < ANSWERED_BYTES_MAX:
             left -= 1
-            scripted = scripting.take_finished() if scripting.has_finished else None
+            scripted = scripting.take_finished()
             if scripted is None:
                 request = requests.popleft()
                 self._queued_bytes -= len(request.body)
@@ -267,8 +266,7 @@ class Answering:
             else:
                 request = scripted.request
                 if scripted.endpoint.is_gone:  # governance has replaced it meanwhile
-                    requests.appendleft(request)
-                    self._queued_bytes += len(request.body)
+                    self.again(request)
                     continue
                 if not scripted.is_current():
                     scripting.again(scripted)

@@ -7,12 +7,12 @@ tokens (`enclave.jwt`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from functools import lru_cache, partial
+from typing import Final, TypeAlias
 
 from cryptography import x509
 
-from ledgerd.enclave.callers import Authenticate, Caller, Policy, Tables
+from ledgerd.enclave.callers import Authenticate, Caller, Policy, Tables, field_of
 from ledgerd.enclave.jwt.bearer import Verified
 from ledgerd.enclave.jwt.bearer import authenticate as authenticate_bearer
 from ledgerd.enclave.requests import Request
@@ -64,14 +64,10 @@ def _certificate_policy(name: str, role: str, certificates: str, info: str, data
         if late is not None:
             return late
         key = caller_id.encode()
-        if store.get(certificates, key) is None:
+        registered = store.get(certificates, key)
+        if registered is None:
             return unknown
-
-        def caller_data() -> Any:
-            record = store.get(info, key)
-            return tables.decode(record).get(data) if record is not None else None
-
-        return Caller(name, caller_id, request.certificate, caller_data, registered=lambda: store.get(certificates, key))
+        return Caller(name, caller_id, request.certificate, partial(field_of, store, info, key, data), registered=registered)
 
     return Policy(name, authenticate, reads_tables=True, security=None)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ledgerd.enclave.requests import Request
+from ledgerd.governance import tables
 from ledgerd.governance.requests import SignedRequest
 
 
@@ -15,6 +16,12 @@ class Tables(Protocol):
 
     def get(self, map_name: str, key: bytes, /) -> bytes | None:
         """The value of a key, or None."""
+
+
+def field_of(store: Tables, map_name: str, key: bytes, field: str) -> Any:
+    """One field of a record (JSON value), or None without it."""
+    record = store.get(map_name, key)
+    return tables.decode(record).get(field) if record is not None else None
 
 
 class Caller:
@@ -40,7 +47,7 @@ class Caller:
         info: Callable[[], Any] | None = None,
         signed: SignedRequest | None = None,
         *,
-        registered: Callable[[], bytes | None] | None = None,
+        registered: bytes | None = None,
         content: bytes | None = None,
         token: Callable[[], dict[str, Any]] | None = None,
         parts: "Mapping[str, Caller] | None" = None,
@@ -68,8 +75,7 @@ class Caller:
     @property
     def pem(self) -> str | None:
         """The certificate as governance has registered it, PEM; None for who is not registered."""
-        record = self._registered() if self._registered is not None else None
-        return record.decode(errors="replace") if record is not None else None
+        return self._registered.decode(errors="replace") if self._registered is not None else None
 
 
 Authenticate: TypeAlias = Callable[[Request, Tables], "Caller | str"]

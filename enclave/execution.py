@@ -7,7 +7,6 @@ Not here: sealing and replicating the writes, waiting for commit, sending reques
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Final, NamedTuple
@@ -16,7 +15,18 @@ from ledgerd.enclave.auth import NOBODY, Caller, authenticate
 from ledgerd.enclave.endpoints import STATES, ApplicationMaps, Context, Deferred, Endpoint, Maps, Registry, Result
 from ledgerd.enclave.idempotency import HEADER, WINDOW_ENTRIES, Idempotency
 from ledgerd.enclave.kv import Store
-from ledgerd.enclave.requests import BINARY, HEADERS_MAX, JSON, TEXT, TRANSACTION_ID_HEADER, Request, Response
+from ledgerd.enclave.requests import (
+    BINARY,
+    HEADERS_MAX,
+    JSON,
+    OWN_HEADERS,
+    TEXT,
+    TRANSACTION_ID_HEADER,
+    Request,
+    Response,
+    is_header_name,
+    is_header_value,
+)
 from ledgerd.enclave.scripting import Scripted
 from ledgerd.enclave.states import Ledger, StatesWanted
 from ledgerd.ledger.entry import ZERO_DIGEST, WriteSet
@@ -75,9 +85,6 @@ class Outcome:
         self.kind = kind
 
 
-_is_header_name: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,256}").fullmatch
-_is_header_value: Final = re.compile(r"[\t\x20-\x7e\xa0-\xff]{0,8192}").fullmatch
-_OWN_HEADERS: Final = frozenset({TRANSACTION_ID_HEADER, "connection", "content-length", "content-type", "transfer-encoding"})
 _NO_CONTENT: Final = Response(204)
 _LENGTHS_BYTES: Final = 16  # what the entry holds besides, for each key
 
@@ -285,9 +292,9 @@ def _check_response(response: Response) -> None:
     if len(headers) > HEADERS_MAX:
         raise UsageError(f"a response has at most {HEADERS_MAX} headers")
     for name, value in headers:
-        if _is_header_name(name) is None or name in _OWN_HEADERS or _is_header_value(value) is None:
+        if is_header_name(name) is None or name in OWN_HEADERS or is_header_value(value) is None:
             raise UsageError("a response header is a lower-case token with a value of one printable latin-1 line, and not one of ours")
-    if content_type and _is_header_value(content_type) is None:
+    if content_type and is_header_value(content_type) is None:
         raise UsageError("a content type is one printable line")
 
 

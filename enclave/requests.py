@@ -3,6 +3,7 @@
 Not here: parsing and printing (`enclave.sessions`), who asks (`enclave.auth`), what exists (`enclave.endpoints`).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -10,6 +11,11 @@ from ledgerd.enclave.states import HistoricalState, Range
 
 TRANSACTION_ID_HEADER: Final = "x-ms-ccf-transaction-id"  # of answers; of requests that ask for the past
 HEADERS_MAX: Final = 256  # of a response, as of a request; every reader of answers has such a bound
+OWN_HEADERS: Final = frozenset({TRANSACTION_ID_HEADER, "connection", "content-length", "content-type", "transfer-encoding"})
+"""Headers of a response that are not a handler's to set."""
+
+is_header_name: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,256}").fullmatch
+is_header_value: Final = re.compile(r"[\t\x20-\x7e\xa0-\xff]{0,8192}").fullmatch
 
 
 class Request:

@@ -480,17 +480,18 @@ class Serving:
         self._propose(writes, record=record)
 
     def _sign(self) -> None:
-        consensus, history = self._consensus, self._replica.history
-        if consensus.role is Role.PRIMARY and self._group_commit.is_due(history, consensus.commit_seqno, self._now):
-            now_seconds = self.status.now_ms // 1000
-            writes, record = self._group_commit.sign(consensus.view, history, self._now, now_seconds)
-            self._apply_and_propose(writes, record)
+        consensus = self._consensus
+        if consensus.role is Role.PRIMARY and self._group_commit.is_due(self._replica.history, consensus.commit_seqno, self._now):
+            self._propose_signature()
 
     def _tell_time(self) -> None:
         """Have the ledger say what time it is, by a signature, if it has not for a while."""
         if self._group_commit.is_stale(self._consensus.commit_seqno, self._now):
-            writes, record = self._group_commit.sign(self._consensus.view, self._replica.history, self._now, self.status.now_ms // 1000)
-            self._apply_and_propose(writes, record)
+            self._propose_signature()
+
+    def _propose_signature(self) -> None:
+        writes, record = self._group_commit.sign(self._consensus.view, self._replica.history, self._now, self.status.now_ms // 1000)
+        self._apply_and_propose(writes, record)
 
     def _verify(self) -> None:
         """Verify the newest signature that a primary sent, off the path, at most four times a second.

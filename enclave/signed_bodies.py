@@ -6,11 +6,12 @@ for anybody could carry it there; and a body that is no COSE_Sign1 is refused as
 Not here: the form of members' requests to the service (`governance.requests`), COSE (`ledger.cose`).
 """
 
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ledgerd.enclave.callers import Caller, Policy, Tables
+from ledgerd.enclave.callers import Caller, Policy, Tables, field_of
 from ledgerd.enclave.keys import parse_certificate
 from ledgerd.enclave.requests import COSE, Request
 from ledgerd.governance import requests, tables
@@ -88,12 +89,7 @@ def signed_body(name: str, role: str, certificates: str, info: str, data: str) -
             content = cose.verify(message, public)
         except (LedgerdError, UnicodeDecodeError) as error:
             return f"Failed to validate COSE Sign1: {error}"
-
-        def caller_data() -> Any:
-            record = store.get(info, key)
-            return tables.decode(record).get(data) if record is not None else None
-
-        return Caller(name, caller_id, None, caller_data, registered=lambda: certificate, content=content)
+        return Caller(name, caller_id, None, partial(field_of, store, info, key, data), registered=certificate, content=content)
 
     return Policy(name, authenticate, reads_tables=True, security=_scheme(role), challenge=_CHALLENGE)
 

@@ -5,12 +5,11 @@ operator and to the client only as far as members have decided so.
 Not here: running (`enclave.scripts`), sending (`enclave.http`).
 """
 
-import re
 from collections.abc import Callable
 from typing import Any, Final
 
 from ledgerd.enclave.javascript.options import Options
-from ledgerd.enclave.requests import BINARY, HEADERS_MAX, JSON, TEXT, Response
+from ledgerd.enclave.requests import BINARY, HEADERS_MAX, JSON, OWN_HEADERS, TEXT, Response, is_header_name, is_header_value
 from ledgerd.enclave.scripts import jobs
 from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, End, Outcome
 from ledgerd.ledger.errors import RequestError
@@ -19,10 +18,6 @@ LOG_LINES_MAX: Final = 100  # of one request: the way to the host is everybody's
 LOG_LENGTH_MAX: Final = 2_048  # of a line
 
 _CONTENT_TYPES: Final = {jobs.TEXT: TEXT, jobs.BYTES: BINARY, jobs.JSON: JSON}
-# What the node itself says of its answers; CCF overwrites these, too.
-_OWN: Final = frozenset({"connection", "content-length", "transfer-encoding", "x-ms-ccf-transaction-id"})
-_is_name: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,256}").fullmatch
-_is_value: Final = re.compile(r"[\t\x20-\x7e\xa0-\xff]{0,8192}").fullmatch
 _BODILESS: Final = (204, 304)
 _SOON: Final = (("retry-after", "1"),)
 
@@ -66,21 +61,19 @@ def _response(said: jobs.Response) -> Response:
     headers: dict[str, str] = {}
     for written, value in said.headers:
         name = written.lower()
-        if _is_name(name) is None:
+        if is_header_name(name) is None:
             raise _invalid("header type")
-        if _is_value(value) is None:
+        if is_header_value(value) is None:
             raise _invalid("header value type")
         if name == "content-type":
             content_type = value
-        elif name not in _OWN:
+        elif name not in OWN_HEADERS:  # what the node itself says of its answers, CCF overwrites, too
             headers[name] = value
     if len(headers) > HEADERS_MAX:
         raise _invalid(f"more than {HEADERS_MAX} headers")
     if status in _BODILESS:
         return Response(status, tuple(headers.items()))
-    if not body:
-        return Response(status, tuple(headers.items()), b"", content_type)
-    return Response(status, tuple(headers.items()), body, content_type or BINARY)
+    return Response(status, tuple(headers.items()), body, content_type or (BINARY if body else ""))
 
 
 def _invalid(why: str, details: tuple[dict[str, Any], ...] = ()) -> RequestError:

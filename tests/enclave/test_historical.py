@@ -20,6 +20,7 @@ from ledgerd.ledger.errors import UsageError
 from ledgerd.ledger.ids import Seqno, TransactionId, View
 from ledgerd.ledger.signature import TREE
 from support.cluster import Cluster, Host
+from support.forks import rolled_back
 
 ID = "x-ms-ccf-transaction-id"
 
@@ -337,17 +338,7 @@ def test_an_entry_of_a_view_that_was_rolled_back_is_refused_though_this_service_
     cluster, hosts = service(3)
     cluster.run(0.3)
     old = hosts[0]
-    client = cluster.client(old)
-    cluster.cut = lambda a, b: old in (a, b)
-    client.start("PUT", "/app/a/never", b"never")
-    cluster.run(0.05)
-    fork = list(old.entries)
-    cluster.until(lambda: any(host.notices.get("role") == "primary" for host in hosts[1:]))
-    new = next(host for host in hosts[1:] if host.notices.get("role") == "primary")
-    commit(cluster, new, 3)
-    cluster.cut = lambda a, b: False
-    cluster.until(lambda: len(old.entries) >= len(new.entries) and old.committed == new.committed)
-    assert fork[-1] not in old.entries
+    fork, _ = rolled_back(cluster, hosts, "/app/a/never", lambda new: commit(cluster, new, 3))
     honest = read(old, cluster, 1, old.committed)
     assert b"never" not in [key for state in honest for writes in state.writes.values() for key in writes]
     old.read_back = lambda n, data: fork[n - 1] if n <= len(fork) else data

@@ -8,6 +8,7 @@ import pytest
 from ledgerd.apps.logging import app
 from ledgerd.ledger import receipt
 from support.cluster import Cluster, Host
+from support.forks import rolled_back
 
 ID = "x-ms-ccf-transaction-id"
 Lie = Callable[[int, bytes], bytes | None]
@@ -91,18 +92,12 @@ def test_an_entry_of_a_rolled_back_view_is_refused_though_it_was_once_sealed_and
     hosts = cluster.start(3)
     cluster.run(0.3)
     old = hosts[0]
-    client = cluster.client(old)
-    cluster.cut = lambda a, b: old in (a, b)
-    client.start("PUT", "/app/public/records/k", b"never")
-    cluster.run(0.05)
-    fork = list(old.entries)
-    cluster.until(lambda: any(host.notices.get("role") == "primary" for host in hosts[1:]))
-    new = next(host for host in hosts[1:] if host.notices.get("role") == "primary")
-    writer = cluster.client(new)
-    ids = [writer.ask("PUT", f"/app/public/records/{n}", b"v", prefer="committed").headers[ID] for n in range(3)]
-    cluster.cut = lambda a, b: False
-    cluster.until(lambda: len(old.entries) >= len(new.entries) and old.committed == new.committed)
-    assert fork[-1] not in old.entries, "the entry was rolled back"
+
+    def write(new: Host) -> list[str]:
+        client = cluster.client(new)
+        return [client.ask("PUT", f"/app/public/records/{n}", b"v", prefer="committed").headers[ID] for n in range(3)]
+
+    fork, ids = rolled_back(cluster, hosts, "/app/public/records/k", write)
     # Now every entry that the fork had comes back in place of the committed one of the same seqno.
     old.read_back = lambda n, data: fork[n - 1] if n <= len(fork) else data
     forked = [transaction for transaction in ids if int(transaction.split(".")[1]) <= len(fork)]
