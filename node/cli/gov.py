@@ -10,8 +10,9 @@ import click
 
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
 from ledgerd.node.cli import gov_outcome, gov_signing
-from ledgerd.node.cli.gov_outcome import is_id, read
+from ledgerd.node.cli.gov_outcome import read
 from ledgerd.node.cli.output import Output, command
+from ledgerd.node.cli.parameters import is_id
 from ledgerd.node.cli.service import ServiceOptions, Signing, node_options, service_options, signing_options
 
 if TYPE_CHECKING:

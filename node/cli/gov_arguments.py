@@ -13,12 +13,12 @@ from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node.cli.gov_actions import Argument, Kind
 from ledgerd.node.cli.gov_bundle import read_bundle
 from ledgerd.node.cli.gov_files import parse_json, read_bytes, read_text
+from ledgerd.node.cli.parameters import is_id
 
 _PEM_BYTES_MAX: Final = 1 << 20
 _WHOLE_MAX: Final = (1 << 53) - 1  # what a script reads exactly
 _DIGITS_SHOWN: Final = 16
 
-_is_id: Final = re.compile(r"[0-9a-f]{64}").fullmatch
 _is_hex: Final = re.compile(r"([0-9a-f]{2})+").fullmatch
 _is_duration: Final = re.compile(r"([1-9][0-9]{0,5})([mhdw])").fullmatch
 _DURATION_SECONDS: Final = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -134,13 +134,13 @@ def _scripts(argument: Argument, names: tuple[str, ...]) -> str:
 
 
 def _id(argument: Argument, given: str) -> str:
-    if _is_id(given) is None:
+    if is_id(given) is None:
         raise ConfigurationError(f"{given[:80]!r} is no id: it has 64 lower-case hexadecimal digits")
     return given
 
 
 def _certified(argument: Argument, given: str) -> str:
-    if _is_id(given) is not None:
+    if is_id(given) is not None:
         return given
     if not Path(given).is_file():
         raise ConfigurationError(f"{given[:80]!r} is neither an id, 64 lower-case hexadecimal digits, nor the file of a certificate")

@@ -11,11 +11,10 @@ import click
 
 from ledgerd.enclave.auditing.findings import NotFollowingError, Step
 from ledgerd.enclave.auditing.replay import Replay
-from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityError
-from ledgerd.node.cli.ledger import open_source, progress
+from ledgerd.ledger.errors import FormatError, IntegrityError
+from ledgerd.node.cli.ledger import anchor_option, open_auditor, open_source, progress
 from ledgerd.node.cli.output import EXIT_FAILED, Ended, Output, command
-from ledgerd.node.cli.parameters import FILE, FOLDER
-from ledgerd.node.cli.service import SERVICE_CERT_VARIABLE
+from ledgerd.node.cli.parameters import FOLDER
 
 REFUSED: Final = "REFUSED"
 FOLLOWS: Final = "FOLLOWS"
@@ -24,12 +23,7 @@ UNANCHORED: Final = "UNANCHORED"
 
 @command("audit")
 @click.argument("path", type=FOLDER)
-@click.option(
-    "--service-cert",
-    type=FILE,
-    envvar=SERVICE_CERT_VARIABLE,
-    help=f"The service's certificate, PEM: without it nobody can say whose ledger this is. [env {SERVICE_CERT_VARIABLE}]",
-)
+@anchor_option
 @click.option("--verbose", "-v", is_flag=True, help="Tell what every entry of governance did. With `-o json` that is always told.")
 def gov_audit(output: Output, path: Path, service_cert: Path | None, verbose: bool) -> None:
     """Replay governance from a ledger, offline.
@@ -43,15 +37,11 @@ def gov_audit(output: Output, path: Path, service_cert: Path | None, verbose: bo
     The ledger's scripts are run in script workers, which can touch nothing of this machine.
     """
     from ledgerd.governance.attested_nodes import NodeAudit  # noqa: PLC0415
-    from ledgerd.ledger.audit import Auditor  # noqa: PLC0415
     from ledgerd.node.cli import node_findings  # noqa: PLC0415
     from ledgerd.node.script_workers import script_workers  # noqa: PLC0415
 
     source = open_source(path)
-    try:
-        auditor = Auditor(None if service_cert is None else service_cert.read_bytes())
-    except FormatError as error:
-        raise ConfigurationError(f"{service_cert}: {error}") from None
+    auditor = open_auditor(service_cert)
     replay, nodes = Replay(), NodeAudit(None, None)
     steps: list[Step] = []
 

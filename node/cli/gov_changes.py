@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
+from ledgerd.governance import tables
 from ledgerd.node.cli.gov_files import is_shallow
 
-SINGLETON: Final = bytes(8)
 THE_ONE: Final = "(the one record)"
 LINES_COMPARED_MAX: Final = 5_000  # of a text; comparing takes the square of it at worst
 LINES_SHOWN_MAX: Final = 400  # of one text's differences
@@ -77,7 +77,7 @@ def _read(change: dict[str, Any]) -> Change:
 
 
 def _key_name(key: bytes) -> str:
-    if key == SINGLETON:
+    if key == tables.SINGLETON:
         return THE_ONE
     try:
         return key.decode()

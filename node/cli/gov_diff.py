@@ -77,7 +77,7 @@ def gov_show(output: Output, service: ServiceOptions, member: Files | None, prop
     content = _content(text)
     effects, why = _effects(service, member, name) if found["proposalState"] == tables.OPEN else (None, "")
     changes = [] if effects is None else _changes(effects)
-    active = sum(one["status"] == tables.ACTIVE for one in members)
+    active = gov_outcome.count_active(members)
     people = {one["memberId"]: _person(one) for one in members}
     fields = {
         "proposal_id": name,
@@ -196,7 +196,7 @@ def _person(member: dict[str, Any]) -> str:
 def _state(found: dict[str, Any], active: int) -> str:
     state: str = found["proposalState"]
     if state == tables.OPEN:
-        return f"{state}: {found['ballotCount']} of {active} active members {'has' if found['ballotCount'] == 1 else 'have'} voted"
+        return f"{state}: {gov_outcome.voted(found, active)}"
     failure = found.get("failure")
     return f"{state}: {failure['reason']}" if failure else state
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ledgerd.governance import requests, tables
 from ledgerd.ledger.errors import ConfigurationError, FormatError, LedgerdError
 from ledgerd.node.cli.output import Output
+from ledgerd.node.cli.parameters import is_id
 from ledgerd.node.cli.service import ServiceOptions
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 PREFIX_MIN: Final = 8  # digits of a proposal's name, where it may be shortened
 
-is_id: Final = re.compile(r"[0-9a-f]{64}").fullmatch
 _is_prefix: Final = re.compile(rf"[0-9a-f]{{{PREFIX_MIN},64}}").fullmatch
 
 
@@ -128,7 +128,7 @@ def _tell_proposal(
     if answer.status == 204:
         raise NotWithdrawnError(f"the service knows no proposal {signed.proposal_id}: it never was, or others were decided since")
     found = _object(answer)
-    active = active_members(client)
+    active = count_active(read(client, "service/members")["value"])
     shown = {
         "proposal_id": found["proposalId"],
         "state": found["proposalState"],
@@ -154,8 +154,8 @@ def next_step(found: dict[str, Any], active: int) -> str:
     """
     name, state = found["proposalId"], found["proposalState"]
     if state == tables.OPEN:
-        voted = f"{found['ballotCount']} of {active} active members {'has' if found['ballotCount'] == 1 else 'have'} voted"
-        return f"Open: {voted}. Look at it with: ledgerd gov diff {name}\nOthers vote with: ledgerd gov vote {name} --for (or --against)"
+        look = f"Open: {voted(found, active)}. Look at it with: ledgerd gov diff {name}"
+        return f"{look}\nOthers vote with: ledgerd gov vote {name} --for (or --against)"
     why = found.get("failure") or {}
     meanings = {
         tables.ACCEPTED: "Accepted: what it proposes is done.",
@@ -167,9 +167,15 @@ def next_step(found: dict[str, Any], active: int) -> str:
     return meanings.get(state, f"{state}.")
 
 
-def active_members(client: "Client") -> int:
-    """How many members may vote now."""
-    return sum(member["status"] == tables.ACTIVE for member in read(client, "service/members")["value"])
+def voted(found: dict[str, Any], active: int) -> str:
+    """How many have voted on an open proposal. Args: as of `next_step`."""
+    ballots = found["ballotCount"]
+    return f"{ballots} of {active} active members {'has' if ballots == 1 else 'have'} voted"
+
+
+def count_active(members: list[dict[str, Any]]) -> int:
+    """How many of the members, as the service tells of them, may vote now."""
+    return sum(member["status"] == tables.ACTIVE for member in members)
 
 
 def _object(answer: "Answer") -> dict[str, Any]:

@@ -11,8 +11,9 @@ import click
 
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
 from ledgerd.node.cli import gov_files
-from ledgerd.node.cli.gov_outcome import is_id, read
+from ledgerd.node.cli.gov_outcome import read
 from ledgerd.node.cli.output import Output, command
+from ledgerd.node.cli.parameters import is_id
 from ledgerd.node.cli.service import ServiceOptions, node_options
 
 KEY_BYTES_MAX: Final = 64 << 10

@@ -22,7 +22,7 @@ from ledgerd.node.cli.parameters import FILE, FOLDER
 from ledgerd.node.cli.service import SERVICE_CERT_VARIABLE, ServiceOptions, service_options
 
 if TYPE_CHECKING:
-    from ledgerd.ledger.audit import AuditResult
+    from ledgerd.ledger.audit import Auditor, AuditResult
 
 LEDGER_FOLDER: Final = "ledger"  # inside a node's directory
 PROGRESS_EVERY: Final = 512  # entries; drawing more often would cost more than reading
@@ -90,6 +90,24 @@ class ChunkSource:
                     seqno += 1
             except FormatError as error:
                 raise FormatError(f"{path.name}, entry {seqno}: {error}") from None
+
+
+anchor_option: Final = click.option(
+    "--service-cert",
+    type=FILE,
+    envvar=SERVICE_CERT_VARIABLE,
+    help=f"The service's certificate, PEM: without it nobody can say whose ledger this is. [env {SERVICE_CERT_VARIABLE}]",
+)
+
+
+def open_auditor(service_cert: Path | None) -> "Auditor":
+    """What verifies a ledger, entry by entry. Raises: ConfigurationError: The file has no certificate."""
+    from ledgerd.ledger.audit import Auditor  # noqa: PLC0415
+
+    try:
+        return Auditor(None if service_cert is None else service_cert.read_bytes())
+    except FormatError as error:
+        raise ConfigurationError(f"{service_cert}: {error}") from None
 
 
 def open_source(path: Path) -> LmdbSource | ChunkSource:
@@ -164,12 +182,7 @@ def ledger_export(output: Output, service: ServiceOptions, node_dir: Path, out_d
 
 @command("verify")
 @click.argument("path", type=FOLDER)
-@click.option(
-    "--service-cert",
-    type=FILE,
-    envvar=SERVICE_CERT_VARIABLE,
-    help=f"The service's certificate, PEM: without it nobody can say whose ledger this is. [env {SERVICE_CERT_VARIABLE}]",
-)
+@anchor_option
 @click.option("--root", "roots", type=FILE, multiple=True, help="Root of nodes' evidence, PEM; may be repeated.  [default: the ledger's]")
 @click.option("--measurements", type=FILE, help="Images that nodes may have run, JSON.  [default: those that the ledger allowed]")
 def ledger_verify(output: Output, path: Path, service_cert: Path | None, roots: tuple[Path, ...], measurements: Path | None) -> None:
@@ -184,14 +197,10 @@ def ledger_verify(output: Output, path: Path, service_cert: Path | None, roots: 
     what nobody here can judge, such as SGX quotes in a ledger of CCF's, only where roots or images are given.
     """
     from ledgerd.governance.attested_nodes import NodeAudit  # noqa: PLC0415
-    from ledgerd.ledger.audit import Auditor  # noqa: PLC0415
 
     nodes = NodeAudit(nitro_roots(roots) if roots else None, None if measurements is None else frozenset(read_measurements(measurements)))
     source = open_source(path)
-    try:
-        auditor = Auditor(None if service_cert is None else service_cert.read_bytes())
-    except FormatError as error:
-        raise ConfigurationError(f"{service_cert}: {error}") from None
+    auditor = open_auditor(service_cert)
     try:
         with progress(output, "verifying", source.total) as advance:
             for stored in source.entries():

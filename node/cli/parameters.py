@@ -1,5 +1,6 @@
 """Types of options and arguments that several commands share: what does not fit them is misuse, exit status 2."""
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 EPOCH_MS_MIN: Final = 10**11
 EPOCH_MS_DIGITS_MAX: Final = 14  # year 5138
 FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
+is_id: Final = re.compile(r"[0-9a-f]{64}").fullmatch  # of a member, user, node or proposal
 
 
 class TransactionIdType(click.ParamType[TransactionId]):

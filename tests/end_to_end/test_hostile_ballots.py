@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from ledgerd.governance import requests
+from ledgerd.ledger.audit import Auditor
 from support.cluster import Identity
-from support.governed import id_of
+from support.governed import VERSION, id_of
 from support.https import Answer, Request, Session
 from support.processes import wait_for
+from support.voting import YES
 from support.voting_service import MEMBERS, USER, VotingService
 
-VERSION = "?api-version=2024-07-01"
-YES = "export function vote() { return true; }"
 BALLOTS = {
     "loops": "export function vote() { for (;;); }",
     "eats memory": "export function vote() { const all = []; for (;;) all.push(new Uint8Array(1 << 20).fill(1)); }",
@@ -135,5 +135,9 @@ def test_a_ballot_that_does_not_end_stops_neither_the_vote_nor_commits(members: 
 
 def test_the_ledger_of_all_that_is_sound(members: Members) -> None:
     service = members.service
-    service.settle()
+    committed = service.settle()
+    auditor = Auditor(service.certificate.read_text())
+    for entry in service.nodes[0].entries(committed):
+        auditor.feed(entry)
+    assert auditor.result().anchored
     assert "the node stops" not in service.nodes[0].log()

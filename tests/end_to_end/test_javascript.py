@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from ledgerd.governance import requests
-from support.cluster import Identity
-from support.https import Answer
+from ledgerd.network.client.members import Member, proposal
+from support.https import Answer, Request
 from support.javascript import bundle
 from support.processes import Service
 
@@ -80,13 +77,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def propose(service: Service, actions: list[dict[str, Any]]) -> Answer:
-    certificate = x509.load_pem_x509_certificate((service.folder / "member0_cert.pem").read_bytes())
-    key: Any = load_pem_private_key((service.folder / "member0_privk.pem").read_bytes(), None)
-    member = Identity(key, certificate)
-    payload = json.dumps({"actions": actions}).encode()
-    envelope = requests.sign(member.key, member.certificate, requests.PROPOSAL, payload, created_at=int(time.time()))
+    member = Member(service.folder / "member0_cert.pem", service.folder / "member0_privk.pem")
+    call = member.sign(proposal(json.dumps({"actions": actions}).encode()))
     with service.primary().session() as session:
-        return session.ask("POST", "/gov/members/proposals:create?api-version=2024-07-01", envelope, content_type="application/cose")
+        return session.ask_all([Request(call.method, call.path, call.body, dict(call.headers))])[0]
 
 
 def attack(service: Service, number: int) -> Answer:

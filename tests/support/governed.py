@@ -20,9 +20,9 @@ from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 from support.cluster import SANDBOX, Identity, make_identity
 from support.executing import Node, error_of
+from support.members import SIGNED_AT
 
 VERSION = "?api-version=2024-07-01"
-SIGNED_AT = 1_780_000_000
 DIGEST = "5a" * 32
 ALICE, BOB, CAROL = (make_identity(name) for name in ("alice", "bob", "carol"))
 

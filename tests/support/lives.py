@@ -13,11 +13,10 @@ from ledgerd.ledger.entry import WriteSet, read_public
 from ledgerd.ledger.signature import SIGNATURES, parse
 from support.auditing import refusal
 from support.cluster import BY_VOTE, Cluster, Host, Identity, make_identity
-from support.governed import id_of
+from support.governed import VERSION, id_of
 from support.members import SIGNED_AT, node_id, send
 from support.rewriting import Change, Keys, opened, rewrite
 
-VERSION: Final = "?api-version=2024-07-01"
 FOR, AGAINST = "export function vote() { return true; }", "export function vote() { return false; }"
 THROWING: Final = "export function vote() { throw new Error('I cannot read this'); }"
 

@@ -148,7 +148,6 @@ CERTIFIED_KEY: Final = {"kid": "three", "kty": "EC", "x5c": [DER], "issuer": "ke
 JWKS: Final = {"keys": [RSA_KEY, EC_KEY, CERTIFIED_KEY]}
 METADATA: Final = {"issuer": ISSUER, "auto_refresh": True, "ca_cert_bundle_name": "roots"}
 
-_SILENT: Final = "CCF's takes out silently what is not there"
 _NEW: Final = "CCF has no such action"
 
 CASES: Final = (

@@ -7,11 +7,10 @@ from ledgerd.apps.logging import app
 from ledgerd.enclave.outbound import Answer
 from ledgerd.governance import requests, tables
 from support.cluster import BY_VOTE, Cluster, Host, Identity, make_identity
-from support.governed import id_of
+from support.governed import VERSION, id_of
 from support.members import SIGNED_AT, send
 
 YES, NO = (f"export function vote(proposal, proposerId) {{ return {answer}; }}" for answer in ("true", "false"))
-VERSION = "?api-version=2024-07-01"
 
 
 class Consortium:

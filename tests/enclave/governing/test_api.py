@@ -13,7 +13,8 @@ from ledgerd.governance import descriptions, requests, tables
 from ledgerd.ledger import cose
 from support.cluster import Identity, make_identity
 from support.executing import error_of
-from support.governed import ALICE, BOB, CAROL, SIGNED_AT, VERSION, Governed, code, id_of, reason
+from support.governed import ALICE, BOB, CAROL, VERSION, Governed, code, id_of, reason
+from support.members import SIGNED_AT
 from support.openapi import check_answer, check_openapi
 
 PROPOSAL = "ab" * 32

@@ -14,7 +14,8 @@ from ledgerd.governance import descriptions, requests, tables
 from support.cluster import Cluster
 from support.council import Assembly
 from support.executing import CERTIFICATE, NOW_S, STRANGER, USER
-from support.governed import ALICE, BOB, CAROL, SIGNED_AT, VERSION, code, id_of
+from support.governed import ALICE, BOB, CAROL, VERSION, code, id_of
+from support.members import SIGNED_AT
 
 NAME = "0a" * 32
 CHANGE = {"name": "set_member_data", "args": {"member_id": id_of(BOB), "member_data": {"name": "Bank B"}}}

@@ -17,9 +17,9 @@ from ledgerd.enclave.outbound import Answer
 from ledgerd.enclave.scripts import pool
 from ledgerd.governance import requests, tables
 from support.cluster import BY_VOTE, SANDBOX, Host, Identity, make_identity
-from support.governed import id_of
+from support.governed import VERSION, id_of
 from support.members import node_id
-from support.voting import NO, VERSION, YES, Consortium, code, opening, shown
+from support.voting import NO, YES, Consortium, code, opening, shown
 
 Reached = set[tuple[str, int, str]]
 

@@ -10,8 +10,8 @@ from ledgerd.apps.logging import app
 from ledgerd.governance import requests, tables
 from support.cluster import Cluster
 from support.executing import error_of
-from support.governed import ALICE, BOB, SIGNED_AT, Governed, code, id_of
-from support.members import retire, send
+from support.governed import ALICE, BOB, Governed, code, id_of
+from support.members import SIGNED_AT, retire, send
 
 OPEN, DECIDED, NONE = "0a" * 32, "0b" * 32, "0c" * 32
 YES, NO = "export function vote() { return true; }", "export function vote() { return false; }"

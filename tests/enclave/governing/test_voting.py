@@ -8,9 +8,9 @@ import pytest
 from ledgerd.enclave.governing import proposing
 from ledgerd.governance import requests, tables
 from support.cluster import make_identity
-from support.governed import id_of
+from support.governed import VERSION, id_of
 from support.members import SIGNED_AT, node_id
-from support.voting import NO, VERSION, YES, Consortium, code, opening, shown
+from support.voting import NO, YES, Consortium, code, opening, shown
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from support.cluster import Identity, make_identity
 from support.command_line import Ledgerd, Ran
 from support.council import Council
 from support.fake_service import FakeService
-from support.governed import ALICE, CAROL, DIGEST, SIGNED_AT, id_of
+from support.governed import ALICE, CAROL, DIGEST, id_of
+from support.members import SIGNED_AT
 from support.oracles import made_oracle
 
 TEXT = b'{"actions": [{"name": "trigger_snapshot"}]}'
