@@ -21,7 +21,7 @@ from ledgerd.enclave.javascript.responses import respond
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.scripting import Steps
 from ledgerd.enclave.scripts.access import Access
-from ledgerd.enclave.scripts.jobs import Bundle, Clock, Form, Job
+from ledgerd.enclave.scripts.jobs import Bundle, Clock, Job
 from ledgerd.enclave.scripts.run import Call
 from ledgerd.governance import tables
 from ledgerd.ledger.errors import RequestError, UsageError
@@ -186,7 +186,6 @@ class JavaScriptApplication:
                 access,
                 calls,
                 context.request.body,
-                Form.RESPONSE,
                 clock=Clock(node.now_ms, None),
                 limits=limits,
                 reuse=reuse,

@@ -614,7 +614,7 @@
   delete globalThis.FinalizationRegistry;
   delete globalThis.gc;
 
-  // For the worker: a further run begins, requests in, results out.
+  // For the worker: a further run begins, results out.
 
   function again(configuration) {
     ({ time: now, seed: state } = configuration);
@@ -702,5 +702,5 @@
     return response[0] === 'bytes' ? [head, response[1]] : head + response[1];
   }
 
-  return [request, describe, tell, again, endpoint];
+  return [describe, tell, again, endpoint];
 })

@@ -357,7 +357,7 @@ class Engine:
             made = self._checked(_call(context, function, UNDEFINED, 4, given))
         finally:
             self.free(function, door, shared, settings)
-        functions = tuple(self.item(made, index) for index in range(5))
+        functions = tuple(self.item(made, index) for index in range(4))
         self.free(made)
         return functions
 

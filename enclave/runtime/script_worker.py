@@ -27,7 +27,7 @@ from ledgerd.enclave.runtime.crypto.arguments import Kind, RefusalError, Surroun
 from ledgerd.enclave.runtime.quickjs import UNDEFINED, Engine, EngineError, ScriptError, Value
 from ledgerd.enclave.scripts import messages
 from ledgerd.enclave.scripts.access import READ, WRITE, Access, explain, rights
-from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, LOG_LINES_MAX, MAPS_MAX, End, Form, Limits, canonical
+from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, LOG_LINES_MAX, MAPS_MAX, End, Limits, canonical
 from ledgerd.enclave.scripts.messages import KEY_BYTES_MAX, LEVELS, TEXT_LENGTH_MAX, frame
 
 EXIT_NO_SANDBOX: Final = 3
@@ -99,7 +99,7 @@ class Interpreter:
         self.numbers: dict[str, int] = {}
         self.functions: dict[tuple[str, str], Value] = {}
         try:
-            self.request, self.describe, self.tell, self._again, self.endpoint = self.engine.start(prelude, configuration)
+            self.describe, self.tell, self._again, self.endpoint = self.engine.start(prelude, configuration)
         except ScriptError:
             self.engine.close()
             raise
@@ -145,7 +145,6 @@ class Execution:
             self._body,
             access,
             calls,
-            form,
             self._is_script,
             clock,
             limits,
@@ -156,7 +155,6 @@ class Execution:
         self._modules = modules
         self._prelude = prelude
         self._access = Access[access]
-        self._form = Form(form)
         self._limits = Limits(*limits)
         self._calls = calls
         self._clock = clock
@@ -212,7 +210,7 @@ class Execution:
     @property
     def _is_endpoint(self) -> bool:
         """It is the run of an endpoint, from its request to its response."""
-        return self._body is not None and self._form is Form.RESPONSE and len(self._arguments) == 1
+        return self._body is not None
 
     def _call(self, interpreter: Interpreter) -> list[Any]:
         engine = interpreter.engine
@@ -221,15 +219,7 @@ class Execution:
         if self._is_endpoint:
             return self._call_endpoint(interpreter, function)
         arguments = [self._argument(engine, kind, data) for kind, data in self._arguments]
-        if self._body is not None:
-            buffers = self._buffers(engine)
-            plain = arguments.pop()
-            arguments.append(engine.call(interpreter.request, plain, *buffers))
-            engine.free(plain, *buffers)
         result = engine.call(function, *arguments)
-        if self._form is Form.RESPONSE:
-            engine.free(*arguments)
-            return self._told(engine, interpreter, result)
         shown = engine.call(interpreter.describe, result)
         engine.free(result, *arguments)
         left = self._limits.output_bytes
@@ -243,19 +233,13 @@ class Execution:
         engine = interpreter.engine
         now, seed = self._clock
         settings = engine.new_json(b"[%d,%b,%b]" % (now, b"null" if seed is None else b"%d" % seed, self._arguments[0][1]))
-        buffers = self._buffers(engine)
+        buffers = [engine.new_buffer(part) for part in (self._body if type(self._body) is list else [self._body])]
         shown, is_late = engine.answer(interpreter.endpoint, function, settings, *buffers)
         engine.free(settings, *buffers)
-        return self._told(engine, interpreter, shown) if is_late else self._response(engine, shown)
-
-    def _buffers(self, engine: Engine) -> list[Value]:
-        parts = self._body if type(self._body) is list else [self._body]
-        return [engine.new_buffer(part) for part in parts]
-
-    def _told(self, engine: Engine, interpreter: Interpreter, result: Value) -> list[Any]:
-        """The message of what an endpoint has returned; takes it over."""
-        shown = engine.call(interpreter.tell, result)
-        engine.free(result)
+        if is_late:  # the response itself: what was waited for is not told yet
+            response = shown
+            shown = engine.call(interpreter.tell, response)
+            engine.free(response)
         return self._response(engine, shown)
 
     def _response(self, engine: Engine, shown: Value) -> list[Any]:

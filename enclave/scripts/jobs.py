@@ -84,13 +84,6 @@ def canonical(name: str, base: str = "/") -> str:
     return "/" + "/".join(parts)
 
 
-class Form(Enum):
-    """How a result is handed back."""
-
-    VALUE = 0  # whatever it is: see `Result`
-    RESPONSE = 1  # an endpoint's object with statusCode, headers and body: see `Response`
-
-
 class Clock(NamedTuple):
     """What a script is told of time and chance: the same for the whole of a run, so that the same job gives the same result.
 
@@ -113,10 +106,10 @@ class Job(NamedTuple):
         arguments: None, bool, numbers, str, bytes (an ArrayBuffer), and lists and dicts of all but bytes.
         access: Which maps it may read and write.
         calls: Names of functions of the enclave that it may call, as `pemToId` or `rpc.setClaimsDigest`: below `ccf.`.
-        body: If not None, the last argument, a dict, is an endpoint's request, and gets these bytes as its body.
+        body: If not None, it is an endpoint that is called: the one argument, a dict, is its request, and gets these bytes as its body; the
+            value is a `Response` then, and a `Result` otherwise.
         content: If not None, what the request's caller has signed: an ArrayBuffer at `caller.cose.content`.
         ahead: Keys, with their maps, that the script is expected to read: their values go with the job, and count as read.
-        form: Of the result.
         clock: Time and chance.
         limits: What it may use up.
         reuse: If not "", the context of an earlier run with the same key, bundle, rights, functions and limits is used again where there is
@@ -133,7 +126,6 @@ class Job(NamedTuple):
     access: Access = Access.APP_RO
     calls: Sequence[str] = ()
     body: bytes | None = None
-    form: Form = Form.VALUE
     is_script: bool = False
     clock: Clock = Clock()
     limits: Limits = Limits()

@@ -83,7 +83,6 @@ def job_message(job: Job) -> list[Any]:
         job.body if job.content is None else [job.body, job.content],
         job.access.name,
         list(job.calls),
-        job.form.value,
         job.is_script,
         list(job.clock),
         list(job.limits),

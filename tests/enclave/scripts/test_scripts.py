@@ -11,7 +11,7 @@ import pytest
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.runtime.script_worker import Interpreters
 from ledgerd.enclave.scripts.access import Access
-from ledgerd.enclave.scripts.jobs import Bundle, Clock, End, Form, Job, Limits, Outcome, Response, Result
+from ledgerd.enclave.scripts.jobs import Bundle, Clock, End, Job, Limits, Outcome, Response, Result
 from support.scripts import job, run_here, value_of
 
 RW: dict[str, Any] = {"access": Access.APP_RW}
@@ -382,7 +382,7 @@ def test_recursion_is_bounded(body: str) -> None:
 def test_what_is_too_large_is_not_handed_back() -> None:
     for body in ("return 'x'.repeat(1001);", "return new ArrayBuffer(1001);", "return Array(600).fill(1);"):
         assert outcome_of(body, limits=Limits(output_bytes=1_000)).end is End.OUTPUT
-    assert outcome_of("return {headers: {a: 'x'.repeat(1001)}};", form=Form.RESPONSE, limits=Limits(output_bytes=1_000)).end is End.OUTPUT
+    assert outcome_of("return {headers: {a: 'x'.repeat(1001)}};", {}, body=b"", limits=Limits(output_bytes=1_000)).end is End.OUTPUT
 
 
 # Time and chance.
@@ -427,7 +427,7 @@ def test_the_same_job_gives_the_same_result() -> None:
 
 def respond(body: str, request: dict[str, Any] | None = None, content: bytes = b"") -> Outcome:
     """How an endpoint ends."""
-    return outcome_of(body, request or {}, body=content, form=Form.RESPONSE)
+    return outcome_of(body, request or {}, body=content)
 
 
 def test_a_request_has_a_body_in_three_forms() -> None:
@@ -486,7 +486,7 @@ def test_what_is_no_response_is_told(returned: str, why: str, thrown: str) -> No
 def test_what_was_signed_is_given_to_the_caller_who_has_signed_it() -> None:
     show = "const [r] = args; return {body: [ccf.bufToStr((r.caller.member_cose_sign1 ?? r.caller).cose.content), r.body.text()]};"
     for caller in ({"policy": "user_cose_sign1"}, {"policy": ["any_cert", "member_cose_sign1"], "member_cose_sign1": {}, "any_cert": {}}):
-        outcome = outcome_of(show, {"caller": caller}, body=b"all of it", content=b"signed", form=Form.RESPONSE)
+        outcome = outcome_of(show, {"caller": caller}, body=b"all of it", content=b"signed")
         assert outcome.value == Response(200, (), Result("json", b'["signed","all of it"]'))
 
 
