@@ -37,7 +37,7 @@ def check_version(version: str, record: bytes | None) -> None:
         return
     try:
         floor = tables.decode(record)["version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         floor = None
     if not is_version(floor):
         raise ConfigurationError(f"the record of {tables.MINIMUM_VERSION} holds no version")

@@ -42,6 +42,7 @@ REASON_LENGTH_MAX: Final = 4_096  # of what stands in the ledger
 _ATTESTED: Final = ("quote_info", "public_key", "encryption_pub_key", "code_digest")  # of a node's record
 _CONSTITUTION: Final = "/constitution.js"
 _BALLOT: Final = "/ballot.js"
+_FALSE: Final = frozenset({b"null", b"false", b"0"})  # in JSON, as scripts' results are written
 _STATES: Final = frozenset({tables.OPEN, tables.ACCEPTED, tables.REJECTED})
 
 Run = Generator[Job, Outcome, Outcome]
@@ -228,9 +229,12 @@ def _failed(what: str, outcome: Outcome) -> RequestError:
 
 
 def _json(value: Any) -> Any:
-    """What a script returned as JSON; None if it returned anything else."""
+    """What a script returned as JSON; None if it returned anything else, or what is nested too deeply to be read."""
     assert isinstance(value, Result), "governance asks for values"
-    return json.loads(value.data) if value.kind == JSON else None
+    try:
+        return json.loads(value.data) if value.kind == JSON else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _text(value: Any) -> str:
@@ -239,11 +243,10 @@ def _text(value: Any) -> str:
 
 
 def _is_true(value: Any) -> bool:
-    """Whether JavaScript would take it for true."""
+    """Whether JavaScript would take it for true. It is a ballot's, so it is not read: what cannot be must not end the others' request."""
     assert isinstance(value, Result), "governance asks for values"
     if value.kind == JSON:
-        found = json.loads(value.data)
-        return found is not None and found is not False and found != 0
+        return value.data not in _FALSE
     return value.kind == BYTES or (value.kind == TEXT and bool(value.data))
 
 

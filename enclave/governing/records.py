@@ -12,6 +12,7 @@ from ledgerd.governance import tables
 from ledgerd.ledger.errors import FormatError
 
 _TEXT_MAX: Final = 1 << 20  # of one record; a node's holds its attestation document
+THRESHOLD_MAX: Final = 254  # CCF's; a key is shared by polynomials of that degree, so a larger one keeps a node busy, each time
 WINDOW_MAX: Final = 10_000  # requests that are remembered, each looked at by every later one
 
 
@@ -80,10 +81,12 @@ def _service(value: bytes) -> None:
 
 
 def _service_configuration(value: bytes) -> None:
-    window = _object(value).get("recent_cose_proposals_window_size", 1)
-    _is(window, int)
-    if not 0 < window <= WINDOW_MAX:
-        raise ValueError
+    record = _object(value)
+    for name, most in (("recent_cose_proposals_window_size", WINDOW_MAX), ("recovery_threshold", THRESHOLD_MAX)):
+        number = record.get(name, 1)
+        _is(number, int)
+        if not 0 < number <= most:
+            raise ValueError
 
 
 def _member(value: bytes) -> None:

@@ -12,11 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Protocol
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from ledgerd.enclave.endpoints import Context
 from ledgerd.enclave.entropy import random_bytes
-from ledgerd.enclave.governing.sharing import Opaque, Sharing, Stored, Tables, shared, takes_part
+from ledgerd.enclave.governing.sharing import IV_SIZE_BYTES, Opaque, Sharing, Stored, Tables, gcm, shared, takes_part
 from ledgerd.enclave.keys import create_ledger_secret
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.ledger_secrets import BOX, LedgerSecret, boxed
@@ -30,8 +28,6 @@ OPENING: Final = "opening"
 NEXT: Final = 0  # version of a secret that is being announced: the entry's own seqno is not known yet
 TRIED: Final = "(encrypted)"
 
-_IV_SIZE_BYTES: Final = 12
-_TAG_SIZE_BYTES: Final = 16
 _RECOVERING: Final = ("Recovering", tables.WAITING_FOR_SHARES)
 
 
@@ -112,7 +108,8 @@ class Renewal:
         history = context.kv[tables.EARLIER_EPOCH]
         stored = history.version_of(tables.SINGLETON)
         pointer = {} if stored is None else {"previous_secret_stored_version": stored}
-        under_new = opaque(tables.EARLIER_EPOCH, ("previous_ledger_secret", "encrypted_data"), lambda: gcm(secret, previous.secret))
+        place = ("previous_ledger_secret", "encrypted_data")
+        under_new = opaque(tables.EARLIER_EPOCH, place, lambda: gcm(secret, random_bytes(IV_SIZE_BYTES), previous.secret))
         before = {"encrypted_data": under_new, "version": previous.version, **pointer}
         history.set(tables.SINGLETON, tables.encode({"previous_ledger_secret": before}))
         boxes: dict[str, Any] = {}
@@ -140,10 +137,3 @@ def _tried(table: str, path: tuple[str | int, ...], make: Callable[[], bytes]) -
 def _status(maps: Tables) -> str:
     info: dict[str, Any] = tables.decode(maps[tables.SERVICE_INFO].get(tables.SINGLETON) or b"{}")
     return str(info.get("status"))
-
-
-def gcm(key: bytes, secret: bytes) -> bytes:
-    """AES-256-GCM under a random IV, in CCF's order: tag, IV, ciphertext."""
-    iv = random_bytes(_IV_SIZE_BYTES)
-    sealed = AESGCM(key).encrypt(iv, secret, None)
-    return sealed[-_TAG_SIZE_BYTES:] + iv + sealed[:-_TAG_SIZE_BYTES]

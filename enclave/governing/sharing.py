@@ -27,7 +27,8 @@ from ledgerd.ledger.errors import FormatError
 NONE: Final = "no active member has an encryption key, so there are no recovery shares: with the last node all private data would be lost"
 KEY_BITS_MIN: Final = 2048  # as the constitution demands
 
-_IV_ONCE: Final = bytes(12)  # each wrapping key is used once
+IV_SIZE_BYTES: Final = 12
+_IV_ONCE: Final = bytes(IV_SIZE_BYTES)  # each wrapping key is used once
 _TAG_SIZE_BYTES: Final = 16
 
 
@@ -104,7 +105,9 @@ def _record(holders: _Holders, threshold: int, latest: LedgerSecret, opaque: Opa
     given = {**dict(zip(sorted(holders.participants), parts, strict=True)), **dict.fromkeys(holders.owners, whole)}
     table = tables.RECOVERY_SHARES
     return {
-        "wrapped_latest_ledger_secret": opaque(table, ("wrapped_latest_ledger_secret",), partial(_wrapped, whole, latest.secret)),
+        "wrapped_latest_ledger_secret": opaque(
+            table, ("wrapped_latest_ledger_secret",), lambda: gcm(shares.wrapping_key(whole), _IV_ONCE, latest.secret)
+        ),
         "encrypted_shares": {
             member: opaque(table, ("encrypted_shares", member), partial(encrypted, keys[member], given[member])) for member in sorted(given)
         },
@@ -123,14 +126,14 @@ def _holders(maps: Tables) -> _Holders:
         info = tables.decode(value)
         pem = keys.get(key)
         if info["status"] == tables.ACTIVE and pem is not None and takes_part(info):
-            (found.owners if info.get("recovery_role") == tables.OWNER else found.participants)[key.decode()] = pem.decode()
+            (found.owners if info.get("recovery_role") == tables.OWNER else found.participants)[key.decode()] = pem.decode(errors="replace")
     return found
 
 
-def _wrapped(whole: bytes, secret: bytes) -> bytes:
-    """In CCF's order: tag, IV, ciphertext."""
-    sealed = AESGCM(shares.wrapping_key(whole)).encrypt(_IV_ONCE, secret, None)
-    return sealed[-_TAG_SIZE_BYTES:] + _IV_ONCE + sealed[:-_TAG_SIZE_BYTES]
+def gcm(key: bytes, iv: bytes, secret: bytes) -> bytes:
+    """AES-256-GCM in CCF's order: tag, IV, ciphertext."""
+    sealed = AESGCM(key).encrypt(iv, secret, None)
+    return sealed[-_TAG_SIZE_BYTES:] + iv + sealed[:-_TAG_SIZE_BYTES]
 
 
 def encrypted(key: rsa.RSAPublicKey, share: bytes) -> bytes:

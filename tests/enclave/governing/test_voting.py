@@ -93,6 +93,15 @@ def test_a_node_that_waits_is_trusted_by_vote_and_serves(consortium: Consortium)
     consortium.cluster.until(lambda: joiner.notices.get("open") == "yes")
 
 
+def test_a_node_that_waits_and_is_removed_stands_among_the_former_ones(consortium: Consortium) -> None:
+    """The service notes that, whatever the constitution: it could ask again otherwise."""
+    consortium.open()
+    joiner = consortium.cluster.join("n1")
+    consortium.cluster.until(lambda: "Pending" in [node["status"] for node in consortium.read("service/nodes")["value"]])
+    assert shown(consortium.carry(("remove_node", {"node_id": node_id(joiner)})))["proposalState"] == "Accepted"
+    assert consortium.row(tables.FORMER_NODES, node_id(joiner).encode()) == "Removed"
+
+
 def test_the_same_request_is_one_entry_or_none_though_others_write_meanwhile(consortium: Consortium) -> None:
     """Two members vote at the same time: both ballots are computed, and both count."""
     first, second, third = consortium.members
