@@ -10,10 +10,12 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cryptography import x509
+
 from ledgerd.enclave.jwt import settings as jwt_settings
 from ledgerd.enclave.jwt.settings import DEFAULTS as JWT_DEFAULTS
 from ledgerd.enclave.jwt.settings import JwtSettings
-from ledgerd.enclave.keys import CURVES, curve_of, parse_certificate
+from ledgerd.enclave.keys import CURVES, curve_of, parse_certificate, parse_subject
 from ledgerd.enclave.kms import settings
 from ledgerd.enclave.kms.settings import PublicNameSettings
 from ledgerd.ledger.attestation.roots import parse_roots
@@ -59,6 +61,7 @@ class StartConfiguration:
     admission: str  # "automatic": attested nodes are trusted at once; "vote": they wait as Pending
     open_at_nodes: int | None  # open by itself when so many nodes are trusted; None: by vote
     application_policy: str  # "user_cert", or "open" to anybody
+    service_subject: x509.Name  # of the service's certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +205,15 @@ def _start(section: dict[str, Any]) -> StartConfiguration:
         admission=admission,
         open_at_nodes=None if nodes is None else _number(section, "open_at_nodes", 1, 1000),
         application_policy=policy,
+        service_subject=_subject(section),
     )
+
+
+def _subject(start: dict[str, Any]) -> x509.Name:
+    try:
+        return parse_subject(_get(start, "service_subject", str))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"start.service_subject: {error}") from None
 
 
 def _chosen_curve(start: dict[str, Any]) -> str:

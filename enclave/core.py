@@ -411,7 +411,7 @@ class Enclave:
         assert configuration.start is not None, "the caller has seen it"
         at = at_milliseconds(self._clock.milliseconds(self._now))
         assert self._service_key is not None, "made with the configuration's digest"
-        service = create_service_keys(self._service_key, at)
+        service = create_service_keys(self._service_key, at, configuration.start.service_subject)
         request = self._keys.certificate_request(configuration.names)
         certificate = service.endorse(request, at)
         record = node_record(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ledgerd.enclave.boundary import LINK_PORT_DEFAULT
+from ledgerd.enclave.keys import parse_subject
 from ledgerd.ledger.attestation.roots import AWS_ROOT_G1_PEM
 from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node import public_name
@@ -318,11 +319,20 @@ def _start(section: Section) -> StartConfig:
         admission=section.choice("admission", "vote", ("vote", "automatic")),
         open_at_nodes=section.number("open_at_nodes", 1, 1, 1_000) if section.has("open_at_nodes") else None,
         application_policy=section.choice("application_policy", "user_cert", ("user_cert", "open")),
-        service_subject=section.text("service_subject", default="CN=ledgerd Service"),
+        service_subject=_subject(section),
         curve=section.choice("curve", CURVES[0], CURVES),
     )
     section.refuse_unknown()
     return config
+
+
+def _subject(section: Section) -> str:
+    subject = section.text("service_subject", default="CN=ledgerd Service")
+    try:
+        parse_subject(subject)
+    except ConfigurationError as error:
+        section.problem("service_subject", str(error))
+    return subject
 
 
 def _join(section: Section) -> JoinConfig:

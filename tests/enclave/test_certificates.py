@@ -10,13 +10,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledgerd.apps.logging import app
 from ledgerd.enclave.certificates import ShownCertificates
-from ledgerd.enclave.keys import NodeKeys, create_service_key, create_service_keys
+from ledgerd.enclave.keys import NodeKeys, create_service_key, create_service_keys, parse_subject
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.outbound import Answer, HttpClient
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.governance import requests, tables
 from ledgerd.ledger.audit import Auditor
 from ledgerd.ledger.entry import WriteSet
+from ledgerd.ledger.errors import ConfigurationError
 from support.cluster import Client, Cluster, Host
 from support.members import SIGNED_AT, send
 from support.tls import NOW
@@ -83,7 +84,7 @@ def test_a_renewal_that_would_cut_the_service_off_is_refused(arguments: dict[str
 class Node:
     def __init__(self) -> None:
         self.keys = NodeKeys("secp256r1")
-        self.service = create_service_keys(create_service_key("secp256r1"), NOW)
+        self.service = create_service_keys(create_service_key("secp256r1"), NOW, parse_subject("CN=Test"))
         self.request = self.keys.certificate_request(("localhost",))
         self.logs: list[str] = []
         self.shown = ShownCertificates(
@@ -117,6 +118,24 @@ def test_a_renewal_that_is_undone_is_given_up() -> None:
     node.store.rollback(1)
     assert node.shown.learn(node.store)
     assert node.shown.node == first
+
+
+def test_a_service_is_called_as_its_first_node_says_and_stays_so_when_renewed() -> None:
+    cluster = Cluster(app)
+    hosts = cluster.start(2, service_subject="CN=Ledger of Four Banks,O=Example")
+    assert propose(cluster, "set_service_certificate_validity", validity_period_days=60).status == 200
+    cluster.run(0.3)
+    for host in hosts:
+        node, service = shown(cluster, host)
+        assert service.subject.rfc4514_string() == node.issuer.rfc4514_string() == "CN=Ledger of Four Banks,O=Example"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Ledger", "O=Example", "CN=" + "x" * 65, "C=Utopia,CN=x", "CN=x," + "O=y," * 80 + "O=y", "CN=x,", "\0"]
+)
+def test_what_is_no_name_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"is no name; give one like 'CN=Our Ledger,O=Example'"):
+        parse_subject(text)
 
 
 def test_what_is_not_of_the_own_keys_is_not_shown() -> None:

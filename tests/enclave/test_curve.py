@@ -71,7 +71,15 @@ def test_every_node_attests_the_curve(curve: str, algorithm: int, digest: str) -
 @pytest.mark.parametrize("curve", ["secp521r1", "P-256", "", None, 256])
 def test_a_service_on_another_curve_does_not_start(curve: object) -> None:
     cluster = Cluster(app)
-    start = {"members": [], "users": [], "measurements": [], "constitution": "", "admission": "vote", "application_policy": "open"}
+    start = {
+        "members": [],
+        "users": [],
+        "measurements": [],
+        "constitution": "",
+        "admission": "vote",
+        "application_policy": "open",
+        "service_subject": "CN=Test",
+    }
     host = cluster.add("n0", cluster.configuration("n0", "start", start={**start, "curve": curve}))
     assert "curve" in refusal(cluster, host)
 

@@ -218,6 +218,7 @@ def started(change: Callable[[dict[str, Any]], None]) -> Host:
         "admission": "automatic",
         "open_at_nodes": 1,
         "application_policy": "open",
+        "service_subject": "CN=Test Service",
         "curve": "secp256r1",
     }
     document = json.loads(cluster.configuration("n0", "start", start=start))

@@ -140,6 +140,19 @@ def test_an_issuers_server_is_named_without_scheme_and_path(tmp_path: Path) -> N
         load(write(tmp_path, START + "[jwt]\nkey_refresh_interval_s = 0\n"))
 
 
+def test_a_service_has_the_name_that_its_first_node_gives_it(tmp_path: Path) -> None:
+    for line, name in (("", "CN=ledgerd Service"), ('service_subject = "CN=Four Banks,O=Example"', "CN=Four Banks,O=Example")):
+        config = load(write(tmp_path, START.replace("[start]", f"[start]\n{line}")))
+        document = enclave_document(
+            config, rpc=Address("a", 1), peer=Address("a", 2), isolation=[], roots=config.roots, own_measurement=None
+        )
+        start = parse_in_enclave(document).start
+        assert start is not None
+        assert start.service_subject.rfc4514_string() == name
+    with pytest.raises(ConfigurationError, match=r"start\.service_subject: 'Four Banks' is no name; give one like"):
+        load(write(tmp_path, START.replace("[start]", '[start]\nservice_subject = "Four Banks"')))
+
+
 def test_another_curve_and_a_joiners_curve_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"start\.curve: 'P-256' is none of secp256r1, secp384r1"):
         load(write(tmp_path, START.replace("[start]", '[start]\ncurve = "P-256"')))

@@ -199,6 +199,7 @@ class Cluster:
             "open_at_nodes": 1,
             "application_policy": "open",
             "curve": "secp256r1",
+            "service_subject": "CN=Test Service",
             **self.start_options,
             **settings,
         }

@@ -11,7 +11,7 @@ from ledgerd.enclave.governing.engine import Engine
 from ledgerd.enclave.governing.proposals import KnownProposals
 from ledgerd.enclave.governing.renewal import Renewal
 from ledgerd.enclave.governing.service import ServiceState
-from ledgerd.enclave.keys import ServiceKeys, at_milliseconds, create_service_key, create_service_keys
+from ledgerd.enclave.keys import ServiceKeys, at_milliseconds, create_service_key, create_service_keys, parse_subject
 from ledgerd.enclave.ledger_secrets import LedgerSecret
 from ledgerd.enclave.requests import Response
 from ledgerd.enclave.scripts.run import Call
@@ -74,7 +74,7 @@ class Governed(Node):
         return [LedgerSecret(1, bytes(32))]
 
     def calls(self) -> dict[str, Call]:
-        self._service = create_service_keys(create_service_key("secp256r1"), at_milliseconds(self.now_ms))
+        self._service = create_service_keys(create_service_key("secp256r1"), at_milliseconds(self.now_ms), parse_subject("CN=Test"))
         return GovernanceCalls(self, Renewal(self)).calls
 
     @property

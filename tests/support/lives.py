@@ -72,6 +72,7 @@ class Life:
             "open_at_nodes": None,
             "application_policy": "open",
             "curve": "secp256r1",
+            "service_subject": "CN=Test Service",
             **start,
         }
         self.primary = self.cluster.add("n0", self.cluster.configuration("n0", "start", start=options))

@@ -400,6 +400,7 @@ def _documents(cluster: Cluster, host: Host) -> list[bytes]:
         "open_at_nodes": 1,
         "application_policy": "open",
         "curve": "secp256r1",
+        "service_subject": "CN=Test Service",
     }
     join = {"target": {"host": "n0.rpc", "port": 8001}, "service_certificate": host.notices["service_certificate"]}
     name = {

@@ -63,6 +63,7 @@ def new_service(curve: str, open_at_nodes: int | None) -> dict[str, Any]:
         "admission": "automatic",
         "open_at_nodes": open_at_nodes,
         "application_policy": "open",
+        "service_subject": "CN=Test Service",
         "curve": curve,
     }
     return {"mode": "start", "start": start}
