@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ledgerd.ledger.attestation.nitro import Attestation
 
 STATEMENT_PATH: Final = "/node/attestations/self?nonce="
+REDIRECTIONS_MAX: Final = 5
 
 
 class Unanswered(LedgerdError):
@@ -130,33 +131,65 @@ def is_url(target: str) -> bool:
 
 
 def is_node(target: str | None) -> bool:
-    """Whether it is the address of a node, and not of something there."""
-    return target is not None and is_url(target) and urlsplit(target).path in ("", "/") and not urlsplit(target).query
+    """Whether it is the address of a node, and not of something there. Nodes speak TLS only.
+
+    Raises: ConfigurationError: It begins as an address, and is none.
+    """
+    if target is None or not is_url(target):
+        return False
+    try:
+        parts = urlsplit(target)
+        if not parts.hostname or parts.port == 0:
+            raise ValueError("it names no host, or no port")
+    except ValueError as error:
+        raise ConfigurationError(f"{target} is no address: {error}") from None
+    return parts.scheme == "https" and parts.path in ("", "/") and not parts.query
 
 
 def fetch(url: str, timeout: float, nonce: bytes | None) -> bytes:
     """Get evidence from an address. Whose address it is does not matter: evidence speaks for itself.
 
+    Args:
+        url: `https://` or `http://`; redirections from there are followed, a node's are not.
+        timeout: Seconds that all of it may take, however slowly the answer drips.
+        nonce: If the address is a node's: what the document is to be made for.
     Raises: ConfigurationError: It is no address. Unanswered: There is no answer, or another one.
     """
+    import anyio  # noqa: PLC0415
+
+    try:
+        return anyio.run(_fetch, url, timeout, nonce)
+    except TimeoutError:
+        raise Unanswered(f"no evidence from {url}: it was not all there within {timeout:g} s; ask again, or give a FILE") from None
+
+
+async def _fetch(url: str, seconds: float, nonce: bytes | None) -> bytes:
+    import anyio  # noqa: PLC0415
     import httpx  # noqa: PLC0415
 
     from ledgerd.network.client.identity import ALPN_HTTP, unverified_context  # noqa: PLC0415
 
     address = url if nonce is None else f"{url.rstrip('/')}{STATEMENT_PATH}{nonce.hex()}"
+    # As it is: of what is compressed, a few bytes could become a gigabyte.
+    client = httpx.AsyncClient(
+        verify=unverified_context(ALPN_HTTP),
+        trust_env=False,
+        timeout=seconds,
+        headers={"accept-encoding": "identity"},
+        follow_redirects=nonce is None,
+        max_redirects=REDIRECTIONS_MAX,
+    )
     data = b""
     try:
-        with (
-            httpx.Client(verify=unverified_context(ALPN_HTTP), trust_env=False, timeout=timeout) as http,
-            http.stream("GET", address) as response,
-        ):
-            for part in response.iter_bytes():
-                data += part
-                if len(data) > found.SIZE_BYTES_MAX:
-                    break
-            if response.status_code == 200:
+        with anyio.fail_after(seconds):
+            async with client as http, http.stream("GET", address) as response:
+                if response.status_code != 200:
+                    raise ConnectionError(f"it answered {response.status_code}")
+                async for part in response.aiter_raw():
+                    data += part
+                    if len(data) > found.SIZE_BYTES_MAX:
+                        break
                 return data
-            raise ConnectionError(f"it answered {response.status_code}")
     except httpx.InvalidURL as error:
         raise ConfigurationError(f"{url} is no address: {error}") from None
     except (httpx.HTTPError, ConnectionError) as error:

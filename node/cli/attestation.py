@@ -20,6 +20,7 @@ from ledgerd.node.cli.parameters import DIGEST, EPOCH_MS, FILE, HEX, INDEXED_PCR
 from ledgerd.node.cli.service import ServiceOptions, service_options
 
 NONCE_SIZE_BYTES: Final = 32
+NONCE_SIZE_BYTES_MIN: Final = 16  # of a node's
 _ROLE: Final = re.compile(r"arn:aws[a-z-]{0,20}:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]{1,512}")
 
 
@@ -44,13 +45,13 @@ def attestation_show(output: Output, service: ServiceOptions, file: Path | None)
 @command("verify")
 @click.argument("target", metavar="[FILE|URL]", required=False)
 @click.option("--root", "roots", type=FILE, multiple=True, help="Accepted root, PEM; may be repeated.  [default: AWS's; AMD's for SNP]")
-@click.option("--at", type=EPOCH_MS, metavar="EPOCH_MS", help="Judge a stored document as of this time.  [default: now]")
+@click.option("--at", type=EPOCH_MS, metavar="EPOCH_MS", help="Judge as of this time.  [default: now]")
 @click.option("--pcr", "pcrs", type=INDEXED_PCR, multiple=True, help="Value that a register must have; may be repeated.")
 @click.option("--role", metavar="ARN", help="Role that the enclave's instance must have: what PCR3 measures.")
 @click.option(
     "--measurements", type=FILE, help='Accepted images, JSON: {"pcr0": HEX, "pcr1": HEX, "pcr2": HEX}, or a list, or nitro-cli\'s output.'
 )
-@click.option("--nonce", type=HEX, help="Nonce that a stored document must hold. (A node is given one of ours.)")
+@click.option("--nonce", type=HEX, help="Nonce that the document must hold.  [default: any; for a node, a fresh one of ours]")
 @click.option("--allow-debug", is_flag=True, help="Do not refuse a debug enclave, which protects nothing from its host.")
 @click.option(
     "--endorsements", type=FILE, multiple=True, help="Certificates of an SNP report: PEM, DER, or as Azure gives them; may be repeated."
@@ -91,25 +92,24 @@ def attestation_verify(
     lines = [] if measurements is None else read_measurements(measurements)
     registers = _registers(pcrs, role)
     node = asking.is_node(target)
-    if (target is None or node) and (lines or registers or target is None):
-        if at is not None or nonce is not None or allow_debug or endorsements or uvm_endorsement or security_policy:
-            raise ConfigurationError(
-                "--at, --nonce, --allow-debug and the options for SNP are for stored evidence: a node is judged now, by our nonce"
-            )
+    one_document = at is not None or nonce is not None or allow_debug or bool(endorsements or uvm_endorsement or security_policy)
+    if target is None and one_document:
+        raise ConfigurationError("--at, --nonce, --allow-debug and the options for SNP are for one document: give FILE or URL")
+    states_image = bool(lines) or registers.keys() >= set(judging.IMAGE_REGISTERS)
+    if target is None or (node and states_image and not one_document):
         service = service._replace(urls=service.urls if target is None else (str(target),))
         asking.verify_live(output, service, roots, lines, registers, genesis, save)
         return
     if genesis is not None or save is not None:
-        raise ConfigurationError("--genesis and --save need a node and an image (--measurements, or --pcr 0, 1 and 2)")
+        raise ConfigurationError("--genesis and --save need a node and an image (--measurements, or --pcr 0, 1 and 2), judged now")
     if node:
-        if nonce is not None or at is not None:
-            raise ConfigurationError("--nonce and --at are for stored documents: a node is judged now, by a nonce of ours")
-        nonce = os.urandom(NONCE_SIZE_BYTES)
-    assert target is not None, "otherwise it was live"
+        nonce = os.urandom(NONCE_SIZE_BYTES) if nonce is None else nonce
+        if len(nonce) < NONCE_SIZE_BYTES_MIN:
+            raise ConfigurationError(f"a node makes no document for a nonce of {len(nonce)} bytes: give at least {NONCE_SIZE_BYTES_MIN}")
     data = asking.fetch(target, service.timeout, nonce if node else None) if asking.is_url(target) else found.read(target)
     wanted = judging.Wanted(roots, lines, registers, nonce, _now_ms() if at is None else at, at is not None, allow_debug, security_policy)
     judging.verify_stored(output, data, endorsements, uvm_endorsement, wanted)
-    if node:
+    if node and not states_image:
         output.note("No image was compared: state one by --pcr 0=HEX --pcr 1=HEX --pcr 2=HEX, or --measurements FILE")
 
 

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 SIZE_BYTES_MAX: Final = 1 << 20  # a document is below 17 KB, in base64 within JSON below 24 KB; whatever is larger is something else
 AMD_KDS: Final = "https://kdsintf.amd.com"
 FINGERPRINT: Final = "SHA-256 of its DER"  # as `openssl x509 -noout -fingerprint -sha256` shows it; that of the PEM file is another
-_HEX: Final = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
+_HEX: Final = re.compile(rb"(?:0[xX])?((?:[0-9A-Fa-f]{2})+)")
+_BASE64URL: Final = bytes.maketrans(b"-_", b"+/")
 SIMULATED: Final = "SIMULATED: the root is neither AWS's nor AMD's, so there may be no enclave at all"
 
 
 def find(data: bytes, certificates: Iterable[Path] = (), uvm: Path | None = None, roots: Iterable[Path] = ()) -> "Evidence":
-    """Find evidence in the content of a file: bare, base64, hex, or a node's JSON answer.
+    """Find evidence in the content of a file: bare, base64 of either alphabet, hex, or a node's JSON answer.
 
     Args:
         data: The content.
@@ -56,7 +57,7 @@ def find(data: bytes, certificates: Iterable[Path] = (), uvm: Path | None = None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise AttestationError(
             "form",
-            f"{len(data)} bytes without attestation evidence",
+            f"{f'more than {SIZE_BYTES_MAX}' if len(data) > SIZE_BYTES_MAX else len(data)} bytes without attestation evidence",
             "a Nitro document or an SNP report: bare, in base64 or hex, or a node's JSON answer with it",
             "give the document as the enclave's security module, or the report as the processor's firmware, returned it",
         ) from None
@@ -93,8 +94,11 @@ def _base64(text: str | bytes) -> bytes:
 
 
 def _decoded(text: bytes) -> bytes:
-    """Read hex or base64: base64 of evidence is never made of hex digits alone."""
-    return bytes.fromhex(text.decode()) if text and _HEX.fullmatch(text) else _base64(text)
+    """Read hex or base64, the one for URLs too, with or without padding: base64 of evidence is never made of hex digits alone."""
+    digits = _HEX.fullmatch(text)
+    if digits is not None:
+        return bytes.fromhex(digits[1].decode())
+    return _base64(text.translate(_BASE64URL).rstrip(b"=") + b"=" * (-len(text.rstrip(b"=")) % 4))
 
 
 def _bare(data: bytes) -> bytes:

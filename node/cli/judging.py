@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 IMAGE_REGISTERS: Final = (0, 1, 2)  # they count together
 ANY_IMAGE: Final = "any: none was demanded, so this proves only who signed it"
 SCHEMA: Final = "attestation_verify"
+SAID: Final = ("debug", "module_id", "timestamp_ms", "pcrs")  # there for programs in every verdict; null where nothing could be read
 
 
 class Wanted(NamedTuple):
@@ -192,7 +193,8 @@ def record_refusal(output: Output, error: LedgerdError, kind: str | None, says: 
     rule = getattr(error, "rule", error.code)
     details = {name: getattr(error, name) for name in ("seen", "expected", "advice") if hasattr(error, name)}
     if output.json:
-        output.record(SCHEMA, {"valid": False, "error": {"code": rule, "message": str(error), **details}, "format": kind, **says})
+        refusal = {"valid": False, "error": {"code": rule, "message": str(error), **details}, "format": kind}
+        output.record(SCHEMA, {**refusal, **dict.fromkeys(SAID), **says})
     else:
         output.record(SCHEMA, {"valid": False, "rule": rule, **(details or {"reason": str(error)}), "format": kind, **says})
         if is_said:

@@ -211,15 +211,37 @@ def test_misuse_is_status_2(ledgerd: Ledgerd, stored: list[Any], wrong: list[str
 
 @pytest.mark.parametrize(
     "target",
-    [["/nonexistent"], ["https://127.0.0.1:1", "--at", "1"], ["https://127.0.0.1:1", "--nonce", "00"], [], ["--url", "https://x:1"]],
+    [
+        ["/nonexistent"],
+        ["https://127.0.0.1:1", "--nonce", "00"],
+        ["https://127.0.0.1:1", "--save", "certificate"],
+        [],
+        ["--url", "https://x:1"],
+        ["--url", "https://x:1", "--nonce", "00" * 32],
+        ["https://"],
+        ["http://:80/document"],
+        ["https://[::1/document"],
+        ["https://127.0.0.1:99999/document"],
+        ["https://127.0.0.1:port"],
+    ],
 )
 def test_targets_that_cannot_be_judged_so_are_status_2(ledgerd: Ledgerd, target: list[str]) -> None:
-    assert ledgerd("attestation", "verify", *target).status == 2
+    ran = ledgerd("attestation", "verify", *target)
+    assert ran.status == 2
+    assert ran.err.startswith("ledgerd: ")
 
 
-@pytest.mark.parametrize("target", ["https://127.0.0.1:1", "http://127.0.0.1:1/document", "https://127.0.0.1:1/a?b"])
-def test_an_address_that_does_not_answer_is_status_1(ledgerd: Ledgerd, target: str) -> None:
-    ran = ledgerd("attestation", "verify", target, "-o", "json")
+@pytest.mark.parametrize(
+    "target",
+    [
+        ["https://127.0.0.1:1"],
+        ["http://127.0.0.1:1/document"],
+        ["https://127.0.0.1:1/a?b"],
+        ["https://127.0.0.1:1", "--nonce", "00" * 16, "--at", "1", "--allow-debug", "--pcr", "0=" + "00" * 48],
+    ],
+)
+def test_an_address_that_does_not_answer_is_status_1(ledgerd: Ledgerd, target: list[str]) -> None:
+    ran = ledgerd("attestation", "verify", *target, "-o", "json")
     assert (ran.status, ran.json["error"]["code"]) == (1, "Unanswered")
 
 
@@ -229,6 +251,7 @@ def test_what_is_no_evidence_is_a_failure(ledgerd: Ledgerd, tmp_path: Path, data
     ran = ledgerd("attestation", "verify", tmp_path / "file", "-o", "json")
     assert ran.status == 1
     assert (ran.json["valid"], ran.json["format"]) == (False, None)
+    assert [ran.json[name] for name in ("debug", "module_id", "timestamp_ms", "pcrs")] == [None] * 4
     assert ran.json["error"]["code"] in ("size", "form")
     assert ledgerd("attestation", "show", tmp_path / "file").status == 1
 
@@ -284,7 +307,7 @@ def test_an_answer_in_another_format_is_refused_by_that(ledgerd: Ledgerd, tmp_pa
     assert (ran.status, ran.json["error"]["code"]) == (1, "format")
 
 
-@pytest.mark.parametrize("form", ["binary", "base64", "lines", "hex", "HEX", "answer"])
+@pytest.mark.parametrize("form", ["binary", "base64", "lines", "base64url", "unpadded", "hex", "HEX", "0x", "answer"])
 def test_evidence_is_found_in_every_usual_form(ledgerd: Ledgerd, tmp_path: Path, stored: list[Any], form: str) -> None:
     for verify in (stored, report_arguments(tmp_path)):
         evidence = verify[2].read_bytes()
@@ -292,7 +315,10 @@ def test_evidence_is_found_in_every_usual_form(ledgerd: Ledgerd, tmp_path: Path,
             "binary": evidence,
             "base64": base64.b64encode(evidence),
             "lines": base64.encodebytes(evidence),
+            "base64url": base64.urlsafe_b64encode(evidence),
+            "unpadded": base64.urlsafe_b64encode(evidence).rstrip(b"=") + b"\n",
             "hex": evidence.hex().encode() + b"\n",
+            "0x": b"0x" + evidence.hex().encode(),
             "HEX": evidence.hex(" ", 32).upper().encode(),
             "answer": json.dumps({"raw": base64.b64encode(evidence).decode()}).encode(),
         }[form]
