@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import click
 
+from ledgerd.node.cli import forms
+
 PROGRAM: Final = "ledgerd"
 
 
@@ -31,6 +33,7 @@ class LazyGroup(click.Group):
     def __init__(self, *arguments: Any, entries: dict[str, Entry] | None = None, **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)
         self.entries = entries or {}
+        self.params.append(forms.before_the_name())
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of all commands."""
@@ -189,18 +192,19 @@ def cli() -> None:
 
 
 def _refuse(error: click.ClickException, arguments: list[str]) -> int:
-    """Say what click found wrong with a call: as one JSON document too, where that was asked for."""
-    if _wants_json(arguments) and not isinstance(error, click.exceptions.NoArgsIsHelpError):
-        from ledgerd.node.cli.output import Ended, Output  # noqa: PLC0415 (only here)
+    """Say what click found wrong with a call, in one line or, where that was asked for, in one JSON document."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return error.exit_code
+    from ledgerd.node.cli.output import Ended, Output  # noqa: PLC0415 (only here)
 
-        context = error.ctx if isinstance(error, click.UsageError) else None
-        advice = "" if context is None else f" Try `{context.command_path} --help`."
-        try:
-            Output("json").fail("UsageError", f"{error.format_message()}{advice}", error.exit_code)
-        except Ended as ended:
-            return ended.exit_code
-    error.show()
-    return error.exit_code
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    advice = "" if context is None else f" Try `{context.command_path} --help`."
+    message = " ".join(error.format_message().split())  # click lists choices in lines of their own
+    try:
+        Output("json" if _wants_json(arguments) else "table").fail("UsageError", f"{message.rstrip('.')}.{advice}", error.exit_code)
+    except Ended as ended:
+        return ended.exit_code
 
 
 def _wants_json(arguments: list[str]) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
+from ledgerd.node.cli import forms
 from ledgerd.node.printing import one_line, printable
 
 EXIT_FAILED: Final = 1
@@ -139,7 +140,7 @@ def command(name: str, cls: type[click.Command] | None = None, **attributes: Any
     def make(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
         def run(output_form: str, **options: Any) -> Any:
-            output = Output(output_form)
+            output = Output(forms.chosen(output_form))
             try:
                 return function(output, **options)
             except ConfigurationError as error:
@@ -148,10 +149,9 @@ def command(name: str, cls: type[click.Command] | None = None, **attributes: Any
                 output.fail(error.code, str(error))
 
         option = click.option(
-            "-o",
-            "--output",
+            *forms.FLAGS,
             "output_form",
-            type=click.Choice(["table", "json"]),
+            type=click.Choice(forms.FORMS),
             default="table",
             show_default=True,
             envvar="LEDGERD_OUTPUT",

@@ -1,6 +1,7 @@
 """What holds for every command: help, output shapes, statuses, and that nothing is loaded for what does not run."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -168,6 +169,37 @@ def test_what_click_refuses_is_json_too_where_that_is_asked_for(
     else:
         assert said.out == ""
         assert "--nonsense" in said.err
+        assert len(said.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", ["nonsense", "gov nonsense", "dev --nodes 0", "dev --launcher x", "dev --node 1", "dev more", "tx submit", "dev --port"]
+)
+def test_what_click_refuses_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["ledgerd", *arguments.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert re.fullmatch(r"ledgerd: .+\.( Try `ledgerd[a-z ]* --help`\.)?\n", said.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_json"),
+    [
+        ("-o json tx status 2.5", True),
+        ("tx -o json status 2.5", True),
+        ("tx --output=json status 2.5", True),
+        ("-o table tx -ojson status 2.5", True),
+        ("-o table tx status -o json 2.5", True),
+        ("-o json tx status 2.5 -o table", False),
+        ("tx status 2.5", False),
+    ],
+)
+def test_the_shape_may_stand_before_the_command_too_and_the_last_counts(ledgerd: Ledgerd, arguments: str, is_json: bool) -> None:
+    ran = ledgerd(*arguments.split())
+    assert (ran.status, ran.out.startswith("{")) == (2, is_json)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
