@@ -213,7 +213,7 @@ DESCRIBED: Final = {
     "GET /api": Described("This description.", {200: dict[str, Any]}),
     "GET /state": Described("This node.", {200: NodeState}),
     "GET /network": Described("The service.", {200: Network}, _NOT_READY),
-    "GET /network/nodes": Described("All nodes.", {200: NetworkNodes}, {}, _FILTERS),
+    "GET /network/nodes": Described("All nodes.", {200: NetworkNodes}, {400: "InvalidQueryParameterValue"}, _FILTERS),
     "GET /network/nodes/self": Described("This node's record.", {200: NetworkNode}, {404: "ResourceNotFound"}),
     "GET /network/nodes/primary": Described("The primary's record.", {200: NetworkNode}, {404: "ResourceNotFound", **_NO_PRIMARY}),
     "GET /network/nodes/{node_id}": Described("A node's record.", {200: NetworkNode}, {404: "ResourceNotFound"}),

@@ -187,6 +187,8 @@ class Frontend:
 
     def _nodes(self, context: Context) -> Result:
         query = context.query
+        if query.get("status", tables.TRUSTED) not in (tables.PENDING, tables.TRUSTED, tables.RETIRED):
+            raise RequestError(400, "InvalidQueryParameterValue", "Query parameter 'status' is neither Pending, Trusted nor Retired.")
         found = []
         for key, value in context.governance(tables.NODE_INFO).items():
             shown = self._node_object(context, NodeId(key.decode()), tables.decode(value))

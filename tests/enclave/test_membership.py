@@ -137,6 +137,9 @@ class Walk:
         for item in self.load.done[:: len(self.load.done) // 20 or 1]:
             assert client.ask("GET", f"/app/records/{item.key}").body == b"value"
         shown = json.loads(client.ask("GET", "/node/network/nodes?status=Trusted").body)["nodes"]
+        assert json.loads(client.ask("GET", "/node/network/nodes?status=Pending").body) == {"nodes": []}
+        refused = client.ask("GET", "/node/network/nodes?status=trusted")
+        assert (refused.status, json.loads(refused.body)["error"]["code"]) == (400, "InvalidQueryParameterValue")
         assert {node["node_id"] for node in shown} == {node_id(host) for host in self.members}
 
 
