@@ -15,11 +15,12 @@ from cryptography import x509
 from ledgerd.enclave.jwt import settings as jwt_settings
 from ledgerd.enclave.jwt.settings import DEFAULTS as JWT_DEFAULTS
 from ledgerd.enclave.jwt.settings import JwtSettings
-from ledgerd.enclave.keys import CURVES, curve_of, parse_certificate, parse_subject
+from ledgerd.enclave.keys import CURVES, curve_of, parse_certificate
 from ledgerd.enclave.kms import settings
 from ledgerd.enclave.kms.settings import PublicNameSettings
 from ledgerd.ledger.attestation.roots import parse_roots
 from ledgerd.ledger.errors import ConfigurationError, FormatError
+from ledgerd.ledger.subject import parse_subject
 
 DOCUMENT_SIZE_BYTES_MAX: Final = 4 << 20  # a constitution and a few hundred certificates
 NAMES_MAX: Final = 32  # alternative names in a node's certificate

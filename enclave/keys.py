@@ -31,7 +31,6 @@ from ledgerd.ledger.ids import NodeId
 CERTIFICATE_VALIDITY_DAYS: Final = 365  # CCF's cap; renewal is by proposal
 CLOCK_SLACK: Final = timedelta(hours=1)  # clients whose clock is behind still accept a new certificate
 LEDGER_SECRET_SIZE_BYTES: Final = 32
-SUBJECT_LENGTH_MAX: Final = 256  # characters of a service's name
 
 CURVES: Final[Mapping[str, tuple[ec.EllipticCurve, hashes.SHA256 | hashes.SHA384]]] = {
     "secp256r1": (ec.SECP256R1(), hashes.SHA256()),
@@ -150,23 +149,6 @@ def curve_of(certificate: x509.Certificate) -> str:
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in CURVES:
         return key.curve.name
     raise ConfigurationError(f"the service certificate has no key on {' or '.join(CURVES)}; is it a service's?")
-
-
-def parse_subject(text: str) -> x509.Name:
-    """Read what a service's certificate shall call it, such as `CN=Ledger of the Four Banks,O=Example` (RFC 4514).
-
-    Raises: ConfigurationError: It cannot be read, is empty or long, or has no common name.
-    """
-    try:
-        name = x509.Name.from_rfc4514_string(text) if len(text) <= SUBJECT_LENGTH_MAX else None
-    except Exception:  # the library's list of what it raises for strange names is long
-        name = None
-    if name is None or not name.get_attributes_for_oid(NameOID.COMMON_NAME):
-        raise ConfigurationError(
-            f"{text[:64]!r} is no name; give one like 'CN=Our Ledger,O=Example': a common name of at most 64 characters, and at most"
-            f" {SUBJECT_LENGTH_MAX} characters in all"
-        )
-    return name
 
 
 def create_service_keys(identity: ec.EllipticCurvePrivateKey, at: datetime, name: x509.Name) -> ServiceKeys:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ledgerd.enclave.boundary import LINK_PORT_DEFAULT
-from ledgerd.enclave.keys import parse_subject
 from ledgerd.ledger.attestation.roots import AWS_ROOT_G1_PEM
 from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.ledger.subject import parse_subject
 from ledgerd.node import public_name
 from ledgerd.node.constitution import default_constitution
 from ledgerd.node.public_name import PublicNameConfig

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ledgerd.apps.logging import app
 from ledgerd.enclave.certificates import ShownCertificates
-from ledgerd.enclave.keys import NodeKeys, create_service_key, create_service_keys, parse_subject
+from ledgerd.enclave.keys import NodeKeys, create_service_key, create_service_keys
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.outbound import Answer, HttpClient
 from ledgerd.enclave.tls import TlsContext
@@ -18,6 +18,7 @@ from ledgerd.governance import requests, tables
 from ledgerd.ledger.audit import Auditor
 from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.ledger.subject import parse_subject
 from support.cluster import Client, Cluster, Host
 from support.members import SIGNED_AT, send
 from support.tls import NOW

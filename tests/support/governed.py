@@ -11,13 +11,14 @@ from ledgerd.enclave.governing.engine import Engine
 from ledgerd.enclave.governing.proposals import KnownProposals
 from ledgerd.enclave.governing.renewal import Renewal
 from ledgerd.enclave.governing.service import ServiceState
-from ledgerd.enclave.keys import ServiceKeys, at_milliseconds, create_service_key, create_service_keys, parse_subject
+from ledgerd.enclave.keys import ServiceKeys, at_milliseconds, create_service_key, create_service_keys
 from ledgerd.enclave.ledger_secrets import LedgerSecret
 from ledgerd.enclave.requests import Response
 from ledgerd.enclave.scripts.run import Call
 from ledgerd.governance import requests, tables
 from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
+from ledgerd.ledger.subject import parse_subject
 from support.cluster import SANDBOX, Identity, make_identity
 from support.executing import Node, error_of
 from support.members import SIGNED_AT
