@@ -491,8 +491,13 @@ class Execution:
 
 def _called(words: bytes, buffers: bytes) -> tuple[str, list[Any]]:
     """The name of a function, and its arguments."""
+    left = messages.CALL_ITEMS_MAX
 
     def restored(value: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RefusalError(f"arguments of more than {messages.CALL_ITEMS_MAX} parts", Kind.RANGE)
         if type(value) is dict:
             if "$buffer" in value:
                 at, length = value["$buffer"]

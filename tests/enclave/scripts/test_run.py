@@ -77,6 +77,18 @@ def test_there_is_an_end_to_what_its_questions_go_through(message: list[Any], mo
     assert LookedError.end is End.OPERATIONS
 
 
+@pytest.mark.parametrize("kind", [m.GET, m.HAS, m.VERSION, m.PAGE])
+def test_there_is_an_end_to_the_keys_that_it_asks_for(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are kept to the end of the run, and may be a mebibyte each: a ballot must not fill the enclave's memory with them."""
+    monkeypatch.setattr(runs, "ASKED_BYTES_MAX", 1_000)
+    made = run(Access.GOV_RO)
+    with pytest.raises(LookedError, match="keys of more than 1000 bytes"):
+        for number in range(11):
+            made.take([kind, "public:ccf.gov.x", b"%100d" % number])
+            made.answered()
+    assert made._asked == 1_100
+
+
 @pytest.mark.parametrize(
     ("access", "message"),
     [
@@ -171,7 +183,7 @@ HOSTILE = st.one_of(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(list(Access)), st.lists(HOSTILE, max_size=10))
+@given(st.sampled_from(list(Access)), st.lists(HOSTILE, min_size=1, max_size=10))
 def test_no_words_of_a_worker_read_or_write_beyond_the_job_s_rights(access: Access, words: list[Any]) -> None:
     """Whatever it says: it is killed, or has read and would write only what the table of rights allows, written out here once more."""
     app = access in (Access.APP_RO, Access.APP_RW)
