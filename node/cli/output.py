@@ -166,7 +166,7 @@ def command(name: str, cls: type[click.Command] | None = None, **attributes: Any
 
 
 def _seen(found: re.Match[str]) -> str:
-    """A character of JSON as it is, or by its code: what a terminal would obey, what nobody sees, and halves of pairs, which no file takes."""
+    """A character of JSON; by its code if a terminal would obey it, if nobody sees it, or if it is half of a pair, which no file takes."""
     char = found[0]
     return char if char.isprintable() else json.dumps(char)[1:-1]
 
