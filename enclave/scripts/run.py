@@ -46,6 +46,8 @@ must not stop the node: the job ends, and the operator is told where it was.
 
 _encode_json: Final = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 
+_ENDS: Final = (messages.DONE, messages.RESPONSE)  # of an endpoint's job the second
+
 _NEEDS: Final = {
     messages.GET: READ,
     messages.HAS: READ,
@@ -161,6 +163,8 @@ class Run:
             self._log(message[1], message[2])
         elif kind == messages.CALL:
             return self._call(message[1], message[2])
+        elif kind in _ENDS and kind != _ENDS[self.job.body is not None]:
+            raise WorkerError(f"message {kind}, which is not how such a job ends")
         elif kind == messages.DONE:
             self._check_output(len(message[2]))
             self._finish(Outcome(End.DONE, Result(message[1], message[2])))

@@ -130,7 +130,7 @@ def test_what_is_not_asked_within_limits_is_not_answered() -> None:
 def test_results_and_log_lines_are_within_limits() -> None:
     for message in ([m.DONE, "text", b"12345"], [m.RESPONSE, 200, [["ab", "c"]], "text", b"12"]):
         with pytest.raises(WorkerError, match="limit"):
-            run(limits=Limits(output_bytes=4)).take(message)
+            run(limits=Limits(output_bytes=4), body=None if message[0] == m.DONE else b"").take(message)
     talkative = run()
     for _ in range(LOG_LINES_MAX):
         talkative.take([m.LOG, "info", "x"])
@@ -146,10 +146,19 @@ def test_it_ends_once_and_answers_nothing_afterwards() -> None:
     assert (done.outcome.end, done.outcome.value, done.outcome.logs) == (End.DONE, Result("json", b"1"), (("error", "hm"),))
     with pytest.raises(WorkerError, match="wait"):
         done.take([m.GET, "m", b"k"])
-    answered = run()
+    answered = run(body=b"")
     answered.take([m.RESPONSE, 404, [["a", "b"]], "bytes", b"x"])
     assert answered.outcome is not None
     assert answered.outcome.value == Response(404, (("a", "b"),), Result("bytes", b"x"))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"), [(None, [m.RESPONSE, 200, [], "json", b"true"]), (b"", [m.DONE, "json", b"true"])], ids=["a ballot", "an endpoint"]
+)
+def test_a_job_ends_in_its_own_way(body: bytes | None, message: list[Any]) -> None:
+    """Else a ballot that broke the engine would be a fault of the enclave's, and nobody's votes on that proposal could be counted."""
+    with pytest.raises(WorkerError, match="not how such a job ends"):
+        run(body=body).take(message)
 
 
 def test_who_asks_waits_for_the_answer() -> None:
