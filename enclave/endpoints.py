@@ -43,11 +43,10 @@ STATES: Final = "states"
 class Maps:
     """The maps within the running transaction, by name: `maps["records"].get(b"key")`. This one opens every map."""
 
-    __slots__ = ("_opened", "_transaction")
+    __slots__ = ("_transaction",)
 
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
-        self._opened: dict[str, MapHandle] = {}
 
     def __getitem__(self, name: str) -> MapHandle:
         """The map `name`; maps need no creation."""
@@ -57,7 +56,12 @@ class Maps:
 class ApplicationMaps(Maps):
     """The maps that an application may open for writing: all but those of the service itself."""
 
-    __slots__ = ()
+    __slots__ = ("_opened",)
+
+    def __init__(self, transaction: Transaction) -> None:
+        super().__init__(transaction)
+        self._opened: dict[str, MapHandle] = {}
+        transaction.remembered_in(self._opened)
 
     def __getitem__(self, name: str) -> MapHandle:
         """The map `name`. `public:` maps stand in the ledger in plain text, all others are sealed.

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Final, TypeAlias
+from weakref import WeakValueDictionary
 
 from ledgerd.enclave.ordered import SortedKeys
 from ledgerd.ledger.entry import WriteSet
@@ -16,12 +17,13 @@ from ledgerd.ledger.errors import UsageError
 
 _Slot: TypeAlias = tuple[bytes, int]  # value, version (seqno of the write)
 _PAGE_KEYS: Final = 512  # keys that `items` looks up at once
+_NAMES_MAX: Final = 1024  # of maps without a key that are remembered all the same; more than that only somebody's callers can think of
 
 
 class _Map:
     """One map as applied: slots by key, and an order index once somebody has asked for order."""
 
-    __slots__ = ("name", "order", "slots", "window")
+    __slots__ = ("__weakref__", "name", "order", "slots", "window")
 
     def __init__(self, name: str, window: int) -> None:
         self.name = name
@@ -193,11 +195,12 @@ class Transaction:
         readonly: Writing raises UsageError.
     """
 
-    __slots__ = ("_handles", "_store", "_writing", "readonly", "touched")
+    __slots__ = ("_handles", "_others", "_store", "_writing", "readonly", "touched")
 
     def __init__(self, store: "Store") -> None:
         self._store = store
         self._handles: dict[str, MapHandle] = {}
+        self._others: list[dict[str, MapHandle]] = []
         self._writing: list[MapHandle] = []
         self.touched = False
         self.readonly = False
@@ -209,6 +212,17 @@ class Transaction:
         if handle is None:
             handle = self._handles[name] = MapHandle(self._store._state(name), self)
         return handle
+
+    def remembered_in(self, handles: dict[str, MapHandle]) -> None:
+        """Empty this, too, whenever the handles are given up: somebody keeps them there by name."""
+        self._others.append(handles)
+
+    def forget_handles(self) -> None:
+        """Between two requests: give up the handles, if there are many."""
+        if len(self._handles) > _NAMES_MAX:
+            self._handles.clear()
+            for handles in self._others:
+                handles.clear()
 
     def applied(self, name: str) -> MapView:
         """Read view of the map `name` without this transaction's writes."""
@@ -248,11 +262,18 @@ class Store:
         rollbacks: How often entries were undone: while it stays, what was seen has only been added to.
     """
 
-    __slots__ = ("_compacted", "_expiring", "_maps", "_transaction", "_undo", "_version", "_windows", "rollbacks")
+    __slots__ = (
+        *("_compacted", "_emptied", "_expiring", "_looked_at", "_maps", "_transaction", "_undo", "_version", "_windows"),
+        "rollbacks",
+    )
 
     def __init__(self, windows: Mapping[str, int] | None = None) -> None:
         self.rollbacks = 0
+        # Every map that holds a key is in the first; of the others only some. Callers of an application may think of names without end, so
+        # what holds nothing is forgotten once nobody looks at it.
         self._maps: dict[str, _Map] = {}
+        self._looked_at: WeakValueDictionary[str, _Map] = WeakValueDictionary()
+        self._emptied: deque[tuple[int, _Map]] = deque()  # with the seqno whose commit makes that final, unless it is filled again
         self._windows = dict(windows or {})
         self._version = 0
         self._compacted = 0
@@ -276,6 +297,7 @@ class Store:
         transaction = self._transaction
         if transaction._writing:
             transaction.discard()
+        transaction.forget_handles()
         transaction.touched = False
         transaction.readonly = readonly
         return transaction
@@ -314,7 +336,7 @@ class Store:
         for name, changes in writes.items():
             state = maps.get(name)
             if state is None:
-                state = self._state(name)
+                state = maps[name] = self._state(name)
             slots = state.slots
             order = state.order
             for key, value in changes.items():
@@ -330,6 +352,8 @@ class Store:
                 else:
                     continue
                 undo.append((state, key, before))
+            if not slots:
+                self._emptied.append((seqno, state))
             if state.window:
                 for key, value in changes.items():
                     if value is not None:
@@ -345,6 +369,10 @@ class Store:
             raise UsageError(f"cannot roll back to {seqno}: the state reaches from {self._compacted} to {self._version}")
         self._transaction.discard()
         self.rollbacks += 1
+        emptied = self._emptied
+        later = []
+        while emptied and emptied[-1][0] > seqno:
+            later.append(emptied.pop()[1])
         for _ in range(self._version - seqno):
             for state, key, before in self._undo.pop():  # a key stands once in an entry, so their order does not matter
                 slots = state.slots
@@ -354,10 +382,14 @@ class Store:
                     if order is not None and key not in slots:
                         order.add(key)
                     slots[key] = before
+                    self._maps[state.name] = state
                 elif key in slots:
                     del slots[key]
                     if order is not None:
                         order.remove(key)
+                    if not slots:
+                        emptied.append((seqno, state))
+        emptied.extend((seqno, state) for state in later if not state.slots)
         expiring = self._expiring
         while expiring and expiring[-1][0] > seqno:
             expiring.pop()
@@ -382,9 +414,20 @@ class Store:
                 del state.slots[key]
                 if state.order is not None:
                     state.order.remove(key)
+        emptied = self._emptied
+        while emptied and emptied[0][0] <= self._compacted:
+            _, state = emptied.popleft()
+            if not state.slots and len(self._maps) > _NAMES_MAX and self._maps.pop(state.name, None) is not None:
+                self._looked_at[state.name] = state  # who looks at it is to see it filled again
 
     def _state(self, name: str) -> _Map:
         state = self._maps.get(name)
         if state is None:
-            state = self._maps[name] = _Map(name, self._windows.get(name, 0))
+            state = self._looked_at.get(name)
+        if state is None:
+            state = _Map(name, self._windows.get(name, 0))
+            if state.window or len(self._maps) < _NAMES_MAX:
+                self._maps[name] = state
+            else:
+                self._looked_at[name] = state
         return state

@@ -49,6 +49,8 @@ FIRMWARE: Final = "firmware"  # SNP: the processor's
 UNSIGNED: Final = "recorded after the last signature: it is under no root yet"
 NEVER_CHECKED: Final = "nonces: no ledger holds them, so that evidence was fresh rests on the image that admitted its node"
 
+COPIED_ROWS_MAX: Final = 1_000_000  # of tables as they were, between two signatures; a service of a hundred rows writes some hundred
+
 _WATCHED: Final = frozenset(
     (
         *(tables.NODE_INFO, tables.NITRO_ROOTS, tables.NITRO_MEASUREMENTS, tables.CONFIGURATION, tables.SERVICE_INFO, COSE_SIGNATURES),
@@ -115,29 +117,37 @@ class NodeAudit:
         self._roots = roots
         self._measurements = measurements
         self._tables: dict[str, dict[bytes, bytes]] = {name: {} for name in _POLICY_TABLES}
+        self._held: set[str] = set()  # tables that a record which waits has as they are
+        self._copied = 0  # rows, since something waits
         self._seen: dict[bytes, list[Any]] = {}  # node id to what was judged, so that a later change of status is not judged again
         self._waiting: list[_Recorded] = []  # for a signature that says what time it is
         self._findings: list[NodeFinding] = []
 
     def feed(self, entry: PublicEntry) -> None:
-        """Take the next entry, which an auditor has taken."""
+        """Take the next entry, which an auditor has taken.
+
+        Raises: FormatError: What nodes are judged by changes with their records so often that no service wrote it.
+        """
         writes = entry.writes
         if not writes or _WATCHED.isdisjoint(writes):
             return
         for name in _POLICY_TABLES & writes.keys():
-            table = dict(self._tables[name])  # a new one: what waits holds the old
+            if name in self._held:
+                self._copy(name)
+            table = self._tables[name]
             for key, value in writes[name].items():
                 if value is None:
                     table.pop(key, None)
                 else:
                     table[key] = value
-            self._tables[name] = table
         for node_id, data in (writes.get(tables.NODE_INFO) or {}).items():
             self._record(entry.seqno, node_id, data, begins=tables.CONFIGURATION in writes or entry.seqno == 1)
         if COSE_SIGNATURES in writes and self._waiting:
             at_ms = _signed_at_ms(writes)
             self._findings.extend(self._judge(recorded, at_ms) for recorded in self._waiting)
             self._waiting.clear()
+            self._held.clear()
+            self._copied = 0
 
     def findings(self) -> list[NodeFinding]:
         """What was found so far, in the order of the records; those after the last signature too, unchecked."""
@@ -153,6 +163,19 @@ class NodeAudit:
             return
         self._seen[node_id] = judged
         self._waiting.append(_Recorded(node_id.decode("ascii", "replace"), seqno, record, begins, dict(self._tables)))
+        self._held.update(_POLICY_TABLES)
+
+    def _copy(self, name: str) -> None:
+        """Have a table that can be changed: what waits keeps the old one."""
+        table = self._tables[name]
+        self._copied += len(table)
+        if self._copied > COPIED_ROWS_MAX:
+            raise FormatError(
+                f"between two signatures {len(self._waiting)} records of nodes were written, and the rules for them changed so often that "
+                f"{self._copied} rows would have to be kept; no service does that"
+            )
+        self._tables[name] = dict(table)
+        self._held.discard(name)
 
     def _judge(self, recorded: _Recorded, at_ms: int | None) -> NodeFinding:
         evidence = recorded.record.get("quote_info")

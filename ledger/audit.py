@@ -313,7 +313,7 @@ class Auditor:
                 continue
             info = _object(value, "nodes.info")
             status, certificate = info.get("status"), info.get("cert")
-            if status not in _NODE_STATUSES:
+            if type(status) is not str or status not in _NODE_STATUSES:
                 raise FormatError(f"node {node_id[:16]!r}... has status {str(status)[:32]!r}, expected Pending, Trusted or Retired")
             self._statuses[node_id] = status
             if isinstance(certificate, str):  # CCF before 2.0 kept it here
@@ -344,7 +344,8 @@ class Auditor:
             raise IntegrityError("the signed endorsement and the record around it speak of different epochs")
         if message.payload not in self._identities:
             raise IntegrityError("the endorsed key is of no service identity of this ledger")
-        if end is not None and (end not in self._previous_ends or epoch.get("epoch.end.merkle.root") != self._previous_ends[end]):
+        ends = self._previous_ends.get(end) if type(end) is str else None
+        if end is not None and (ends is None or epoch.get("epoch.end.merkle.root") != ends):
             raise IntegrityError(f"the endorsed epoch ends at {str(end)[:32]!r} with a root that is not the one signed there")
         if record.get("previous_version") != self._endorsement_seqno:
             raise IntegrityError(

@@ -7,10 +7,9 @@ Not here: what the entries say (`ledger.entry`), whether it is true (`ledger.aud
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from typing import Final, NamedTuple
 
-from ledgerd.ledger.entry import FLAG_CHUNK_AFTER, FLAG_CHUNK_BEFORE, entry_size, read_public
+from ledgerd.ledger.entry import FLAG_CHUNK_AFTER, FLAG_CHUNK_BEFORE, Buffer, entry_size, read_public
 from ledgerd.ledger.errors import FormatError, UsageError
 from ledgerd.ledger.ids import Seqno
 from ledgerd.ledger.signature import COSE_SIGNATURES, SIGNATURES
@@ -19,6 +18,7 @@ CHUNK_SIZE_BYTES: Final = 5_000_000  # CCF's default; a chunk closes at the firs
 CHUNK_SIZE_BYTES_MAX: Final = (1 << 32) - 1  # offsets are u32
 
 _HEADER = struct.Struct("<Q")
+_OFFSET = struct.Struct("<I")
 _NAME = re.compile(r"ledger_([1-9][0-9]{0,18})(?:-([1-9][0-9]{0,18}))?(\.committed)?")
 _SET_ASIDE: Final = (".ignored", ".recovery", ".committed_prefix")
 
@@ -74,26 +74,30 @@ def arrange(names: Iterable[str]) -> list[tuple[str, ChunkName]]:
     return chunks
 
 
-def parse(data: bytes, name: ChunkName | None = None) -> Iterator[bytes]:
+def parse(data: Buffer, name: ChunkName | None = None) -> Iterator[bytes]:
     """Yield the entries of one chunk, each of whole bytes; what they say is not looked at but for their sizes and first seqno.
 
     The table is checked first, so a chunk whose table is wrong yields nothing.
 
     Args:
+        data: The chunk's bytes; of a large file, its memory map.
         name: What its name promises: closed or not, its first seqno and how many entries.
     Raises: FormatError: Any offset, size or count contradicts another one.
     """
     where = "this chunk" if name is None else str(name)
-    offsets, end = _read_offsets(data, where, 1 if name is None else name.first)
+    count, end = _check(data, where, 1 if name is None else name.first)
+    at = _HEADER.size
     if name is not None:
         if (end == len(data)) is not (name.last is None):
             raise FormatError(f"{name}: the name says that it is {'open' if name.last is None else 'closed'}, the file says otherwise")
-        if name.last is not None and len(offsets) != name.last - name.first + 1:
-            raise FormatError(f"{name}: {len(offsets)} entries, the name promises {name.last - name.first + 1}")
-        if offsets and (seen := int.from_bytes(data[offsets[0] + 24 : offsets[0] + 32], "little")) != name.first:
+        if name.last is not None and count != name.last - name.first + 1:
+            raise FormatError(f"{name}: {count} entries, the name promises {name.last - name.first + 1}")
+        if count and (seen := int.from_bytes(data[at + 24 : at + 32], "little")) != name.first:
             raise FormatError(f"{name}: the first entry is {seen}, expected {name.first}")
-    for at, following in pairwise([*offsets, end]):
+    while at < end:
+        following = at + entry_size(data, at)
         yield bytes(data[at:following])
+        at = following
 
 
 def build(entries: Sequence[bytes], *, closed: bool = True) -> bytes:
@@ -164,32 +168,35 @@ class Chunker:
         return chunk
 
 
-def _read_offsets(data: bytes, where: str, first: int) -> tuple[list[int], int]:
-    """Return where each entry begins, and where the last one ends. `where` and `first` (seqno) are for what a refusal says."""
+def _check(data: Buffer, where: str, first: int) -> tuple[int, int]:
+    """Check that sizes and table agree; return how many entries there are, and where the last one ends.
+
+    Nothing is kept of each entry: a chunk of 4 GiB may have seventy million. `where` and `first` (seqno) are for what a refusal says.
+    """
     if len(data) < _HEADER.size:
         raise FormatError(f"{where}: {len(data)} bytes have no header")
     (table,) = _HEADER.unpack_from(data)
     end = table or len(data)
     if table and (table >= len(data) or table > CHUNK_SIZE_BYTES_MAX or table <= _HEADER.size or (len(data) - table) % 4):
         raise FormatError(f"{where}: a file of {len(data)} bytes whose table begins at {table}")
-    stated = struct.unpack(f"<{(len(data) - table) // 4}I", data[table:]) if table else None
-    offsets: list[int] = []
+    stated = (len(data) - table) // 4 if table else None
+    count = 0
     at = _HEADER.size
     while at < end:
-        number = len(offsets)
-        if stated is not None and (number >= len(stated) or stated[number] != at):
-            seen = "none" if number >= len(stated) else stated[number]
-            raise FormatError(
-                f"{where}: entry {first + number} begins at {at}, the table says {seen}; its offset or the size before it was changed"
-            )
+        if stated is not None:
+            seen = _OFFSET.unpack_from(data, table + 4 * count)[0] if count < stated else "none"
+            if seen != at:
+                raise FormatError(
+                    f"{where}: entry {first + count} begins at {at}, the table says {seen}; its offset or the size before it was changed"
+                )
         try:
             size = entry_size(data, at)
         except FormatError as error:
-            raise FormatError(f"{where}: entry {first + number} at offset {at}: {error}") from None
+            raise FormatError(f"{where}: entry {first + count} at offset {at}: {error}") from None
         if at + size > end:
-            raise FormatError(f"{where}: entry {first + number} at offset {at} ends at {at + size}, the entries end at {end}")
-        offsets.append(at)
+            raise FormatError(f"{where}: entry {first + count} at offset {at} ends at {at + size}, the entries end at {end}")
+        count += 1
         at += size
-    if stated is not None and len(offsets) != len(stated):
-        raise FormatError(f"{where}: {len(offsets)} entries, but a table of {len(stated)}")
-    return offsets, end
+    if stated is not None and count != stated:
+        raise FormatError(f"{where}: {count} entries, but a table of {stated}")
+    return count, end

@@ -23,6 +23,7 @@ from ledgerd.ledger.ids import TransactionId, parse_transaction_id
 TAG_SIGN1: Final = 18
 
 HEADER_ALGORITHM: Final = 1
+HEADER_CRITICAL: Final = 2
 HEADER_KEY_ID: Final = 4
 HEADER_CWT_CLAIMS: Final = 15
 HEADER_VDS: Final = 395  # verifiable data structure, RFC 9942
@@ -32,6 +33,12 @@ CWT_ISSUER: Final = 1
 CWT_SUBJECT: Final = 2
 CWT_ISSUED_AT: Final = 6
 VDS_CCF_LEDGER_SHA256: Final = 2
+
+# Headers that a signer may call critical: those that somebody of ours looks at. Others say what nobody here would heed.
+_UNDERSTOOD: Final = frozenset(
+    (HEADER_ALGORITHM, HEADER_KEY_ID, HEADER_CWT_CLAIMS, HEADER_VDS, HEADER_CCF)
+    + ("ccf.gov.msg.type", "ccf.gov.msg.created_at", "ccf.gov.msg.proposal_id")
+)
 
 # algorithm number to curve, hash and the size in bytes of each of the two numbers of a signature (RFC 9053, section 2.1)
 _ALGORITHMS: Final[dict[int, tuple[str, HashAlgorithm, int]]] = {
@@ -143,7 +150,7 @@ def verify(message: Sign1, key: ec.EllipticCurvePublicKey, payload: bytes | None
     Args:
         payload: For a detached message the bytes that were signed; for an attached one None.
     Raises:
-        IntegrityError: The signature does not verify, or names another algorithm than the key's.
+        IntegrityError: The signature does not verify, names another algorithm than the key's, or asks for what nobody here understands.
         UsageError: A payload was given for an attached message, or none for a detached one.
     """
     if (message.payload is None) is (payload is None):
@@ -153,6 +160,8 @@ def verify(message: Sign1, key: ec.EllipticCurvePublicKey, payload: bytes | None
     algorithm = message.protected.get(HEADER_ALGORITHM)
     if type(algorithm) is not int or algorithm not in _ALGORITHMS or _ALGORITHMS[algorithm][0] != key.curve.name:
         raise IntegrityError(f"COSE signature by algorithm {algorithm!r}, but the key is on {key.curve.name}")
+    if HEADER_CRITICAL in message.protected:
+        _check_critical(message.protected)
     _, hash_algorithm, size = _ALGORITHMS[algorithm]
     if len(message.signature) != 2 * size:
         raise IntegrityError(f"COSE signature of {len(message.signature)} bytes; {key.curve.name} gives {2 * size}")
@@ -162,6 +171,16 @@ def verify(message: Sign1, key: ec.EllipticCurvePublicKey, payload: bytes | None
     except InvalidSignature:
         raise IntegrityError("the COSE signature does not verify by the expected key; stop trusting the source") from None
     return signed
+
+
+def _check_critical(protected: Mapping[Any, Any]) -> None:
+    """RFC 9052, section 3.1: who does not understand a header that is called critical refuses the message. Raises: IntegrityError."""
+    labels = protected[HEADER_CRITICAL]
+    if type(labels) is not list or not labels or any(type(label) not in (int, str) for label in labels):
+        raise IntegrityError("the COSE header crit (2) is no list of labels")
+    for label in labels:
+        if label not in _UNDERSTOOD or label not in protected:
+            raise IntegrityError(f"the COSE header crit (2) asks that header {label!r:.64} be understood, which nobody here does")
 
 
 def algorithm_of(key: ec.EllipticCurvePublicKey) -> int:

@@ -11,7 +11,7 @@ from binascii import hexlify
 from collections.abc import Sequence
 from hashlib import sha256
 from hmac import digest as hmac_digest
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -63,6 +63,14 @@ _SIZE_MIN: Final = GCM_HEADER_SIZE_BYTES + 8
 _SEQNO_MAX: Final = (1 << 63) - 1
 _NAME_SIZE_BYTES_MAX: Final = 512  # of a name worth remembering, with its counters
 _NAMES_MAX: Final = 1024  # an application has tens of maps; the cache of their encoded names must not grow with what clients ask for
+
+
+class Buffer(Protocol):
+    """Bytes, or a memory map of a file."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: slice, /) -> bytes: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 
 class Sealed(NamedTuple):
@@ -340,7 +348,7 @@ def leaf_digest(write_set_digest: bytes, commit_evidence: str, claims_digest: by
     return sha256(write_set_digest + sha256(commit_evidence.encode()).digest() + claims_digest).digest()
 
 
-def entry_size(data: bytes, at: int = 0) -> int:
+def entry_size(data: Buffer, at: int = 0) -> int:
     """Return how many bytes the entry at `at` takes, by its header alone.
 
     Raises: FormatError: There is no whole header, or it is not one of version 1.

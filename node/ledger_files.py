@@ -8,8 +8,10 @@ Databases: `entries` (seqno, 8 bytes big-endian, to entry bytes), `snapshots` (n
 """
 
 import contextlib
+import errno
 import itertools
 import os
+import stat
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from ledgerd.node import journal
 FORMAT: Final = b"ledgerd ledger 2"
 DATA: Final = "data.mdb"  # LMDB's name for its file
 DATABASES_MAX: Final = 3
+JOURNAL_BYTES_MAX: Final = 1 << 30  # that are read at once; a node's has some MiB
 SEQNO: Final = struct.Struct(">Q")
 FORMAT_KEY: Final = b"format"
 COMMITTED_KEY: Final = b"committed"
@@ -89,7 +92,7 @@ class LedgerReader:
     """
 
     def __init__(self, directory: Path) -> None:
-        if not (directory / DATA).exists():
+        if not (directory / DATA).is_file():  # a pipe, which a stranger may have put there, would be waited for
             raise ConfigurationError(f"{directory} holds no ledger (there is no {DATA})")
         self._directory = directory
         try:
@@ -100,7 +103,7 @@ class LedgerReader:
             self._meta = self._environment.open_db(b"meta", create=False)
         except (lmdb.Error, OSError) as error:
             raise ConfigurationError(f"cannot read the ledger in {directory}: {error}") from None
-        with self._begin() as transaction:
+        with self._damage_told(), self._begin() as transaction:
             found = transaction.get(FORMAT_KEY, db=self._meta)
         if found != FORMAT:
             self.close()
@@ -114,16 +117,27 @@ class LedgerReader:
                 self._environment.set_mapsize(0)
 
     @contextlib.contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        """What LMDB finds wrong with its file while it is read is an error of ours."""
+        try:
+            yield
+        except (lmdb.Error, struct.error) as error:
+            raise ConfigurationError(
+                f"the file {DATA} of the ledger in {self._directory} is damaged ({type(error).__name__}); copy it again while the node "
+                "does not run, or take another node's"
+            ) from None
+
+    @contextlib.contextmanager
     def _look(self) -> Iterator[tuple[lmdb.Transaction, Suffix, int]]:
         """LMDB's state, what the journal adds to it, and the seqno up to which the node knew entries to be committed.
 
         Raises: ConfigurationError: The journal cannot be read, or is not of the same moment as LMDB's file.
         """
         try:
-            records = list(journal.decode((self._directory / journal.NAME).read_bytes()))
+            records = list(journal.decode(_whole(self._directory / journal.NAME)))
         except OSError as error:
             raise ConfigurationError(f"cannot read the journal of the ledger in {self._directory}: {error.strerror}") from None
-        with self._begin() as transaction:
+        with self._damage_told(), self._begin() as transaction:
             cursor = transaction.cursor()
             suffix = Suffix(SEQNO.unpack(cursor.key())[0] if cursor.last() else 0)
             moved, committed = (_number(transaction.get(key, db=self._meta)) for key in (MOVED_KEY, COMMITTED_KEY))
@@ -167,6 +181,18 @@ class LedgerReader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _whole(path: Path) -> bytes:
+    """A file's bytes. Raises: OSError: It cannot be read; it is no file, but something that would be waited for; or it is far too large."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(file, "rb") as stream:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        if found.st_size > JOURNAL_BYTES_MAX:
+            raise OSError(errno.EFBIG, f"it has more than {JOURNAL_BYTES_MAX} bytes")
+        return stream.read()
 
 
 def _number(value: bytes | memoryview | None) -> int:

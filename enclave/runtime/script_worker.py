@@ -184,6 +184,10 @@ class Execution:
             message = self._failure(engine, error)
         except OverflowError:
             message = [messages.FAILED, End.OUTPUT.value, f"The result is larger than {self._limits.output_bytes} bytes.", ""]
+        except MemoryError:
+            message = [messages.FAILED, End.MEMORY.value, _OUT_OF_MEMORY, ""]
+        except Exception:  # in the place of what the prelude tells stands something of the script's: an object that only looks like a promise
+            message = [messages.FAILED, End.INVALID.value, "not an object", ""]
         if self._over is not None or engine.interrupted:  # whatever came of it afterwards
             message = self._failure(engine, None)
         engine.deadline = float("inf")
@@ -491,8 +495,13 @@ class Execution:
 
 def _called(words: bytes, buffers: bytes) -> tuple[str, list[Any]]:
     """The name of a function, and its arguments."""
+    left = messages.CALL_ITEMS_MAX
 
     def restored(value: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RefusalError(f"arguments of more than {messages.CALL_ITEMS_MAX} parts", Kind.RANGE)
         if type(value) is dict:
             if "$buffer" in value:
                 at, length = value["$buffer"]

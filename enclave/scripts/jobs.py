@@ -13,9 +13,10 @@ from ledgerd.ledger.errors import UsageError
 
 SOURCES_BYTES_MAX: Final = 16 << 20  # of all modules of a bundle; as much as one message between nodes carries
 MODULES_MAX: Final = 4_096
-MAPS_MAX: Final = 256  # that one run opens: a map once named stays in the state's index
+MAPS_MAX: Final = 256  # that one run opens
 LOOKED_MAX: Final = 250_000  # entries that one run's questions go through, each KiB of an answer counted as one: as many are looked at
 # again at its end, on the enclave's own loop
+ASKED_BYTES_MAX: Final = 16 << 20  # of all keys that one run asks for: they are kept to its end, to be looked at again
 AHEAD_MAX: Final = 16  # keys that are read ahead
 AHEAD_BYTES_MAX: Final = 64 << 10  # of one value of these; larger ones are asked for
 LOG_LINES_MAX: Final = 1_000  # of one run

@@ -8,7 +8,7 @@ A frame is a list of messages, so that what came about together goes in one writ
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Final
 
 import msgpack
@@ -51,6 +51,11 @@ DEPTH_MAX: Final = 32  # of its arguments
 ITEMS_MAX: Final = 1 << 16  # in any list or dict
 MESSAGES_MAX: Final = 1 << 16  # in a frame
 FRAME_BYTES_MAX: Final = SOURCES_BYTES_MAX + (16 << 20)
+# In all lists and dicts of a frame together. What a frame costs goes by these, not by its bytes: one of 30 MiB of empty lists takes 2 GiB
+# and half a minute of the enclave's own loop. An honest worker has said what it has to before it comes to half as many.
+FRAME_ITEMS_MAX: Final = 1 << 18
+CALL_ITEMS_MAX: Final = FRAME_ITEMS_MAX // 4  # in the arguments of one call, for a script that is to be told rather than stopped
+_UNCOUNTED_BYTES_MAX: Final = 64 << 10  # smaller frames cannot hold enough of anything
 _LENGTH: Final = struct.Struct(">I")
 
 
@@ -110,16 +115,18 @@ def read(body: bytes) -> list[list[Any]]:
             body,
             raw=False,
             strict_map_key=True,
-            max_array_len=ITEMS_MAX,
+            max_array_len=min(ITEMS_MAX, len(body)),  # without which nested heads of lists alone would reserve half a gigabyte
             max_map_len=ITEMS_MAX,
             max_ext_len=0,
             max_bin_len=VALUE_BYTES_MAX,
             max_str_len=VALUE_BYTES_MAX,
+            list_hook=(count := _counting(len(body))),
+            object_hook=count,
         )
     except Exception as error:  # msgpack raises many kinds, for bytes that anybody may have written
-        raise WorkerError(f"a frame that is no msgpack: {type(error).__name__}") from None
-    if type(messages) is not list or len(messages) > MESSAGES_MAX:
-        raise WorkerError("a frame that is no list of messages")
+        raise WorkerError(f"a frame that is no msgpack, or of too many items: {type(error).__name__}") from None
+    if type(messages) is not list or not 0 < len(messages) <= MESSAGES_MAX:
+        raise WorkerError("a frame that is no list of messages")  # an empty one costs its worker nothing, and could be said for ever
     for message in messages:
         if type(message) is not list or not message or type(message[0]) is not int:
             raise WorkerError("a message without a number")
@@ -127,6 +134,22 @@ def read(body: bytes) -> list[list[Any]]:
         if check is None or not check(message):
             raise WorkerError(f"message {message[0]} is malformed, or not one of a worker's")
     return messages
+
+
+def _counting(size_bytes: int) -> Callable[[Any], Any] | None:
+    """A hook that counts what lists and dicts hold, and raises ValueError at more than FRAME_ITEMS_MAX; None for small frames."""
+    if size_bytes <= _UNCOUNTED_BYTES_MAX:
+        return None
+    left = FRAME_ITEMS_MAX
+
+    def count(items: Any) -> Any:
+        nonlocal left
+        left -= 1 + len(items)
+        if left < 0:
+            raise ValueError
+        return items
+
+    return count
 
 
 def _is_map(name: Any) -> bool:

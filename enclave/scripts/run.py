@@ -14,6 +14,7 @@ from ledgerd.enclave.scripts.access import READ, WRITE, rights
 from ledgerd.enclave.scripts.jobs import (
     AHEAD_BYTES_MAX,
     AHEAD_MAX,
+    ASKED_BYTES_MAX,
     LOG_LINES_MAX,
     LOOKED_MAX,
     MAPS_MAX,
@@ -44,6 +45,8 @@ must not stop the node: the job ends, and the operator is told where it was.
 """
 
 _encode_json: Final = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+
+_ENDS: Final = (messages.DONE, messages.RESPONSE)  # of an endpoint's job the second
 
 _NEEDS: Final = {
     messages.GET: READ,
@@ -105,6 +108,7 @@ class Run:
     """
 
     __slots__ = (
+        "_asked",
         "_calls",
         "_logged",
         "_logs",
@@ -129,6 +133,7 @@ class Run:
         self._operations = 0
         self._written = 0
         self._looked = 0
+        self._asked = 0
         self._maps: set[str] = set()
         self._logs: list[tuple[str, str]] = []
         self._logged = 0
@@ -158,6 +163,8 @@ class Run:
             self._log(message[1], message[2])
         elif kind == messages.CALL:
             return self._call(message[1], message[2])
+        elif kind in _ENDS and kind != _ENDS[self.job.body is not None]:
+            raise WorkerError(f"message {kind}, which is not how such a job ends")
         elif kind == messages.DONE:
             self._check_output(len(message[2]))
             self._finish(Outcome(End.DONE, Result(message[1], message[2])))
@@ -203,6 +210,12 @@ class Run:
         if self._looked > LOOKED_MAX:
             raise LookedError(f"its script looks at more than {LOOKED_MAX} entries: at fewer keys, or less often, by a request")
 
+    def _ask(self, key: bytes | None) -> None:
+        """It asks for a key, which is remembered to the run's end, be there a value or not."""
+        self._asked += len(key or b"")
+        if self._asked > ASKED_BYTES_MAX:
+            raise LookedError(f"its script asks for keys of more than {ASKED_BYTES_MAX} bytes together: for shorter ones, or fewer")
+
     def _log(self, level: str, text: str) -> None:
         self._logged += len(text)
         if self._logged > self.job.limits.output_bytes or len(self._logs) >= LOG_LINES_MAX:
@@ -232,6 +245,8 @@ class Run:
             self._look(overlay.effort(name, clearing=True))
             overlay.clear(name)
             return None
+        if kind != messages.SIZE:
+            self._ask(message[2])
         answer: Any
         if kind == messages.GET:
             answer = overlay.get(name, message[2])

@@ -3,7 +3,9 @@
 Nothing here is believed but bytes and the certificate that the caller names.
 """
 
+import mmap
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +25,12 @@ from ledgerd.node.cli.service import SERVICE_CERT_VARIABLE, ServiceOptions, serv
 
 if TYPE_CHECKING:
     from ledgerd.ledger.audit import Auditor, AuditResult
+    from ledgerd.ledger.entry import Buffer
 
 LEDGER_FOLDER: Final = "ledger"  # inside a node's directory
 PROGRESS_EVERY: Final = 512  # entries; drawing more often would cost more than reading
 SHOWN_VALUE_BYTES: Final = 4096
+FILE_BYTES_MAX: Final = 8 << 30  # of a chunk: its entries end below 4 GiB, and its table is shorter than they are
 
 
 class Stored(NamedTuple):
@@ -73,7 +77,10 @@ class ChunkSource:
         from ledgerd.ledger import chunks  # noqa: PLC0415
 
         self._files = [(folder / name, parsed) for name, parsed in chunks.arrange(sorted(os.listdir(folder)))]
-        self.total = sum(path.stat().st_size for path, _ in self._files)
+        try:
+            self.total = sum(path.stat().st_size for path, _ in self._files)
+        except OSError as error:
+            raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from None
 
     def entries(self) -> Iterator[Stored]:
         """Entries of all files; an error of form names its file."""
@@ -81,15 +88,41 @@ class ChunkSource:
 
         done = 0
         for path, name in self._files:
-            data = path.read_bytes()
             seqno = int(name.first)
-            try:
-                for entry in chunks.parse(data, name):
-                    done += len(entry)
-                    yield Stored(seqno, entry, done)
-                    seqno += 1
-            except FormatError as error:
-                raise FormatError(f"{path.name}, entry {seqno}: {error}") from None
+            with mapped(path) as data:
+                try:
+                    for entry in chunks.parse(data, name):
+                        done += len(entry)
+                        yield Stored(seqno, entry, done)
+                        seqno += 1
+                except FormatError as error:
+                    raise FormatError(f"{path.name}, entry {seqno}: {error}") from None
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator["Buffer"]:
+    """The bytes of a file that a stranger may have put there, of up to 4 GiB, without reading all of them into memory.
+
+    Raises: ConfigurationError: It cannot be read; or it is none, but something that a reader would wait for, or never come to the end of.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigurationError(f"{path} is no file; take it out of the folder")
+        if found.st_size > FILE_BYTES_MAX:
+            raise ConfigurationError(f"{path} has {found.st_size} bytes; a chunk file has at most {FILE_BYTES_MAX}")
+        data = mmap.mmap(file, 0, prot=mmap.PROT_READ) if found.st_size else None  # there is no map of nothing
+    finally:
+        os.close(file)
+    if data is None:
+        yield b""
+        return
+    with data:
+        yield data
 
 
 anchor_option: Final = click.option(

@@ -26,8 +26,7 @@ EXIT_MISUSE: Final = 2
 SCHEMA_VERSION: Final = 1
 NODE_ID_SHOWN: Final = 16  # characters of a node's or member's name that people are shown; JSON has all
 
-# Beyond ASCII's control characters, which JSON escapes itself: those of Latin-1, and marks that nobody sees.
-_UNSEEN: Final = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+_BEYOND_ASCII: Final = re.compile(r"[^\n -~]")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -93,11 +92,13 @@ class Output:
                 click.echo("\t".join(_flat(row.get(column)) for column in columns))
 
     def text(self, schema: str, name: str, text: str) -> None:
-        """Say a text that is its own format, such as a script: as it is, or as one field in JSON."""
+        """Say a text that is its own format, such as a script: as it is, or as one field in JSON. A terminal is not given what it obeys."""
         if self.json:
             self._document(schema, {name: text})
+        elif sys.stdout.isatty():
+            click.echo(printable(text), nl=not text.endswith("\n"))
         else:
-            click.echo(text, nl=not text.endswith("\n"))
+            click.echo(text, nl=not text.endswith("\n"), color=True)  # else it would be given without its sequences for terminals
 
     def page(self, schema: str, fields: Mapping[str, Any], lines: Iterable[str]) -> None:
         """Say what people read as a page of lines, and programs as fields."""
@@ -124,7 +125,7 @@ class Output:
 
     def _document(self, schema: str, fields: dict[str, Any]) -> None:
         document = json.dumps({"schema": f"ledgerd.{schema}.v{SCHEMA_VERSION}", **fields}, indent=2, ensure_ascii=False)
-        click.echo(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", document))
+        click.echo(_BEYOND_ASCII.sub(_seen, document))
 
 
 class Ended(click.exceptions.Exit):
@@ -162,6 +163,12 @@ def command(name: str, cls: type[click.Command] | None = None, **attributes: Any
         return made
 
     return make
+
+
+def _seen(found: re.Match[str]) -> str:
+    """A character of JSON; by its code if a terminal would obey it, if nobody sees it, or if it is half of a pair, which no file takes."""
+    char = found[0]
+    return char if char.isprintable() else json.dumps(char)[1:-1]
 
 
 def _label(name: str) -> str:

@@ -22,13 +22,13 @@ def names(text: str) -> frozenset[str]:
 # cryptography; randomness comes through nacl in `enclave.entropy` only.
 ALLOWED: Final[dict[str, frozenset[str]]] = {
     "ledger": names("""
-        base64 binascii collections dataclasses functools hashlib hmac io itertools json re struct typing
+        base64 binascii collections dataclasses functools hashlib hmac io json re struct typing
         cbor2 cryptography
     """),
     "governance": names("base64 collections datetime hashlib json re typing cryptography"),
     "enclave": names("""
         base64 binascii bisect collections contextlib dataclasses datetime enum functools hashlib hmac http inspect ipaddress itertools
-        json operator re struct types typing urllib
+        json operator re struct types typing urllib weakref
         cbor2 cryptography httptools msgpack nacl OpenSSL
     """),
     # The enclave's entry: the one place with I/O. Of others' libraries, a script worker's process has msgpack, the JavaScript engine, and

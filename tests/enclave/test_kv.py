@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ledgerd.enclave import kv, ordered
+from ledgerd.enclave.endpoints import ApplicationMaps
 from ledgerd.enclave.kv import Store
 from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.errors import UsageError
@@ -26,14 +27,16 @@ writes = st.dictionaries(names, st.dictionaries(keys, st.none() | values, max_si
 class StoreAgainstModel(RuleBasedStateMachine):
     """The model: `states[i]` is the whole state at seqno `base + i`; nothing below `base` is kept."""
 
-    @initialize(block=st.integers(2, 6), order_early=st.booleans())
-    def start(self, block: int, order_early: bool) -> None:
+    @initialize(block=st.integers(2, 6), order_early=st.booleans(), names_max=st.integers(0, 3), held=st.booleans())
+    def start(self, block: int, order_early: bool, names_max: int, held: bool) -> None:
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(ordered, "BLOCK_KEYS_MAX", block)
         self.patch.setattr(kv, "_PAGE_KEYS", block)
+        self.patch.setattr(kv, "_NAMES_MAX", names_max)
         self.store = Store({"short": WINDOW})
         self.base = 0
         self.states: list[Model] = [{name: {} for name in NAMES}]
+        self.views = [self.store.map(name) for name in NAMES] if held else []
         if order_early:
             for name in NAMES:
                 self.store.map(name).range()
@@ -134,6 +137,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
             else:
                 assert view.size() == len(pairs)
             assert found == pairs
+            assert all(kept.size() == view.size() for kept in self.views if kept.name == name), "a view follows its map for ever"
             assert all(self.store.get(name, key) == value for key, (value, _) in pairs.items())
 
 
@@ -256,3 +260,52 @@ def test_names_are_of_maps_that_hold_something() -> None:
     store.apply(1, {"b": {b"k": b"v"}, "a": {b"k": b"v"}})
     store.apply(2, {"b": {b"k": None}})
     assert store.names() == ["a"]
+
+
+def remembered(store: Store) -> int:
+    """How many maps a store knows."""
+    return len({*store._maps, *store._looked_at})
+
+
+def test_names_that_were_only_asked_for_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers of an application may think of names without end."""
+    monkeypatch.setattr(kv, "_NAMES_MAX", 10)
+    store = Store()
+    for number in range(1_000):
+        transaction = store.begin()
+        assert transaction.map(f"m{number}").get(b"k") is None
+        assert store.map(f"n{number}").size() == 0
+        assert transaction.applied(f"o{number}").range() == []
+        transaction.discard()
+    assert remembered(store) <= 10 + 2 * (kv._NAMES_MAX + 2)
+    assert len(transaction._handles) <= kv._NAMES_MAX + 1
+
+
+def test_names_of_maps_that_hold_nothing_any_more_are_forgotten_once_that_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv, "_NAMES_MAX", 10)
+    store = Store()
+    for number in range(100):
+        store.apply(2 * number + 1, {f"m{number}": {b"k": b"v"}})
+        store.apply(2 * number + 2, {f"m{number}": {b"k": None}})
+    assert remembered(store) == 100, "all of it may be undone"
+    store.rollback(151)
+    assert store.get("m75", b"k") == b"v"
+    store.compact(151)
+    assert remembered(store) <= 12
+    assert store.names() == ["m75"]
+
+
+def test_handles_that_an_application_keeps_by_name_are_given_up_with_the_transaction_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one map would have two in one request, and each would not see what the other writes."""
+    monkeypatch.setattr(kv, "_NAMES_MAX", 10)
+    store = Store()
+    transaction = store.begin()
+    maps = ApplicationMaps(transaction)
+    first = maps["records"]
+    for number in range(20):
+        maps[f"m{number}"].get(b"k")
+    assert maps["records"] is first
+    store.begin()
+    maps["records"].set(b"k", b"v")
+    assert transaction.map("records").get(b"k") == b"v"
+    assert transaction.take() == {"records": {b"k": b"v"}}

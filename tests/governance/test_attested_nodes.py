@@ -17,6 +17,7 @@ from ledgerd.ledger import chunks, cose
 from ledgerd.ledger.attestation.measurement import Measurement
 from ledgerd.ledger.attestation.roots import AWS_ROOT_G1
 from ledgerd.ledger.entry import PublicEntry, read_public
+from ledgerd.ledger.errors import FormatError
 from ledgerd.ledger.ids import Seqno
 from ledgerd.ledger.signature import COSE_SIGNATURES
 from support.cluster import PCRS, Cluster
@@ -243,3 +244,24 @@ def test_ccfs_ledgers_are_not_refused_for_evidence_that_we_cannot_judge(ledger: 
     findings = auditor.findings()
     assert findings
     assert {finding.verdict for finding in findings} == {UNCHECKED}
+
+
+def test_rules_that_change_with_every_record_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pair of entries takes a few hundred bytes of a ledger; all tables as they were would take gigabytes."""
+    monkeypatch.setattr(attested_nodes, "COPIED_ROWS_MAX", 1_000)
+    first = entries()[0]
+    auditor = NodeAudit()
+    with pytest.raises(FormatError, match="no service does that"):
+        for number in range(100):
+            auditor.feed(first._replace(writes={tables.NITRO_MEASUREMENTS: {b"%d" % number: b"x"}}))
+            auditor.feed(first._replace(writes={tables.NODE_INFO: {b"%d" % number: b'{"public_key": "x"}'}}))
+
+
+def test_rules_that_change_while_no_record_waits_cost_what_they_change() -> None:
+    auditor = NodeAudit()
+    first = entries()[0]
+    auditor.feed(first._replace(writes={tables.NITRO_MEASUREMENTS: {b"%d" % number: b"x" for number in range(100)}}))
+    table = auditor._tables[tables.NITRO_MEASUREMENTS]
+    auditor.feed(first._replace(writes={tables.NITRO_MEASUREMENTS: {b"1": None, b"new": b"x"}}))
+    assert auditor._tables[tables.NITRO_MEASUREMENTS] is table
+    assert len(table) == 100

@@ -406,6 +406,12 @@ def test_endorsements_between_identities_are_checked() -> None:
             {"endorsement_epoch_begin": "2.1", "endorsement_epoch_end": "2.2"},
             "not the one signed there",
         ),
+        (
+            None,
+            {**begin, "epoch.end.txid": []},
+            {"endorsement_epoch_begin": "2.1", "endorsement_epoch_end": []},
+            "not the one signed there",
+        ),
     ):
         made = forge(lambda made: None)
         endorse(made, key_der((key or made.key).public_key()), epoch=dict(epoch), record=dict(record))
@@ -620,6 +626,8 @@ def test_a_changed_entry_is_named_in_a_ledger_of_cose_signatures_only() -> None:
         {SERVICE_INFO: {SINGLETON: b'{"status": "Opening", "status": "Open", "cert": ""}'}},
         {NODES_INFO: {b"node": b'{"status": "Trusted?"}'}},
         {NODES_INFO: {b"node": b"1"}},
+        {NODES_INFO: {b"node": b'{"status": []}'}},
+        {NODES_INFO: {b"node": b'{"status": {"Trusted": 1}}'}},
         {NODES_CERTIFICATES: {b"node": b"\xff"}},
         {ENDORSEMENT: {SINGLETON: b"{}"}},
     ],

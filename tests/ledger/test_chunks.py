@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -104,6 +105,19 @@ def test_every_cut_and_every_longer_form_of_a_closed_chunk_is_refused() -> None:
         list(parse(CLOSED + b"\x00", NAME))
     with pytest.raises(FormatError):
         list(parse(CLOSED + bytes(4), NAME))
+
+
+def test_nothing_is_kept_of_each_entry_of_a_chunk() -> None:
+    """A chunk of 4 GiB may have seventy million entries, and whoever wrote it knows that a list of them would take gigabytes."""
+    count = 20_000
+    entry = entries(1)[0]
+    chunk = build([entry] * count)
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in parse(chunk)) == count
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_torn_entry_at_the_end_of_an_open_chunk_is_refused() -> None:

@@ -238,3 +238,18 @@ def test_what_is_to_be_signed_has_its_payload_in_it() -> None:
     assert cbor2.loads(message.protected_bytes) == {1: -35, 4: b"kid"}
     with pytest.raises(UsageError, match="detached"):
         cose.to_be_signed(message._replace(payload=None))
+
+
+@pytest.mark.parametrize("critical", [["unknown"], [4, 99], [15], [], 4, None, [[4]], [True], [b"4"]])
+def test_a_header_that_is_called_critical_must_be_understood(critical: Any) -> None:
+    """RFC 9052, section 3.1: "it is a fatal error" otherwise. A label that is not there is none that was understood."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    message = cose.decode(cose.sign(key, {2: critical, 4: b"me", 99: 1, "unknown": 1}, b"payload"))
+    with pytest.raises(IntegrityError, match="crit"):
+        cose.verify(message, key.public_key())
+
+
+def test_a_critical_header_that_is_understood_is_accepted() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    message = cose.decode(cose.sign(key, {2: [1, 4, "ccf.gov.msg.type"], 4: b"me", "ccf.gov.msg.type": "ack"}, b"payload"))
+    assert cose.verify(message, key.public_key()) == b"payload"

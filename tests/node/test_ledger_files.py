@@ -17,6 +17,7 @@ import lmdb
 import pytest
 
 from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.node import ledger_files
 from ledgerd.node.journal import BLOCK_BYTES, Journal, decode
 from ledgerd.node.ledger_files import LedgerReader
 from ledgerd.node.storage import Append, Read, Report, Storage
@@ -235,7 +236,7 @@ def test_what_is_stored_while_one_looks_hides_nothing_that_was_there(small: None
     look = tmp_path / "look"
     look.mkdir()
     seams = 0
-    begin, read_bytes = LedgerReader._begin, Path.read_bytes
+    begin, whole = LedgerReader._begin, ledger_files._whole
 
     def put(moment: int) -> None:
         for name, data in zip(FILES, files[moment], strict=True):
@@ -254,14 +255,14 @@ def test_what_is_stored_while_one_looks_hides_nothing_that_was_there(small: None
 
     def reading(self: Path) -> bytes:
         seam()
-        return read_bytes(self)
+        return whole(self)
 
     put(max(range(len(files)), key=lambda moment: len(files[moment][0])))  # LMDB's file never shrinks under its reader
     for moment in range(len(files) - later):
         put(moment)
         with LedgerReader(look) as reader, pytest.MonkeyPatch.context() as patch:
             patch.setattr(LedgerReader, "_begin", beginning)
-            patch.setattr(Path, "read_bytes", reading)
+            patch.setattr(ledger_files, "_whole", reading)
             seams = 0
             found = [data for _, data in reader.entries()]
             assert seams == 2

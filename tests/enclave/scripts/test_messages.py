@@ -1,6 +1,7 @@
 """The door for what workers say: exact forms pass, everything else is one error."""
 
 import contextlib
+import time
 from typing import Any
 
 import msgpack
@@ -39,6 +40,7 @@ def nested(depth: int) -> Any:
 
 
 BAD: list[Any] = [
+    [],
     None,
     7,
     "text",
@@ -97,7 +99,7 @@ def test_every_other_form_is_refused(body: Any) -> None:
 
 def test_a_good_message_does_not_excuse_a_bad_one() -> None:
     with pytest.raises(WorkerError):
-        read(msgpack.packb([GOOD[0], BAD[13][0]]))
+        read(msgpack.packb([GOOD[0], BAD[14][0]]))
 
 
 @settings(deadline=None)
@@ -133,3 +135,15 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut(bodies: list[bytes
 def test_a_frame_longer_than_any_is_refused_before_it_is_held() -> None:
     with pytest.raises(WorkerError, match="limit"):
         list(Frames().feed(b"\xff\xff\xff\xff"))
+
+
+@pytest.mark.parametrize("kind", [[], {}, 7])
+def test_a_frame_of_many_small_things_is_refused_before_they_are_made(kind: Any) -> None:
+    """A worker in the wrong hands may say 32 MiB of them: two gigabytes of the enclave's memory, and half a minute of its loop."""
+    few = [[messages.CALL, "f", [[kind] * 60_000]]]
+    assert read(msgpack.packb(few)) == few
+    many = msgpack.packb([[messages.CALL, "f", [[[kind] * 60_000] * 15] * 15]])
+    began = time.process_time()
+    with pytest.raises(WorkerError, match="too many items"):
+        read(many)
+    assert time.process_time() - began < 0.5

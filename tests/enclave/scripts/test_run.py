@@ -77,6 +77,18 @@ def test_there_is_an_end_to_what_its_questions_go_through(message: list[Any], mo
     assert LookedError.end is End.OPERATIONS
 
 
+@pytest.mark.parametrize("kind", [m.GET, m.HAS, m.VERSION, m.PAGE])
+def test_there_is_an_end_to_the_keys_that_it_asks_for(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are kept to the end of the run, and may be a mebibyte each: a ballot must not fill the enclave's memory with them."""
+    monkeypatch.setattr(runs, "ASKED_BYTES_MAX", 1_000)
+    made = run(Access.GOV_RO)
+    with pytest.raises(LookedError, match="keys of more than 1000 bytes"):
+        for number in range(11):
+            made.take([kind, "public:ccf.gov.x", b"%100d" % number])
+            made.answered()
+    assert made._asked == 1_100
+
+
 @pytest.mark.parametrize(
     ("access", "message"),
     [
@@ -118,7 +130,7 @@ def test_what_is_not_asked_within_limits_is_not_answered() -> None:
 def test_results_and_log_lines_are_within_limits() -> None:
     for message in ([m.DONE, "text", b"12345"], [m.RESPONSE, 200, [["ab", "c"]], "text", b"12"]):
         with pytest.raises(WorkerError, match="limit"):
-            run(limits=Limits(output_bytes=4)).take(message)
+            run(limits=Limits(output_bytes=4), body=None if message[0] == m.DONE else b"").take(message)
     talkative = run()
     for _ in range(LOG_LINES_MAX):
         talkative.take([m.LOG, "info", "x"])
@@ -134,10 +146,19 @@ def test_it_ends_once_and_answers_nothing_afterwards() -> None:
     assert (done.outcome.end, done.outcome.value, done.outcome.logs) == (End.DONE, Result("json", b"1"), (("error", "hm"),))
     with pytest.raises(WorkerError, match="wait"):
         done.take([m.GET, "m", b"k"])
-    answered = run()
+    answered = run(body=b"")
     answered.take([m.RESPONSE, 404, [["a", "b"]], "bytes", b"x"])
     assert answered.outcome is not None
     assert answered.outcome.value == Response(404, (("a", "b"),), Result("bytes", b"x"))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"), [(None, [m.RESPONSE, 200, [], "json", b"true"]), (b"", [m.DONE, "json", b"true"])], ids=["a ballot", "an endpoint"]
+)
+def test_a_job_ends_in_its_own_way(body: bytes | None, message: list[Any]) -> None:
+    """Else a ballot that broke the engine would be a fault of the enclave's, and nobody's votes on that proposal could be counted."""
+    with pytest.raises(WorkerError, match="not how such a job ends"):
+        run(body=body).take(message)
 
 
 def test_who_asks_waits_for_the_answer() -> None:
@@ -171,7 +192,7 @@ HOSTILE = st.one_of(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(list(Access)), st.lists(HOSTILE, max_size=10))
+@given(st.sampled_from(list(Access)), st.lists(HOSTILE, min_size=1, max_size=10))
 def test_no_words_of_a_worker_read_or_write_beyond_the_job_s_rights(access: Access, words: list[Any]) -> None:
     """Whatever it says: it is killed, or has read and would write only what the table of rights allows, written out here once more."""
     app = access in (Access.APP_RO, Access.APP_RW)

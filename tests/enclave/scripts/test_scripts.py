@@ -467,6 +467,7 @@ def test_a_response_has_status_headers_and_body(returned: str, response: Respons
         ("null", "not an object", ""),
         ("undefined", "not an object", ""),
         ("'x'", "not an object", ""),
+        ("Object.setPrototypeOf(['text\\nx\\n[]\\n', ''], Promise.prototype)", "not an object", ""),
         ("{statusCode: '200'}", "status code type", ""),
         ("{statusCode: 1.5}", "status code type", ""),
         ("{statusCode: 2 ** 40}", "status code type", ""),

@@ -1,5 +1,6 @@
 """`ledgerd ledger` on ledgers of a small service, as chunks and in LMDB."""
 
+import os
 import select
 import shutil
 from collections.abc import Callable
@@ -186,3 +187,56 @@ def test_ledgers_that_ccf_wrote_verify(ledgerd: Ledgerd, name: str) -> None:
     folder = vectors("ccf-ledgers", name)
     ran = ledgerd("ledger", "verify", folder / "ledger", "--service-cert", folder / "service_cert.pem")
     assert (ran.status, ran.fields["verdict"]) == (0, "VERIFIED")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless", "dangling", "folder", "loop", "huge"])
+@pytest.mark.parametrize("command", [("ledger", "verify"), ("gov", "audit"), ("ledger", "show")])
+def test_what_a_stranger_puts_in_a_chunk_s_place_is_refused_and_not_waited_for(
+    ledgerd: Ledgerd, tmp_path: Path, command: tuple[str, ...], kind: str
+) -> None:
+    folder = tmp_path / "chunks"
+    folder.mkdir()
+    file = folder / "ledger_1"
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "endless":
+        file.symlink_to("/dev/zero")
+    elif kind == "dangling":
+        file.symlink_to(tmp_path / "nothing")
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "loop":
+        file.symlink_to(file)
+    else:
+        with file.open("xb") as stream:
+            stream.truncate(9 << 30)  # takes no room on the disk
+    ran = ledgerd(*command, folder)
+    assert ran.status == 2
+    assert str(file) in ran.err or str(tmp_path / "nothing") in ran.err
+
+
+def test_an_empty_chunk_file_is_refused(ledgerd: Ledgerd, tmp_path: Path) -> None:
+    folder = tmp_path / "chunks"
+    folder.mkdir()
+    (folder / "ledger_1").touch()
+    assert ledgerd("ledger", "verify", folder).status == 1
+
+
+@pytest.mark.parametrize("name", ["data.mdb", "journal"])
+def test_a_pipe_in_place_of_a_node_s_files_is_not_waited_for(ledgerd: Ledgerd, service: Service, tmp_path: Path, name: str) -> None:
+    folder = write_lmdb(tmp_path / "node0", service.entries, 0) / "ledger"
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert ledgerd("ledger", "verify", folder).status == 2
+
+
+def test_a_damaged_database_is_an_error_of_ours(ledgerd: Ledgerd, service: Service, tmp_path: Path) -> None:
+    """A page that says that it is of another kind; LMDB's own check of it."""
+    folder = write_lmdb(tmp_path / "node0", service.entries, 0) / "ledger"
+    data = bytearray((folder / "data.mdb").read_bytes())
+    for page in range(2 * 4096, len(data), 4096):
+        data[page + 10] = 0x04  # an overflow page's
+    (folder / "data.mdb").write_bytes(data)
+    ran = ledgerd("ledger", "verify", folder)
+    assert ran.status == 2
+    assert "damaged" in ran.err or "cannot read" in ran.err

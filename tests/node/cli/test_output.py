@@ -112,3 +112,24 @@ def test_json_holds_such_characters_as_codes_and_is_still_the_same(capsys: pytes
     assert not {"\x1b", "\x9b", "\u202e", "\x07", "\r"} & set(said)
     assert "größer" in said
     assert json.loads(said)["a"] == HOSTILE
+
+
+def test_half_of_a_pair_and_what_nobody_sees_beyond_the_first_plane_are_codes_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON of a stranger's, such as a ledger's, may hold them; no terminal and no file takes the first."""
+    strange = "\ud800 \U000e0041 \xad \U0001f600"
+    Output("json").record("thing", {"a": strange})
+    said = capsys.readouterr().out
+    assert said.encode()
+    assert not {"\ud800", "\U000e0041", "\xad"} & set(said)
+    assert "\U0001f600" in said
+    assert json.loads(said)["a"] == strange
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_script_is_given_to_a_pipe_as_it_is_and_to_a_terminal_without_what_it_obeys(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, terminal: bool
+) -> None:
+    """A constitution comes from whoever runs the service."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    Output("table").text("script", "text", "a\n\tb\x1b[2J")
+    assert capsys.readouterr().out == ("a\n\tb\\x1b[2J\n" if terminal else "a\n\tb\x1b[2J\n")
