@@ -8,6 +8,7 @@ effect, and is looked up again.
 Not here: the form of the tables (`enclave.javascript.declared`), when requests run again (`enclave.scripting`).
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
@@ -28,6 +29,9 @@ from ledgerd.ledger.errors import RequestError, UsageError
 
 ENDPOINTS_MAX: Final = 4_096  # more stand in the table in vain: each costs memory in every node
 COMPLAINTS_MAX: Final = 10  # about one application
+TITLE: Final = "Application in JavaScript"
+_PATH_SHOWN_MAX: Final = 256
+_NAMED: Final = re.compile(r"\{[^{}/]*\}")
 CALLS: Final = ("rpc.setApplyWrites", "rpc.setClaimsDigest")
 
 
@@ -77,6 +81,11 @@ class JavaScriptApplication:
         """Add what `/node` tells of applications."""
         registry.add(built_in("GET", "/js_metrics", self._metrics))
 
+    @property
+    def title(self) -> str:
+        """Of the OpenAPI document; "" as long as nothing is installed. An application in JavaScript has no name of its own."""
+        return TITLE if self._seen[0] else ""
+
     def learn(self) -> None:
         """Follow the tables; to be called whenever governance may have changed."""
         store = self._store
@@ -108,6 +117,7 @@ class JavaScriptApplication:
             fresh.add(endpoint)
         complaints: list[str] = []
         broken = self._bundle_of(modules)
+        ambiguous = _ambiguous(rows)
         for key, record in sorted(rows.items()):
             try:
                 if len(self._installed) >= ENDPOINTS_MAX:
@@ -115,6 +125,11 @@ class JavaScriptApplication:
                 declared = read_declared(key, record)
                 if broken and not declared.broken:
                     declared = declared._replace(broken=broken)
+                others = ambiguous.get((declared.method, _shape(declared.path)), [])
+                if len(others) > 1:
+                    if declared.path != others[0]:
+                        continue  # the first one answers for all
+                    declared = declared._replace(broken=f"several endpoints have this path: {', '.join(others)}")
                 endpoint = self._endpoint(declared)
                 fresh.add(endpoint)
             except UsageError as error:
@@ -157,6 +172,7 @@ class JavaScriptApplication:
             scripted=not declared.broken,
             operation=declared.operation,
             hidden=declared.hidden,
+            decodes=False,  # as in CCF, where scripts decode parameters themselves
         )
 
     # Running.
@@ -211,10 +227,25 @@ class JavaScriptApplication:
 
 
 def _broken(declared: Declared) -> Callable[[Context], Result]:
-    def refuse(_: Context) -> Result:
-        raise RequestError(500, "InternalError", f"This endpoint cannot be served: {declared.broken}.")
+    def refuse(context: Context) -> Result:
+        path = context.request.path[:_PATH_SHOWN_MAX]
+        raise RequestError(500, "InternalError", f"{path} cannot be served: {declared.broken}.")
 
     return refuse
+
+
+def _shape(path: str) -> str:
+    """A template without the names of its parameters: those of one shape take the same requests."""
+    return _NAMED.sub("{}", path)
+
+
+def _ambiguous(rows: Mapping[bytes, bytes]) -> dict[tuple[str, str], list[str]]:
+    """The templates of each verb and shape, sorted. CCF, too, installs several of one shape, and answers 500 to what any of them takes."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for key in sorted(rows):
+        method, _, path = key.decode(errors="replace").partition(" ")
+        found.setdefault((method, _shape(path)), []).append(path)
+    return found
 
 
 # What endpoints may call.

@@ -550,7 +550,9 @@
   ccf.pemToId = own('pemToId');
   ccf.tcbHexToPolicy = own('tcbHexToPolicy');
   globalThis.snp_attestation = { verifySnpAttestation: own('verifySnpAttestation') };
-  if (configuration.governs) ccf.gov = { validateConstitution: own('gov.validateConstitution') };
+  if (configuration.governs) {
+    ccf.gov = { validateConstitution: own('gov.validateConstitution'), checkModules: own('gov.checkModules') };
+  }
   // Where CCF had them before it had `ccf.crypto`.
   ccf.digest = own('digest');
   ccf.generateAesKey = own('generateAesKey');
