@@ -1,8 +1,8 @@
 """The application that governance has installed: its endpoints beside the others under `/app`, and running their functions.
 
-Precedence, per verb and path: what every service has (`/commit`, `/tx`, `/receipt`, `/api`), then JavaScript, then the application in the
-image. So an application cannot hide the service's own word on a transaction, and what members have voted for is not hidden by what
-happened to be in the image.
+Precedence, per verb and path, as in CCF: JavaScript, then what every service has (`/commit`, `/tx`, `/receipt`, `/api`), then the application
+in the image. What members have voted for is hidden by nothing; the service's own word on a transaction stands under `/node` as well, where
+no application can take its place, and where our clients ask.
 Law: which endpoints there are follows the tables, forward and back; a request of an application that was replaced while it ran takes no
 effect, and is looked up again.
 Not here: the form of the tables (`enclave.javascript.declared`), when requests run again (`enclave.scripting`).
@@ -113,8 +113,6 @@ class JavaScriptApplication:
             endpoint.is_gone = True
         self._installed = []
         fresh = Registry(self._registry.prefix)
-        for endpoint in self._built_in:
-            fresh.add(endpoint)
         complaints: list[str] = []
         broken = self._bundle_of(modules)
         ambiguous = _ambiguous(rows)
@@ -138,7 +136,7 @@ class JavaScriptApplication:
             self._installed.append(endpoint)
             if declared.broken:
                 complaints.append(f"endpoint {endpoint.label} answers 500: {declared.broken}")
-        for endpoint in self._image:
+        for endpoint in (*self._built_in, *self._image):
             try:
                 fresh.add(endpoint)
             except UsageError:
