@@ -1,8 +1,8 @@
 """The application that governance has installed: its endpoints beside the others under `/app`, and running their functions.
 
-Precedence, per verb and path, as in CCF: JavaScript, then what every service has (`/commit`, `/tx`, `/receipt`, `/api`), then the application
-in the image. What members have voted for is hidden by nothing; the service's own word on a transaction stands under `/node` as well, where
-no application can take its place, and where our clients ask.
+Precedence, per verb and path, as in CCF: JavaScript, then what every service has (`/commit`, `/tx`, `/receipt`, `/api`), then the
+application in the image. What members have voted for is hidden by nothing; the service's own word on a transaction stands under `/node` as
+well, where no application can take its place, and where our clients ask.
 Law: which endpoints there are follows the tables, forward and back; a request of an application that was replaced while it ran takes no
 effect, and is looked up again.
 Not here: the form of the tables (`enclave.javascript.declared`), when requests run again (`enclave.scripting`).
