@@ -87,7 +87,7 @@ class Context:
 
     Attributes:
         request: The request, complete.
-        params: Values of the path's parameters, percent-decoded.
+        params: Values of the path's parameters, percent-decoded (see `Endpoint.decodes`).
         caller: Whom authentication found; None for an endpoint without policies.
         kv: The maps, as this endpoint may open them.
     """
@@ -230,6 +230,7 @@ class Endpoint:
         operation: OpenAPI operation object; what it leaves out is filled in.
         schemas: JSON schemas of the named types that `operation` refers to.
         hidden: Not in the OpenAPI document.
+        decodes: Values of the path's parameters are percent-decoded; otherwise they are as they were sent, whatever that is.
     Attributes:
         in_turn: Such requests are done one after the other, by turns of callers: what one has read, the others do not change.
         is_gone: The endpoint was replaced; a request that still runs must be looked up again.
@@ -237,6 +238,7 @@ class Endpoint:
     """
 
     __slots__ = (
+        "decodes",
         "forwarding",
         "handler",
         "hidden",
@@ -271,6 +273,7 @@ class Endpoint:
         operation: Mapping[str, Any] | None = None,
         schemas: Mapping[str, Any] | None = None,
         hidden: bool = False,
+        decodes: bool = True,
     ) -> None:
         if method not in METHODS:
             raise UsageError(f"{method!r} is not one of the verbs {', '.join(METHODS)}")
@@ -288,6 +291,7 @@ class Endpoint:
         self.operation = dict(operation or {})
         self.schemas = dict(schemas or {})
         self.hidden = hidden
+        self.decodes = decodes
         self.is_gone = False
         self.names = tuple(match[0] for _, match in _parse_template(template) if match)
         self.label = f"{method} {template}"  # set by the registry with its prefix; of bounded number, so fit for metrics
@@ -400,11 +404,11 @@ class Registry:
             before, _, value = path.rpartition("/")
             endpoint = self._prefixes[method].get(before)
             if endpoint is not None and value:
-                return endpoint, {endpoint.names[0]: decode_segment(value) if "%" in value else value}
+                return endpoint, {endpoint.names[0]: decode_segment(value) if "%" in value and endpoint.decodes else value}
             values: list[str] = []
             endpoint = _find(self._roots[method], path.split("/"), values)
             if endpoint is not None:
-                if "%" in path:
+                if "%" in path and endpoint.decodes:
                     values = [decode_segment(value) for value in values]
                 return endpoint, dict(zip(endpoint.names, values, strict=True))
         shown = path if len(path) <= 256 else path[:256] + "..."

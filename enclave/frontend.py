@@ -4,6 +4,7 @@ Handlers here only read; what they cannot answer at once they promise (`Deferred
 Not here: joining (`enclave.admission`), applications (`enclave.app`), routing (`enclave.endpoints`).
 """
 
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from ledgerd.enclave.built_ins import built_in
@@ -66,12 +67,15 @@ class Frontend:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def add_to(self, registry: Registry, title: str) -> None:
-        """Add what every frontend has: `commit`, `tx`, `receipt`, `receipt/cose`, `api`."""
+    def add_to(self, registry: Registry, title: Callable[[], str]) -> None:
+        """Add what every frontend has: `commit`, `tx`, `receipt`, `receipt/cose`, `api`.
+
+        Args: title: Of the OpenAPI document, as it is at the time.
+        """
         from ledgerd.enclave import openapi  # noqa: PLC0415  # built once, and only when somebody asks
 
         def api(_: Context) -> Result:
-            return openapi.document(registry, title, f"ledgerd-{VERSION}")
+            return openapi.document(registry, title(), f"ledgerd-{VERSION}")
 
         for path, handler in (
             ("/commit", self._commit),

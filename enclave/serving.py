@@ -185,8 +185,8 @@ class Serving:
         self.status.compiled_modules = services.compiled_modules
         self._registries = {name: Registry(name) for name in ("app", "node", "gov")}
         frontend = Frontend(self.status)
-        frontend.add_to(self._registries["app"], app.name)
-        frontend.add_to(self._registries["node"], "ledgerd node")
+        frontend.add_to(self._registries["app"], lambda: self._javascript.title or app.name)
+        frontend.add_to(self._registries["node"], lambda: "ledgerd node")
         frontend.add_node_endpoints(self._registries["node"])
         renewal = Renewal(self.status)
         self._admission = Admission(self.status, renewal.at_opening)
@@ -196,7 +196,7 @@ class Serving:
         self._refresh = Refresh(configuration.jwt, store, services.next_stream, lambda: self.status.now_ms, self._log)
         self._registries["node"].add(built_in("GET", "/jwt_keys/refresh/metrics", lambda _: self._refresh.metrics()))
         governing = self._registries["gov"]
-        frontend.add_to(governing, "ledgerd governance")
+        frontend.add_to(governing, lambda: "ledgerd governance")
         governing_frontend.add_to(governing, self.status, renewal)
         self._javascript = JavaScriptApplication(
             store, self.status, self._registries["app"], ledger_calls.APPLICATION_CALLS, (ledger_calls.HISTORICAL_STATE,)

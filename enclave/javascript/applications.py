@@ -1,13 +1,14 @@
 """The application that governance has installed: its endpoints beside the others under `/app`, and running their functions.
 
-Precedence, per verb and path: what every service has (`/commit`, `/tx`, `/receipt`, `/api`), then JavaScript, then the application in the
-image. So an application cannot hide the service's own word on a transaction, and what members have voted for is not hidden by what
-happened to be in the image.
+Precedence, per verb and path, as in CCF: JavaScript, then what every service has (`/commit`, `/tx`, `/receipt`, `/api`), then the
+application in the image. What members have voted for is hidden by nothing; the service's own word on a transaction stands under `/node` as
+well, where no application can take its place, and where our clients ask.
 Law: which endpoints there are follows the tables, forward and back; a request of an application that was replaced while it ran takes no
 effect, and is looked up again.
 Not here: the form of the tables (`enclave.javascript.declared`), when requests run again (`enclave.scripting`).
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
@@ -28,6 +29,9 @@ from ledgerd.ledger.errors import RequestError, UsageError
 
 ENDPOINTS_MAX: Final = 4_096  # more stand in the table in vain: each costs memory in every node
 COMPLAINTS_MAX: Final = 10  # about one application
+TITLE: Final = "Application in JavaScript"
+_PATH_SHOWN_MAX: Final = 256
+_NAMED: Final = re.compile(r"\{[^{}/]*\}")
 CALLS: Final = ("rpc.setApplyWrites", "rpc.setClaimsDigest")
 
 
@@ -77,6 +81,11 @@ class JavaScriptApplication:
         """Add what `/node` tells of applications."""
         registry.add(built_in("GET", "/js_metrics", self._metrics))
 
+    @property
+    def title(self) -> str:
+        """Of the OpenAPI document; "" as long as nothing is installed. An application in JavaScript has no name of its own."""
+        return TITLE if self._seen[0] else ""
+
     def learn(self) -> None:
         """Follow the tables; to be called whenever governance may have changed."""
         store = self._store
@@ -104,10 +113,9 @@ class JavaScriptApplication:
             endpoint.is_gone = True
         self._installed = []
         fresh = Registry(self._registry.prefix)
-        for endpoint in self._built_in:
-            fresh.add(endpoint)
         complaints: list[str] = []
         broken = self._bundle_of(modules)
+        ambiguous = _ambiguous(rows)
         for key, record in sorted(rows.items()):
             try:
                 if len(self._installed) >= ENDPOINTS_MAX:
@@ -115,6 +123,11 @@ class JavaScriptApplication:
                 declared = read_declared(key, record)
                 if broken and not declared.broken:
                     declared = declared._replace(broken=broken)
+                others = ambiguous.get((declared.method, _shape(declared.path)), [])
+                if len(others) > 1:
+                    if declared.path != others[0]:
+                        continue  # the first one answers for all
+                    declared = declared._replace(broken=f"several endpoints have this path: {', '.join(others)}")
                 endpoint = self._endpoint(declared)
                 fresh.add(endpoint)
             except UsageError as error:
@@ -123,7 +136,7 @@ class JavaScriptApplication:
             self._installed.append(endpoint)
             if declared.broken:
                 complaints.append(f"endpoint {endpoint.label} answers 500: {declared.broken}")
-        for endpoint in self._image:
+        for endpoint in (*self._built_in, *self._image):
             try:
                 fresh.add(endpoint)
             except UsageError:
@@ -157,6 +170,7 @@ class JavaScriptApplication:
             scripted=not declared.broken,
             operation=declared.operation,
             hidden=declared.hidden,
+            decodes=False,  # as in CCF, where scripts decode parameters themselves
         )
 
     # Running.
@@ -211,10 +225,25 @@ class JavaScriptApplication:
 
 
 def _broken(declared: Declared) -> Callable[[Context], Result]:
-    def refuse(_: Context) -> Result:
-        raise RequestError(500, "InternalError", f"This endpoint cannot be served: {declared.broken}.")
+    def refuse(context: Context) -> Result:
+        path = context.request.path[:_PATH_SHOWN_MAX]
+        raise RequestError(500, "InternalError", f"{path} cannot be served: {declared.broken}.")
 
     return refuse
+
+
+def _shape(path: str) -> str:
+    """A template without the names of its parameters: those of one shape take the same requests."""
+    return _NAMED.sub("{}", path)
+
+
+def _ambiguous(rows: Mapping[bytes, bytes]) -> dict[tuple[str, str], list[str]]:
+    """The templates of each verb and shape, sorted. CCF, too, installs several of one shape, and answers 500 to what any of them takes."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for key in sorted(rows):
+        method, _, path = key.decode(errors="replace").partition(" ")
+        found.setdefault((method, _shape(path)), []).append(path)
+    return found
 
 
 # What endpoints may call.

@@ -22,7 +22,6 @@ REUSE_KEY_LENGTH_MAX: Final = 256
 RECORD_BYTES_MAX: Final = 256 << 10
 _MODES: Final = (READWRITE, READONLY, HISTORICAL)
 _FORWARDING: Final = ("always", "sometimes", "never")
-_STRATEGIES: Final = ("none", "to_primary", "to_backup")
 
 
 class Declared(NamedTuple):
@@ -35,7 +34,6 @@ class Declared(NamedTuple):
         policies: Who may call.
         mode: What it may do with the maps.
         forwarding: When a backup passes the request on.
-        redirection: Where CCF sends the client; this service passes requests on instead, and only tells of it.
         operation: OpenAPI operation object.
         hidden: Not in the OpenAPI document.
         reuse: Key of the interpreter that is used again; None for a fresh one each time.
@@ -49,7 +47,6 @@ class Declared(NamedTuple):
     policies: tuple[auth.Policy, ...] = ()
     mode: Mode = "readonly"
     forwarding: Forwarding = "always"
-    redirection: str = "none"
     operation: Mapping[str, Any] = {}
     hidden: bool = True
     reuse: str | None = None
@@ -99,7 +96,6 @@ def _read(method: str, path: str, record: bytes) -> Declared:
         policies=auth.resolve(policies),
         mode=_choice(said, "mode", _MODES, READWRITE),
         forwarding=_choice(said, "forwarding_required", _FORWARDING, "always"),
-        redirection=_choice(said, "redirection_strategy", _STRATEGIES, "none"),
         operation=_operation(said.get("openapi")),
         hidden=said.get("openapi_hidden") is True,
         reuse=reuse,

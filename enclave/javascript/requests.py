@@ -2,11 +2,12 @@
 
 Law: the script sees what the client sent and whom authentication found, and nothing else of the node.
 Not here: the body and what was signed, which the worker turns into ArrayBuffers (`enclave.scripts.jobs`).
-Source: CCF's type declarations for applications, `Request` and the caller's identities.
+Source: CCF's type declarations for applications, `Request` and the caller's identities; CCF src/http (what of a URL is decoded when).
 """
 
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote_plus
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -23,7 +24,7 @@ def request_object(context: Context, route: str) -> dict[str, Any]:
     Args: route: The template that was matched, with its prefix: `/app/records/{key}`.
     """
     request = context.request
-    path, query = request.path, request.query
+    path, query = request.path, decoded_query(request.query)
     return {
         "headers": dict(request.headers),
         "params": context.params,
@@ -35,6 +36,14 @@ def request_object(context: Context, route: str) -> dict[str, Any]:
         "hostname": request.headers.get("host"),
         "caller": caller_object(context.caller),
     }
+
+
+def decoded_query(query: str) -> str:
+    """A query as applications written for CCF expect it: decoded as a whole, before anybody takes it apart.
+
+    Broken escapes stay as they are. So `%26` cannot be told from `&`; whoever needs that puts the value into the path or the body.
+    """
+    return unquote_plus(query) if "%" in query or "+" in query else query
 
 
 def caller_object(caller: Caller | None) -> Any:

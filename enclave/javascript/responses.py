@@ -17,6 +17,11 @@ from ledgerd.ledger.errors import RequestError
 LOG_LINES_MAX: Final = 100  # of one request: the way to the host is everybody's
 LOG_LENGTH_MAX: Final = 2_048  # of a line
 
+# What CCF's engine calls what ours has other words for, or the node: tools and tests look for these.
+_INTERRUPTED: Final = "InternalError: interrupted"
+_STACK_OVERFLOW: Final = "InternalError: stack overflow"
+_CALLED: Final = {End.DEADLINE: _INTERRUPTED, End.STACK: _STACK_OVERFLOW}
+
 _CONTENT_TYPES: Final = {jobs.TEXT: TEXT, jobs.BYTES: BINARY, jobs.JSON: JSON}
 _BODILESS: Final = (204, 304)
 _SOON: Final = (("retry-after", "1"),)
@@ -41,8 +46,10 @@ def respond(outcome: Outcome, options: Options, label: str, log: Log) -> Respons
         raise RequestError(503, "TooManyPendingTransactions", f"{outcome.text} Nothing was done; ask again.", _SOON)
     is_response = outcome.end is not End.INVALID
     thrown, trace = (outcome.text, outcome.trace) if is_response else (outcome.trace, "")
+    thrown = _CALLED.get(outcome.end, thrown)
     if options.logs_exceptions or outcome.end is End.CRASHED:
-        log("error", f"{label}: {outcome.text}{_indented(outcome.trace)}"[:LOG_LENGTH_MAX])
+        for line in f"{label}: {outcome.text}{_indented(outcome.trace)}"[:LOG_LENGTH_MAX].split("\n"):
+            log("error", line)
     details: tuple[dict[str, Any], ...] = ()
     if options.returns_exceptions and thrown:
         detail = {"code": "JSException", "message": thrown}
@@ -81,9 +88,10 @@ def _invalid(why: str, details: tuple[dict[str, Any], ...] = ()) -> RequestError
 
 
 def _log(outcome: Outcome, label: str, log: Log) -> None:
-    for level, line in outcome.logs[:LOG_LINES_MAX]:
+    lines = [(level, line) for level, text in outcome.logs for line in text.split("\n")]
+    for level, line in lines[:LOG_LINES_MAX]:
         log(level, f"[app] {line}"[:LOG_LENGTH_MAX])
-    left = len(outcome.logs) - LOG_LINES_MAX
+    left = len(lines) - LOG_LINES_MAX
     if left > 0:
         log("warning", f"{label} wrote {left} more log lines; the first {LOG_LINES_MAX} of a request are shown")
 

@@ -74,7 +74,7 @@ class Refresh:
         self._next_stream = next_stream
         self._now_ms = now_ms
         self._log = log
-        self._context = TlsContext.for_web_servers()
+        self._context: TlsContext | None = None  # made with the first question: most services have no such issuer
         self._now = 0.0
         self._is_primary = False
         self._changed = True
@@ -229,6 +229,8 @@ class Refresh:
     def _ask(self, attempt: _Attempt, url: Url) -> None:
         if url.authority not in self._settings.hosts:
             raise FormatError(f"this node's operator does not allow {url.authority} to be asked; it belongs into jwt.hosts")
+        if self._context is None:
+            self._context = TlsContext.for_web_servers()
         attempt.fetch = Fetch(self._context, url, attempt.roots, at_milliseconds(self._now_ms()))
         attempt.is_open = False
         attempt.deadline = self._now + ATTEMPT_SECONDS_MAX

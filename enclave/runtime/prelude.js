@@ -23,7 +23,7 @@
   const { isArray } = Array;
   const { isInteger } = Number;
   const { stringify, parse } = JSON;
-  const { min, imul } = Math;
+  const { min, imul, floor } = Math;
   const Text = String;
   const Failure = Error;
   const Mistake = TypeError;
@@ -550,7 +550,9 @@
   ccf.pemToId = own('pemToId');
   ccf.tcbHexToPolicy = own('tcbHexToPolicy');
   globalThis.snp_attestation = { verifySnpAttestation: own('verifySnpAttestation') };
-  if (configuration.governs) ccf.gov = { validateConstitution: own('gov.validateConstitution') };
+  if (configuration.governs) {
+    ccf.gov = { validateConstitution: own('gov.validateConstitution'), checkModules: own('gov.checkModules') };
+  }
   // Where CCF had them before it had `ccf.crypto`.
   ccf.digest = own('digest');
   ccf.generateAesKey = own('generateAesKey');
@@ -587,13 +589,17 @@
 
   const Calendar = Date;
   const construct = Reflect.construct;
-  let { time: now, seed: state } = configuration;
+  const { performance } = globalThis;
+  let { time: begin, seed: state } = configuration;
+  let began = performance.now();
+  // A decision knows one moment; for an application time goes on, in whole milliseconds.
+  const now = () => (state === null ? begin + floor(performance.now() - began) : begin);
   function FixedDate(...values) {
-    if (new.target === undefined) return Text(new Calendar(now));
-    return construct(Calendar, values.length === 0 ? [now] : values, new.target);
+    if (new.target === undefined) return Text(new Calendar(now()));
+    return construct(Calendar, values.length === 0 ? [now()] : values, new.target);
   }
   for (const name of ['UTC', 'parse']) defineProperty(FixedDate, name, Object.getOwnPropertyDescriptor(Calendar, name));
-  defineProperty(FixedDate, 'now', { value: function now_() { return now; }, writable: true, configurable: true });
+  defineProperty(FixedDate, 'now', { value: function now_() { return now(); }, writable: true, configurable: true });
   defineProperty(FixedDate, 'name', { value: 'Date', configurable: true });
   defineProperty(FixedDate, 'length', { value: 7, configurable: true });
   defineProperty(FixedDate, 'prototype', { value: Calendar.prototype });
@@ -608,7 +614,7 @@
     t = (t + imul(t ^ (t >>> 7), 61 | t)) ^ t;
     return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
   };
-  // What tells of real time, or of when memory is collected.
+  // What tells time more finely, or when memory is collected.
   delete globalThis.performance;
   delete globalThis.WeakRef;
   delete globalThis.FinalizationRegistry;
@@ -617,9 +623,16 @@
   // For the worker: a further run begins, results out.
 
   function again(configuration) {
-    ({ time: now, seed: state } = configuration);
+    ({ time: begin, seed: state } = configuration);
+    began = performance.now();
     present = undefined;
   }
+
+  // The same for all runs: what a module has kept of an earlier request's body reads the present one, as in CCF.
+  let bodyNow;
+  const readText = () => bufToStr(bodyNow);
+  const readJson = () => bufToJsonCompatible(bodyNow);
+  const readBytes = () => bodyNow;
 
   function request(object, body, content) {
     if (content !== undefined) {
@@ -627,11 +640,8 @@
       const signer = caller.user_cose_sign1 ?? caller.member_cose_sign1 ?? caller;
       signer.cose = { content };
     }
-    object.body = {
-      text: () => bufToStr(body),
-      json: () => bufToJsonCompatible(body),
-      arrayBuffer: () => body,
-    };
+    bodyNow = body;
+    object.body = { text: readText, json: readJson, arrayBuffer: readBytes };
     return object;
   }
 
@@ -687,7 +697,8 @@
 
   // All of an endpoint's run at once: `settings` are its time, chance and request. Gives what `tell` does, or a promise of the response.
   function endpoint(main, settings, body, content) {
-    now = settings[0];
+    begin = settings[0];
+    began = performance.now();
     state = settings[1];
     present = undefined;
     const value = main(request(settings[2], body, content));

@@ -373,6 +373,16 @@ class Engine:
         _js_free(self._context, address)
         return data
 
+    def compile_module(self, module: str, source: str) -> None:
+        """Compile a module and, through the loader, all that it imports by name; run nothing.
+
+        Raises: ScriptError: One is not well-formed, or is not there.
+        """
+        self._enter()
+        data = source.encode(errors="replace")
+        path = module.encode(errors="replace")
+        self.free(self._checked(_eval(self._context, data, len(data), path, _EVAL_MODULE | _EVAL_COMPILE_ONLY)))
+
     def function(self, module: str, source: str, name: str, *, is_script: bool) -> Value | None:
         """Load a module, or run a plain script, and find its function: exported, or else global. None if there is none of that name.
 

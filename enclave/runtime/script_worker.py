@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgpack
 
-from ledgerd.enclave.runtime import constitution_check, later, sandbox
+from ledgerd.enclave.runtime import constitution_check, later, module_check, sandbox
 from ledgerd.enclave.runtime.crypto import functions, needs
 from ledgerd.enclave.runtime.crypto.arguments import Kind, RefusalError, Surroundings
 from ledgerd.enclave.runtime.quickjs import UNDEFINED, Engine, EngineError, ScriptError, Value
@@ -40,6 +40,8 @@ _READ_BYTES: Final = 256 << 10
 _OPEN, _TO_BUFFER, _TO_TEXT, _RANDOM, _OWN = 1, 2, 3, 4, 5
 _NONE, _GIVEN, _REFUSED, _FORBIDDEN, _OUT_OF_RANGE = 0.0, 1.0, -2.0, -3.0, -4.0
 _THROWN: Final = {Kind.ERROR: _REFUSED, Kind.TYPE: _FORBIDDEN, Kind.RANGE: _OUT_OF_RANGE}
+# What looks at sources, each in an engine of its own within the one that asks.
+_LOOKERS: Final = {"gov.validateConstitution": constitution_check.check, "gov.checkModules": module_check.check}
 _HEADER: Final = struct.Struct("=IIII")
 _LENGTH: Final = struct.Struct(">I")
 _OUT_OF_MEMORY: Final = "InternalError: out of memory"
@@ -440,9 +442,10 @@ class Execution:
 
     def _call_own(self, engine: Engine, name: str, arguments: list[Any]) -> Any:
         """Call a function of the worker's own."""
-        if name == "gov.validateConstitution":
+        looker = _LOOKERS.get(name)
+        if looker is not None:
             try:
-                return constitution_check.check(arguments, self._limits, engine.deadline)
+                return looker(arguments, self._limits, engine.deadline)
             except constitution_check.OvertimeError:
                 self._over = self._over or (End.DEADLINE, DEADLINE_TEXT)
                 raise _LimitError from None

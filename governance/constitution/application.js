@@ -8,7 +8,7 @@ const ENDPOINT = fields(
     js_module: filled,
     js_function: filled,
     mode: choice("readwrite", "readonly", "historical"),
-    forwarding_required: choice("sometimes", "always", "never"),
+    forwarding_required: optional(choice("sometimes", "always", "never")), // where it is left out, always
     redirection_strategy: optional(choice("none", "to_primary", "to_backup")),
     authn_policies: each(either(choice(...POLICIES), fields({ all_of: each(choice(...POLICIES), { least: 1 }) }))),
     openapi: optional(data),
@@ -36,6 +36,16 @@ const BUNDLE = fields({
   ),
 });
 
+// What an engine would say of modules at their first request, said before anybody votes.
+function unloadable(modules) {
+  try {
+    ccf.gov?.checkModules?.(modules); // ours; CCF finds out when it applies the proposal
+    return [];
+  } catch (error) {
+    return [`bundle.modules: ${error.message}`];
+  }
+}
+
 function endpointsOf(bundle) {
   return Object.entries(bundle.metadata.endpoints).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, endpoint]) => ({ name: `${method.toUpperCase()} ${path}`, endpoint })),
@@ -44,7 +54,7 @@ function endpointsOf(bundle) {
 
 define("set_js_app", {
   args: { bundle: BUNDLE, disable_bytecode_cache: optional(flag) },
-  check({ bundle }) {
+  check({ bundle, disable_bytecode_cache }) {
     const names = bundle.modules.map((module) => module.name);
     const twice = names.filter((name, position) => names.indexOf(name) < position);
     return [
@@ -55,6 +65,7 @@ define("set_js_app", {
           ({ name, endpoint }) =>
             `bundle.metadata.endpoints: ${name} is in module ${endpoint.js_module}, but there are ${listed(names)}`,
         ),
+      ...(disable_bytecode_cache ? [] : unloadable(bundle.modules)), // CCF compiles nothing then, either
     ];
   },
   apply({ bundle, disable_bytecode_cache }) {
@@ -77,9 +88,9 @@ define("refresh_js_app_bytecode_cache", { apply: () => ccf.refreshAppBytecodeCac
 
 define("set_js_runtime_options", {
   args: {
-    max_heap_bytes: whole(1),
-    max_stack_bytes: whole(1),
-    max_execution_time_ms: whole(1),
+    max_heap_bytes: optional(whole(1)),
+    max_stack_bytes: optional(whole(1)),
+    max_execution_time_ms: optional(whole(1)),
     log_exception_details: optional(flag),
     return_exception_details: optional(flag),
     max_cached_interpreters: optional(whole(0)),

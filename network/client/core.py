@@ -89,7 +89,7 @@ class Core:
         if form not in ("cose", "json"):
             raise ConfigurationError(f"a receipt is cose or json, not {form!r}")
         wanted = _id(transaction_id)
-        path = "/app/receipt/cose" if form == "cose" else "/app/receipt"
+        path = "/node/receipt/cose" if form == "cose" else "/node/receipt"  # an application may have a /receipt of its own
         try:
             answer = yield from self._ask(Call("GET", f"{path}?transaction_id={wanted}"), waits=True)
         except RetryBudgetExhausted as error:

@@ -267,9 +267,9 @@ _ALL: Final = (
         "set_js_runtime_options",
         "Set limits of the application's engine; what is left out is the default again.",
         (
-            Argument("max_heap_bytes", Kind.WHOLE, "Memory."),
-            Argument("max_stack_bytes", Kind.WHOLE, "Stack."),
-            Argument("max_execution_time_ms", Kind.WHOLE, "Time for one request."),
+            Argument("max_heap_bytes", Kind.WHOLE, "Memory.", optional=True),
+            Argument("max_stack_bytes", Kind.WHOLE, "Stack.", optional=True),
+            Argument("max_execution_time_ms", Kind.WHOLE, "Time for one request.", optional=True),
             Argument("log_exception_details", Kind.FLAG, "Write exceptions to the log.", optional=True),
             Argument("return_exception_details", Kind.FLAG, "Show exceptions to callers; for development.", optional=True),
             Argument("max_cached_interpreters", Kind.WHOLE, "How many interpreters are kept for reuse.", optional=True),

@@ -33,7 +33,7 @@ def test_the_page_of_commands_is_their_present_help() -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_configurations_shown_load(tmp_path: Path, number: int) -> None:
-    for name in ("alice_cert.pem", "bob_cert.pem", "service_cert.pem"):
+    for name in ("alice_cert.pem", "bob_cert.pem", "service_cert.pem", "alice_enc_pubk.pem"):
         (tmp_path / name).write_text("-----BEGIN CERTIFICATE-----\n")
     (tmp_path / "node.toml").write_text(blocks(OPERATING, "toml")[number])
     loaded = config.load(tmp_path / "node.toml")

@@ -287,6 +287,9 @@ globalThis.ccf = {
     validateConstitution(source) {
       if (!source.includes("export function validate")) throw new Error("it exports no function validate");
     },
+    checkModules(modules) {
+      for (const { name, module } of modules) if (module.includes("= ;")) throw new Error(`module ${name} cannot be loaded: SyntaxError`);
+    },
   },
   refreshAppBytecodeCache: asked("refreshAppBytecodeCache"),
   setJwtPublicSigningKeys: asked("setJwtPublicSigningKeys"),

@@ -409,6 +409,23 @@ CASES: Final = (
         },
     ),
     Case("refresh_js_app_bytecode_cache", None, {}, [["refreshAppBytecodeCache"]]),
+    Case(
+        "set_js_app",
+        {"bundle": {"metadata": {"endpoints": {}}, "modules": [{"name": "a.js", "module": "let a = ;"}]}, "disable_bytecode_cache": True},
+        {
+            MODULES: {b"/old.js": None, b"/a.js": b"let a = ;"},
+            ENDPOINTS: {b"GET /old": None},
+            FLUSH: {SINGLETON: b"true"},
+            BYTECODE: {b"/old.js": None},
+            BYTECODE_VERSION: {SINGLETON: None},
+        },
+    ),
+    Case(
+        "set_js_runtime_options",
+        {"max_heap_bytes": 1 << 20},
+        {"public:ccf.gov.js_runtime_options": {SINGLETON: json_of({"max_heap_bytes": 1 << 20})}},
+        ours="theirs wants the three limits every time",
+    ),
     Case("set_js_runtime_options", OPTIONS, {"public:ccf.gov.js_runtime_options": {SINGLETON: json_of(OPTIONS)}}),
     # Tokens.
     Case(

@@ -53,21 +53,23 @@ def test_only_the_modules_change() -> None:
     assert body(service, "GET", "/app/a") == b"changed"
 
 
-def test_the_services_own_goes_before_javascript_and_javascript_before_the_image() -> None:
+def test_javascript_goes_before_the_services_own_and_that_before_the_image() -> None:
     image = (
         endpoint("GET", "/records/{key}", lambda ctx: "image"),
         endpoint("PUT", "/records/{key}", lambda ctx: "image"),
         endpoint("GET", "/commit/more", lambda ctx: "image"),
+        endpoint("GET", "/commit", lambda ctx: "image"),
     )
     service = Installed(image)
     assert body(service, "GET", "/app/records/1") == b"image"
+    assert body(service, "GET", "/app/commit") == b"the service's own"
     service.put(rows({"GET /records/{id}": {}, "GET /commit": {}, "POST /commit": {}}, app("main")))
     assert body(service, "GET", "/app/records/1") == b"main"
     assert body(service, "PUT", "/app/records/1") == body(service, "GET", "/app/commit/more") == b"image"
-    assert body(service, "GET", "/app/commit") == b"the service's own"
-    assert body(service, "POST", "/app/commit") == b"main"
-    assert any("GET /commit" in line and "is there already" in line for line in service.logs)
+    assert body(service, "GET", "/app/commit") == body(service, "POST", "/app/commit") == b"main"
+    assert service.logs == []
     service.back(1)
+    assert body(service, "GET", "/app/commit") == b"the service's own"
     assert body(service, "GET", "/app/records/1") == b"image"
     assert status(service, "POST", "/app/commit") == 405
 
@@ -79,16 +81,27 @@ def test_rows_that_make_no_sense_stop_nothing_and_are_told() -> None:
         {b"\xff": b"{}", b"GET /c": b"\xff", b"FLY /d": b"{}", b"GET /a/{z}": made[tables.ENDPOINTS][b"GET /good"]}
     )
     service.put(made)
-    assert body(service, "GET", "/app/good") == body(service, "GET", "/app/a/1") == b"main"
-    for path in ("/app/bad", "/app/c"):
+    assert body(service, "GET", "/app/good") == b"main"
+    for path in ("/app/bad", "/app/c", "/app/a/1"):
         response = service.answer("GET", path)
         assert (response.status, error_of(response)["code"]) == (500, "InternalError")
         assert "cannot be served" in error_of(response)["message"]
     assert [status(service, "PUT", "/app/ax"), status(service, "GET", "/app/d")] == [404, 404]
     told = "\n".join(service.logs)
-    for row in ("GET /app/bad", "GET /app/c", "'PUT /a{b}'", "\\xff", "'FLY /d'", "GET /a/{z}"):
+    for row in ("GET /app/bad", "GET /app/c", "'PUT /a{b}'", "\\xff", "'FLY /d'", "/a/{b}, /a/{z}"):
         assert row in told, row
     assert "set_js_app" in told
+
+
+def test_paths_that_differ_in_names_of_parameters_only_are_refused_by_name_when_they_are_asked_for() -> None:
+    service = Installed()
+    two: dict[str, Any] = {"GET /dispatch/{bar}": {}, "GET /dispatch/{baz}": {}, "PUT /dispatch/{bar}": {}, "GET /dispatch/{bar}:go": {}}
+    service.put(rows(two, app("main")))
+    error = error_of(service.answer("GET", "/app/dispatch/foo"))
+    assert error["code"] == "InternalError"
+    assert error["message"] == "/app/dispatch/foo cannot be served: several endpoints have this path: /dispatch/{bar}, /dispatch/{baz}."
+    assert body(service, "PUT", "/app/dispatch/foo") == body(service, "GET", "/app/dispatch/foo:go") == b"main"
+    assert sum("several endpoints" in line for line in service.logs) == 1
 
 
 def test_what_makes_no_sense_a_thousand_times_is_told_a_few_times() -> None:

@@ -31,7 +31,7 @@ def test_every_property_is_read() -> None:
     declared = read()
     assert (declared.method, declared.path, declared.module, declared.function) == ("GET", "/records/{key}", "/src/app.js", "read")
     assert [policy.name for policy in declared.policies] == ["user_cert", "member_cert+user_cose_sign1"]
-    assert (declared.mode, declared.forwarding, declared.redirection, declared.reuse) == ("readonly", "sometimes", "none", "one")
+    assert (declared.mode, declared.forwarding, declared.reuse) == ("readonly", "sometimes", "one")
     assert (declared.operation["summary"], declared.hidden, declared.broken) == ("Read.", False, "")
 
 
@@ -39,7 +39,7 @@ def test_what_is_left_out_is_ccfs_default() -> None:
     left_out = ("authn_policies", "mode", "forwarding_required", "redirection_strategy", "openapi", "openapi_hidden", "interpreter_reuse")
     left: dict[str, Any] = dict.fromkeys(left_out, ...)
     declared = read(**left)
-    assert (declared.policies, declared.mode, declared.forwarding, declared.redirection) == ((), "readwrite", "always", "none")
+    assert (declared.policies, declared.mode, declared.forwarding) == ((), "readwrite", "always")
     assert (declared.operation, declared.hidden, declared.reuse, declared.broken) == ({}, False, None, "")
 
 
@@ -63,7 +63,6 @@ def test_a_key_that_names_no_endpoint_is_refused(key: bytes) -> None:
         {"mode": "write"},
         {"mode": []},
         {"forwarding_required": "maybe"},
-        {"redirection_strategy": None},
         {"interpreter_reuse": "one"},
         {"interpreter_reuse": {}},
         {"interpreter_reuse": {"key": "x" * 257}},

@@ -55,9 +55,15 @@ def ask(cluster: Cluster, host: str, method: str, path: str, body: bytes = b"", 
     return cluster.client(cluster.hosts[host], who).ask(method, path, body, **headers)
 
 
+def title(cluster: Cluster) -> Any:
+    return json.loads(ask(cluster, "n1", "GET", "/app/api").body)["info"]["title"]
+
+
 def test_what_members_install_is_there_on_every_node_and_gone_when_they_remove_it(cluster: Cluster) -> None:
     assert ask(cluster, "n1", "GET", "/app/notes/a").status == 404
+    assert title(cluster) == app.name
     apply(cluster, ("set_js_app", {"bundle": APP}))
+    assert title(cluster) == "Application in JavaScript"
     for host in cluster.hosts:
         assert ask(cluster, host, "PUT", f"/app/notes/{host}", host.encode(), prefer="committed").status == 204
     cluster.run(0.3)
@@ -68,9 +74,27 @@ def test_what_members_install_is_there_on_every_node_and_gone_when_they_remove_i
         assert (missing.status, json.loads(missing.body)["error"]["code"]) == (404, "NoRecord")
     assert ask(cluster, "n2", "PUT", "/app/records/python", b"still there", prefer="committed").status == 204
     apply(cluster, ("remove_js_app", None))
+    assert title(cluster) == app.name
     for host in cluster.hosts:
         assert ask(cluster, host, "GET", "/app/notes/n0").status == 404
         assert ask(cluster, host, "GET", "/app/records/python").body == b"still there"
+
+
+@pytest.mark.parametrize("source", ["export function put( {", "import './not_there.js'; export function put() {}"])
+def test_what_could_not_be_loaded_is_refused_unless_it_is_not_to_be_compiled(cluster: Cluster, source: str) -> None:
+    broken = {"bundle": bundle({"PUT /a": {"js_function": "put"}}, {"app.js": source})}
+    refusal = propose(cluster, cluster.hosts["n0"], ("set_js_app", broken))
+    error = json.loads(refusal.body)["error"]
+    assert (refusal.status, error["code"]) == (400, "ProposalFailedToValidate")
+    assert "bundle.modules: module app.js cannot be loaded: " in error["message"]
+    apply(cluster, ("set_js_app", {**broken, "disable_bytecode_cache": True}))
+    assert ask(cluster, "n1", "PUT", "/app/a").status == 500
+
+
+def test_endpoints_that_say_least_are_forwarded_as_ccf_forwards_them(cluster: Cluster) -> None:
+    least = {"js_module": "app.js", "js_function": "put", "mode": "readwrite", "authn_policies": ["no_auth"], "openapi": {}}
+    apply(cluster, ("set_js_app", {"bundle": {"metadata": {"endpoints": {"/n/{key}": {"put": least}}}, "modules": APP["modules"]}}))
+    assert [ask(cluster, host, "PUT", "/app/n/a", b"b").status for host in cluster.hosts] == [204, 204, 204]
 
 
 def test_a_node_that_joins_later_has_the_application_too(cluster: Cluster) -> None:

@@ -34,22 +34,58 @@ def with_policies(*policies: Any) -> Installed:
     return service
 
 
-def test_the_request_as_the_client_sent_it() -> None:
+def test_the_request_as_ccf_tells_it_parameters_as_they_were_sent_and_the_query_decoded() -> None:
     service = Installed()
     service.put(rows({"POST /a/{one}/b/{two-2}": {}}, {"/app.js": f"export function main(request) {{ {SHOW} }}"}))
     headers = {"host": "example.org:1", "x-y": "z, w"}
     assert seen(service, "/app/a/b%20c/b/%7E?q=%20&r", b"\xc3\xa4", headers=headers) == {
         "headers": headers,
-        "params": {"one": "b c", "two-2": "~"},
-        "query": "q=%20&r",
+        "params": {"one": "b%20c", "two-2": "%7E"},
+        "query": "q= &r",
         "path": "/app/a/b%20c/b/%7E",
-        "url": "/app/a/b%20c/b/%7E?q=%20&r",
+        "url": "/app/a/b%20c/b/%7E?q= &r",
         "route": "/app/a/{one}/b/{two-2}",
         "method": "POST",
         "hostname": "example.org:1",
         "caller": {"policy": "no_auth"},
         "body": "ä",
     }
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ("a=b+c", "a=b c"),
+        ("a=b%26c&d", "a=b&c&d"),
+        ("a=%2B", "a=+"),
+        ("%zz%4", "%zz%4"),
+        ("%C3%A4", "ä"),
+        ("%FF", "\ufffd"),
+        ("a=%2526", "a=%26"),
+    ],
+)
+def test_a_query_is_decoded_once_and_as_a_whole(sent: str, told: str) -> None:
+    found = seen(with_policies("no_auth"), f"/x?{sent}")
+    assert (found["query"], found["url"]) == (told, f"/x?{told}")
+
+
+@pytest.mark.parametrize("value", ["%zz", "%FF", "%2F", "a+b", "%C3%A4"])
+def test_a_parameter_is_the_scripts_to_decode_whatever_was_sent(value: str) -> None:
+    service = Installed()
+    two = rows({"POST /a/{one}": {}, "POST /b/{one}/c": {}}, {"/app.js": f"export function main(request) {{ {SHOW} }}"})
+    service.put(two)
+    assert seen(service, f"/app/a/{value}")["params"] == seen(service, f"/app/b/{value}/c")["params"] == {"one": value}
+
+
+def test_a_body_that_a_module_has_kept_reads_the_present_request() -> None:
+    service = Installed()
+    source = """let kept; export function main(request) {
+      kept ??= request.body;
+      return {body: [kept.text(), kept.json(), kept.arrayBuffer().byteLength]};
+    }"""
+    service.install(source, interpreter_reuse={"key": "k"})
+    for sent in (b"1", b"22", b"333"):
+        assert json.loads(service.answer("POST", "/app/x", sent).body) == [sent.decode(), int(sent), len(sent)]
 
 
 def test_without_host_query_and_prefix() -> None:

@@ -101,8 +101,8 @@ def test_what_is_no_response_is_refused_by_ccfs_words_and_writes_nothing(source:
         ("throw 7", "Exception thrown while executing.", "7"),
         ("throw null", "Exception thrown while executing.", "InternalError: out of memory"),
         ("nothing.at.all", "Exception thrown while executing.", "ReferenceError: nothing is not defined"),
-        ("while (true);", "Operation took too long to complete.", "Operation took too long to complete."),
-        ("return main(request)", "Exception thrown while executing.", "RangeError: Maximum call stack size exceeded"),
+        ("while (true);", "Operation took too long to complete.", "InternalError: interrupted"),
+        ("return main(request)", "Exception thrown while executing.", "InternalError: stack overflow"),
         ("const a = []; while (true) a.push(new ArrayBuffer(1e6))", "Exception thrown while executing.", "InternalError: out of memory"),
         (
             "return new Promise(() => {})",
@@ -148,6 +148,17 @@ def test_a_function_that_is_not_there_is_an_exception(properties: dict[str, str]
     made.install("return {};", TELL, **properties)
     (shown,) = error_of(made.answer("POST", "/app/x"))["details"]
     assert detail in shown["message"]
+
+
+def test_a_text_of_several_lines_is_several_lines_in_the_log() -> None:
+    made = service("console.log('one\\ntwo'); throw new Error('three\\nfour');", TELL)
+    assert made.answer("POST", "/app/x").status == 500
+    assert made.logs[:4] == ["info: [app] one", "info: [app] two", "error: POST /app/x: Error: three", "error: four"]
+    assert made.logs[4].startswith("error:       at main (/app.js:1")
+    many = service("console.log('x\\n'.repeat(500)); return {};")
+    many.answer("POST", "/app/x")
+    assert len(many.logs) == 101
+    assert "401 more log lines" in many.logs[-1]
 
 
 def test_log_lines_reach_the_operator_in_bounds() -> None:

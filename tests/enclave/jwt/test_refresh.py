@@ -8,6 +8,7 @@ import pytest
 from ledgerd.enclave.jwt import fetch
 from ledgerd.enclave.jwt.records import changes
 from ledgerd.enclave.jwt.refresh import METADATA, PATIENCE_SECONDS, RUNNING_MAX
+from ledgerd.enclave.tls import TlsContext
 from ledgerd.governance import tables
 from support.executing import NOW_S
 from support.jwt import certificate, jwk, key, record, rows
@@ -37,6 +38,24 @@ def test_a_new_issuer_is_refreshed_at_once_and_its_keys_are_in_the_table() -> No
     assert found.refresh.metrics()["issuers"] == {NAME: {"last_success_at_s": NOW_S, "failures_in_a_row": 0, "last_failure": None}}
     assert ("info", f"keys of JWT issuer {NAME} were refreshed: 2 keys, 2 rows changed") in found.logs
     assert not found.wires and len(found.closed) == 2
+
+
+def test_who_refreshes_nothing_needs_no_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[TlsContext] = []
+    whole = TlsContext.for_web_servers
+
+    def make() -> TlsContext:
+        made.append(whole())
+        return made[-1]
+
+    monkeypatch.setattr(TlsContext, "for_web_servers", make)
+    found = Rig()
+    found.run(100)
+    assert made == []
+    found.web.issuer(NAME, jwk(RSA, "a"))
+    found.set_issuer()
+    found.run(100)
+    assert (len(made), found.numbers) == (1, (1, 1, 0))
 
 
 def test_a_refresh_that_brings_nothing_new_writes_nothing() -> None:

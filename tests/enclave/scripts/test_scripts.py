@@ -400,7 +400,14 @@ def test_time_and_chance_are_the_enclave_s() -> None:
     assert value_of("return Math.random();", clock=Clock(0, None)) != value_of("return Math.random();", clock=Clock(0, None))
 
 
-def test_real_time_cannot_be_had() -> None:
+def test_for_an_application_time_goes_on_from_where_its_run_began() -> None:
+    body = """const first = Date.now(), created = +new Date();
+      let last; do last = +new Date(); while (last - first < 20);
+      return [first, created >= first, Number.isInteger(last), last - first < 500, Date().includes('1970')];"""
+    assert value_of(body, clock=Clock(86_400_000, None)) == [86_400_000, True, True, True, True]
+
+
+def test_a_decision_knows_one_moment() -> None:
     for way in (
         "Date.prototype.constructor",
         "new Date().constructor",

@@ -123,6 +123,11 @@ MALFORMED: tuple[tuple[str, Any, str], ...] = (
     ("set_js_app", bundle(js_module="b.js"), "bundle.metadata.endpoints: GET /a is in module b.js, but there are src/app.js"),
     ("set_js_app", bundle([{"name": "src/app.js", "module": ""}] * 2), "bundle.modules: src/app.js is there twice"),
     ("set_js_app", bundle([{"name": "/x", "module": ""}]), "bundle.modules[0].name: expected a path that does not begin with /, got"),
+    (
+        "set_js_app",
+        bundle([{"name": "src/app.js", "module": "export const f = ;"}]),
+        "bundle.modules: module src/app.js cannot be loaded: SyntaxError",
+    ),
     ("set_js_app", {**bundle(), "disable_bytecode_cache": "yes"}, 'disable_bytecode_cache: expected true or false, got the string "yes"'),
     ("remove_js_app", {"all": True}, "all: there is no such argument, but none"),
     ("refresh_js_app_bytecode_cache", 1, "args: expected no arguments, got the number 1"),

@@ -133,7 +133,7 @@ def test_without_a_receipt_the_next_step_is_said(
     ledgerd: Ledgerd, service: FakeService, options: list[object], tmp_path: Path, status: str, words: str
 ) -> None:
     def answer(request: FakeRequest) -> FakeAnswer:
-        if request.path.startswith("/app/receipt"):
+        if request.path.startswith("/node/receipt"):
             return FakeAnswer(404, {}, b'{"error": {"code": "TransactionNotFound", "message": "none"}}')
         return FakeAnswer(200, {}, json.dumps({"transaction_id": "2.99", "status": status}).encode())
 
