@@ -37,7 +37,7 @@ from ledgerd.enclave.genesis import node_record
 from ledgerd.enclave.join_policy import accepted, parse_evidence, record_of
 from ledgerd.enclave.keys import CERTIFICATE_VALIDITY_DAYS, ServiceKeys, at_milliseconds, node_id_of, spki
 from ledgerd.enclave.kv import Store
-from ledgerd.enclave.leaving import is_removable, trusted_nodes
+from ledgerd.enclave.leaving import is_removable, node_records, trusted_nodes
 from ledgerd.enclave.ledger_secrets import LedgerSecret
 from ledgerd.enclave.program import check_version, is_version
 from ledgerd.enclave.sessions import remote_of
@@ -257,7 +257,7 @@ class Admission:
         context.kv[tables.NODE_INFO].set(node_id.encode(), tables.encode(record))
         certificate = self._node.service.endorse(request, valid_from, days)
         context.kv[tables.NODE_ENDORSED_CERTIFICATES].set(node_id.encode(), certificate.public_bytes(Encoding.PEM))
-        trusted = trusted_nodes(context)
+        trusted = trusted_nodes(node_records(context))
         for name, changes in (self.opening(len(trusted)) or {}).items():
             for key, value in changes.items():
                 context.kv[name].set(key, value or b"")

@@ -52,21 +52,14 @@ class Node(Protocol):
     def committed_seqno(self) -> Seqno: ...
 
 
-def trusted_nodes(context: Context) -> frozenset[NodeId]:
-    """The nodes that the running transaction trusts."""
-    records = context.kv[tables.NODE_INFO].items()
-    return frozenset(NodeId(key.decode()) for key, value in records if tables.decode(value)["status"] == tables.TRUSTED)
+def node_records(context: Context) -> dict[NodeId, dict[str, Any]]:
+    """The records of all nodes, as the running transaction has them."""
+    return {NodeId(key.decode()): tables.decode(value) for key, value in context.kv[tables.NODE_INFO].items()}
 
 
-def pending_nodes(context: Context) -> frozenset[NodeId]:
-    """Those that wait for trust."""
-    records = context.kv[tables.NODE_INFO].items()
-    return frozenset(NodeId(key.decode()) for key, value in records if tables.decode(value)["status"] == tables.PENDING)
-
-
-def known_nodes(context: Context) -> frozenset[NodeId]:
-    """All that have a record."""
-    return frozenset(NodeId(key.decode()) for key, _ in context.kv[tables.NODE_INFO].items())
+def trusted_nodes(records: dict[NodeId, dict[str, Any]]) -> frozenset[NodeId]:
+    """Those that the service trusts."""
+    return frozenset(node_id for node_id, record in records.items() if record["status"] == tables.TRUSTED)
 
 
 def check_quorum(before: Collection[NodeId], after: Collection[NodeId], live: Collection[NodeId]) -> None:

@@ -139,9 +139,7 @@ class Engine:
         Raises: RequestError: 500 InternalError, an action has failed; 400 LastNode or TooFewLiveNodes, it would end the service; 503, it
             cannot be said yet.
         """
-        before = leaving.trusted_nodes(context)
-        waiting = leaving.pending_nodes(context)
-        attested = _attested(context)
+        before = leaving.node_records(context)
         outcome = yield self._job(context, "apply", (proposal, proposal_id), Access.GOV_RW)
         if outcome.end is not End.DONE:
             raise _failed("Failed to apply()", outcome)
@@ -153,14 +151,15 @@ class Engine:
                     raise RequestError(
                         500, "InternalError", f"Failed to apply(): table {name}, record {shown!r}: {problem}; nothing was done."
                     )
-        for key, record in _attested(context).items():
-            if attested.get(key) != record:
-                name = key.decode(errors="replace")[:64]
-                text = f"Failed to apply(): what the record of node {name} says of its enclave comes from its attestation alone."
+        after = leaving.node_records(context)
+        for node_id, record in after.items():
+            if node_id not in before or _attested(before[node_id]) != _attested(record):
+                text = f"Failed to apply(): what the record of node {node_id[:64]} says of its enclave comes from its attestation alone."
                 raise RequestError(500, "InternalError", text)
-        self._check_nodes(context, before, leaving.trusted_nodes(context))
-        for node_id in waiting - leaving.known_nodes(context):
-            context.kv[tables.FORMER_NODES].set(node_id.encode(), leaving.REMOVED)  # so that it cannot ask again, by any constitution
+        self._check_nodes(context, leaving.trusted_nodes(before), leaving.trusted_nodes(after))
+        for node_id, record in before.items():
+            if node_id not in after and record["status"] == tables.PENDING:  # so that it cannot ask again, by any constitution
+                context.kv[tables.FORMER_NODES].set(node_id.encode(), leaving.REMOVED)
         try:
             self._complete(context)
         except FormatError as error:
@@ -250,10 +249,6 @@ def _is_true(value: Any) -> bool:
     return value.kind == BYTES or (value.kind == TEXT and bool(value.data))
 
 
-def _attested(context: Context) -> dict[bytes, list[Any]]:
-    """What the nodes' records say that comes from their attestation."""
-    found: dict[bytes, list[Any]] = {}
-    for key, value in context.kv[tables.NODE_INFO].items():
-        record = tables.decode(value)
-        found[key] = [record.get(name) for name in _ATTESTED]
-    return found
+def _attested(record: dict[str, Any]) -> list[Any]:
+    """What a node's record says that comes from its attestation."""
+    return [record.get(name) for name in _ATTESTED]

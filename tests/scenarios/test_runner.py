@@ -67,11 +67,12 @@ def test_what_is_no_scenario_ends_with_2(tmp_path: Path) -> None:
         ("create_new_node,0\n", "a primary that could bring all nodes together", "none"),
         (THREE + "disconnect_node,0\nperiodic_one,0,100\n", "a primary that could bring all nodes together", "none"),
         (START + "replicate,3,x\n", "a primary in term 3", "primaries: 0 in 2"),
-        (START + "periodic_one,0,soon\n", "a number", "'soon'"),
+        (START + "periodic_one,0,soon\n", "a number of at most 12 digits", "'soon'"),
+        (START + f"periodic_one,0,{'9' * 5000}\n", "a number of at most 12 digits", "5000 characters, '999999999999' ..."),
         (START + "start_node,1\n", "start_node as the first node", "nodes 0"),
         (START + "trust_node,2,0\n", "no node 0 yet", "there is one"),
         (START + "swap_nodes,2,0,1\n", "`in` or `out` after the term", "0"),
-        (START + "periodic_one,7,10\n", "a node 7", "nodes 0"),
+        (START + "swap_nodes,2,out,0\n", "a configuration with a node in it", "none"),
         (START + "assert_detail,0,retirement_phase,Signed\n", "0 to have a detail retirement_phase", "current_view, ticking"),
         (START + "assert_detail,0,leadership_state,Follower\n", "leadership_state of 0 to be Follower", "Leader"),
         (START + "assert_!detail,0,leadership_state,Leader\n", "leadership_state of 0 not to be Leader", "Leader"),
@@ -93,6 +94,40 @@ def test_what_does_not_hold_is_a_failure(tmp_path: Path, text: str, expected: st
     assert failure[2].startswith(f"    seen:     {seen}")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "periodic_one,7,10",
+        "dispatch_one,7",
+        "connect,0,7",
+        "disconnect,7,0",
+        "reconnect,0,7",
+        "disconnect_node,7",
+        "reconnect_node,7",
+        "drop_pending,7",
+        "drop_pending_to,0,7",
+        "dispatch_single,0,7",
+        "shuffle_one,7",
+        "summarise_messages,0,7",
+        "summarise_log,7",
+        "state_one,7",
+        "swap_node,2,7,1",
+        "swap_nodes,2,in,1,out,7",
+        "cleanup_nodes,2,7",
+        "nominate_successor,7",
+        "assert_loop_sync,3,0,7",
+        "assert_commit_safety,7",
+        "assert_commit_idx,7,1",
+        "assert_last_txid,7,2.1",
+        "assert_detail,7,leadership_state,Leader",
+        "assert_config,7,1,0",
+        "assert_absent_config,7,1",
+    ],
+)
+def test_a_node_that_is_not_there_is_a_failure_wherever_it_is_named(tmp_path: Path, line: str) -> None:
+    assert run(written(tmp_path, f"{START}{line}\n")).failure[1:3] == ["    expected: a node 7", "    seen:     nodes 0"]
+
+
 def test_nodes_that_never_agree_are_a_failure(tmp_path: Path) -> None:
     class Deaf(Consensus):
         def _receive_append(self, sender: NodeId, message: AppendEntries) -> None:
@@ -103,6 +138,18 @@ def test_nodes_that_never_agree_are_a_failure(tmp_path: Path) -> None:
     failure = run(path, Deaf).failure
     assert failure[0] == f"{path}: after the last line: loop_until_sync"
     assert failure[1].startswith("    expected: all of 0, 1 in sync after 20 rounds")
+
+
+def test_a_core_that_breaks_ends_with_the_transcript_too(tmp_path: Path) -> None:
+    class Breaks(Consensus):
+        def _receive_append(self, sender: NodeId, message: AppendEntries) -> None:
+            raise IndexError("nothing there")
+
+    path = written(tmp_path, START + "trust_node,2,1\nperiodic_one,0,10\ndispatch_all\n")
+    outcome = run(path, Breaks)
+    assert outcome.failure[:2] == [f"{path}:5: dispatch_all", "    IndexError: nothing there"]
+    assert outcome.failure[4].startswith("        in _receive_append, test_runner.py:")
+    assert outcome.transcript[-1].endswith("0=>1 AppendEntries view=2 prev=2.2 commit=2")
 
 
 def test_entries_that_were_rolled_back_before_their_message_left_are_not_sent(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from ledgerd.enclave.consensus.core import Retirement, Role
-from ledgerd.ledger.ids import Seqno, View
+from ledgerd.ledger.ids import NodeId, Seqno, View
 from support.simulation import invariants
 from support.simulation.core_world import CoreNode, CoreWorld
 from support.simulation.invariants import RULES, Violation
@@ -59,6 +59,32 @@ def leads_without_having_stood(world: CoreWorld, primary: CoreNode, backup: Core
     world.judge.look(primary)
 
 
+def sends_again_what_is_acknowledged(world: CoreWorld, primary: CoreNode, backup: CoreNode) -> None:
+    peer = primary.core._peers[NodeId(backup.node_id)]
+    peer.sent = Seqno(peer.match - 1)
+    world.judge.look(primary)
+
+
+def bytes_that_are_nowhere(world: CoreWorld, primary: CoreNode, backup: CoreNode) -> None:
+    primary.core._peers[NodeId(backup.node_id)].flight_bytes = 7
+    world.judge.look(primary)
+
+
+def votes_for_two(world: CoreWorld, primary: CoreNode, backup: CoreNode) -> None:
+    for candidate in ("n1", "n3"):
+        invariants.one_vote(backup, 9, candidate, world.registry)
+
+
+def wins_with_its_own_vote(world: CoreWorld, primary: CoreNode, backup: CoreNode) -> None:
+    invariants.one_vote(backup, backup.core.view, backup.node_id, world.registry)
+    backup.core._lead()
+
+
+def begins_on_what_nothing_signs(world: CoreWorld, primary: CoreNode, backup: CoreNode) -> None:
+    extend(primary, primary.core.view)
+    invariants.begins_signed(primary)
+
+
 def gone_and_counted(world: CoreWorld, primary: CoreNode, backup: CoreNode) -> None:
     backup.core.retirement = Retirement.COMPLETED
     invariants.retirement_completed_not_in_configs(backup)
@@ -76,6 +102,11 @@ def gone_and_counted(world: CoreWorld, primary: CoreNode, backup: CoreNode) -> N
         (commit_does_not_rise, "CommittedLogAppendOnly"),
         (view_falls, "MonoTerm"),
         (leads_without_having_stood, "StateTransitions"),
+        (sends_again_what_is_acknowledged, "SentCoversMatch"),
+        (bytes_that_are_nowhere, "SentCoversMatch"),
+        (votes_for_two, "OneVote"),
+        (wins_with_its_own_vote, "WonByVotes"),
+        (begins_on_what_nothing_signs, "BeginsSigned"),
         (gone_and_counted, "RetirementCompletedNotInConfigs"),
     ],
 )

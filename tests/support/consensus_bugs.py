@@ -4,7 +4,7 @@ Each class changes one decision of the core and is otherwise the core.
 """
 
 from ledgerd.enclave.consensus.core import Consensus
-from ledgerd.enclave.consensus.messages import AppendAccepted, AppendEntries, AppendRefused, RequestVote
+from ledgerd.enclave.consensus.messages import AppendAccepted, AppendEntries, AppendRefused, RequestVote, Vote
 from ledgerd.enclave.consensus.quorum import majority, quorum_seqno
 from ledgerd.enclave.consensus.roles import Cause, Retirement, Role
 from ledgerd.ledger.ids import NodeId, Seqno, View
@@ -172,6 +172,85 @@ class HashNotCompared(Consensus):
         super()._receive_accepted(sender, message if digest is None else message._replace(digest=digest))
 
 
+class CountsOldVotes(Consensus):
+    """Counts a vote that was given in an earlier view, to a candidacy that came to nothing."""
+
+    def _receive_vote(self, sender: NodeId, message: Vote) -> None:
+        super()._receive_vote(sender, message._replace(view=max(message.view, self.view)) if message.granted else message)
+
+
+class RemembersWhomItRefused(Consensus):
+    """Notes the last candidate that asked instead of the one that it voted for."""
+
+    def _receive_request_vote(self, sender: NodeId, message: RequestVote) -> None:
+        super()._receive_request_vote(sender, message)
+        if message.view == self.view and not message.pre_vote:
+            self._voted_for = sender
+
+
+class KeepsUnsigned(Consensus):
+    """A winner goes on where its log ends, signed or not."""
+
+    def _discard_unsigned(self) -> None:
+        pass
+
+
+class OlderQuorumOffByOne(Consensus):
+    """Commits with one node too few of the older configurations."""
+
+    def _advance_commit(self) -> None:
+        stored = {node: peer.match for node, peer in self._peers.items()}
+        stored[self.node_id] = self.stored_seqno
+        for seqno in reversed(self._log.committables):
+            if seqno < self._view_start:
+                return
+            counted = [configuration for configuration in self._configurations if configuration.seqno <= seqno]
+            holders = [sum(stored.get(node, 0) >= seqno for node in configuration.nodes) for configuration in counted]
+            spared = [index < len(counted) - 1 for index in range(len(counted))]
+            if counted and all(
+                holding + spare >= majority(len(configuration.nodes))
+                for holding, spare, configuration in zip(holders, spared, counted, strict=True)
+            ):
+                self._commit(seqno)
+                return
+
+
+class LosesQuestions(Consensus):
+    """Begins a round for new reads before the round for earlier ones is over, and forgets those."""
+
+    def _begin_round(self) -> None:
+        if self._questions:
+            self._asked = []
+        super()._begin_round()
+
+
+class BelievesAnyRound(Consensus):
+    """Takes any answer of a peer for one to the round that reads wait for, however old."""
+
+    def _answer_questions(self) -> None:
+        for peer in self._peers.values():
+            if peer.heard_at >= self._view_heard_at:
+                peer.round = max(peer.round, self._asked_round)
+        super()._answer_questions()
+
+    @property
+    def _view_heard_at(self) -> float:
+        return self._now - self._settings.election_timeout
+
+
+class GrantsToTheRemoved(Consensus):
+    """Counts the votes of whoever gave one, members or not."""
+
+    def _count_votes(self) -> None:
+        active = self._configurations
+        if active and len(self._votes) >= majority(len(active[-1].nodes)):
+            self._configurations = [active[-1]._replace(nodes=frozenset(self._votes))]
+            try:
+                super()._count_votes()
+            finally:
+                self._configurations = active
+
+
 # From here on, those that scenarios are to find; the simulation is not asked to.
 
 
@@ -271,4 +350,11 @@ PLANTED: tuple[type[Consensus], ...] = (
     KeepsLostConfigurations,
     RemovedNodesNeverStand,
     HashNotCompared,
+    CountsOldVotes,
+    RemembersWhomItRefused,
+    KeepsUnsigned,
+    OlderQuorumOffByOne,
+    LosesQuestions,
+    BelievesAnyRound,
+    GrantsToTheRemoved,
 )

@@ -37,6 +37,7 @@ CCF: Final = Settings(
     window_bytes=UNLIMITED,
     unsigned_entries=0,
 )
+DIGITS_MAX: Final = 12  # of a number in a file; milliseconds of thirty years
 ROUNDS_MAX: Final = 5  # of dispatch_all
 SYNC_ROUNDS_MAX: Final = 20
 
@@ -112,6 +113,10 @@ class Driver(Cluster):
             raise Failed(f"a node {name}", f"nodes {', '.join(self._names()) or 'none'}")
         return member
 
+    def _all_there(self, *names: str) -> None:
+        for name in names:
+            self._node(name)
+
     def _names(self) -> list[str]:
         return sorted(self.members)
 
@@ -143,6 +148,8 @@ class Driver(Cluster):
     def _replicate(
         self, term: str, payload: str = "", *, sign: bool = False, nodes: Iterable[str] | None = None, removed: Iterable[str] = ()
     ) -> None:
+        if nodes is not None and not set(nodes):
+            raise Failed("a configuration with a node in it", "none")
         member = self._primary(term)
         if member is None:
             self.note(f"no primary to replicate {payload or 'that'}")
@@ -181,6 +188,7 @@ class Driver(Cluster):
                 kind = word
             else:
                 lists[kind].append(word)
+        self._all_there(*lists["out"])
         self._admit(lists["in"])
         self._replicate(term, nodes=[name for name in self._names() if name not in lists["out"]])
 
@@ -193,8 +201,7 @@ class Driver(Cluster):
                     self.do_connect(name, other)
 
     def do_cleanup_nodes(self, term: str, *names: str) -> None:
-        for name in names:
-            self._node(name)
+        self._all_there(*names)
         self._replicate(term, removed=names)
 
     def do_nominate_successor(self, name: str) -> None:
@@ -247,19 +254,23 @@ class Driver(Cluster):
     # The network.
 
     def do_connect(self, one: str, other: str) -> None:
+        self._all_there(one, other)
         self.connections |= {(one, other), (other, one)}
 
     def do_reconnect(self, one: str, other: str) -> None:
         self.do_connect(one, other)
 
     def do_disconnect(self, one: str, other: str) -> None:
+        self._all_there(one, other)
         self.connections -= {(one, other), (other, one)}
 
     def do_disconnect_node(self, name: str) -> None:
+        self._node(name)
         for other in self._names():
             self.do_disconnect(name, other)
 
     def do_reconnect_node(self, name: str) -> None:
+        self._node(name)
         for other in self._names():
             if other != name:
                 self.do_connect(name, other)
@@ -269,7 +280,7 @@ class Driver(Cluster):
         self.packets = [packet for packet in self.packets if packet.sender != sender]
 
     def do_drop_pending_to(self, sender: str, to: str) -> None:
-        self._node(sender)
+        self._all_there(sender, to)
         self.packets = [packet for packet in self.packets if (packet.sender, packet.to) != (sender, to)]
 
     def do_dispatch_one(self, sender: str) -> None:
@@ -277,7 +288,7 @@ class Driver(Cluster):
         self._dispatch(sender, UNLIMITED)
 
     def do_dispatch_single(self, sender: str, to: str) -> None:
-        self._node(sender)
+        self._all_there(sender, to)
         packet = next((packet for packet in self.packets if (packet.sender, packet.to) == (sender, to)), None)
         if packet is not None:
             self._dispatch_packet(packet)
@@ -346,6 +357,7 @@ class Driver(Cluster):
         raise Failed(f"all of {', '.join(active)} in sync after {SYNC_ROUNDS_MAX} rounds", "; ".join(differences))
 
     def do_assert_loop_sync(self, rounds: str, *names: str) -> None:
+        self._all_there(*names)
         among = list(names)
         for _ in range(_number(rounds)):
             primary = self._primary("latest")
@@ -379,6 +391,7 @@ class Driver(Cluster):
             self.do_summarise_log(name)
 
     def do_summarise_messages(self, sender: str, to: str) -> None:
+        self._all_there(sender, to)
         waiting = [describe(messages.decode(packet.data)) for packet in self.packets if (packet.sender, packet.to) == (sender, to)]
         self.note(f"{len(waiting)} from {sender} to {to}: {'; '.join(waiting) or '-'}")
 
@@ -476,8 +489,9 @@ class Driver(Cluster):
 
 
 def _number(word: str) -> int:
-    if not (word.isascii() and word.isdigit()):
-        raise Failed("a number", repr(word))
+    if not (word.isascii() and word.isdigit() and len(word) <= DIGITS_MAX):
+        seen = repr(word) if len(word) <= 2 * DIGITS_MAX else f"{len(word)} characters, {word[:DIGITS_MAX]!r} ..."
+        raise Failed(f"a number of at most {DIGITS_MAX} digits", seen)
     return int(word)
 
 

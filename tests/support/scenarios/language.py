@@ -106,6 +106,8 @@ def parse(text: str, name: str) -> Iterator[Step]:
             raise ScenarioError(f"{name}:{number}: there is no command {command!r}; known are {', '.join(COMMANDS)}")
         if command == "replicate":
             words = [words[0], ",".join(words[1:])] if len(words) > 1 else words  # data may contain commas
+        if "" in words and command != "replicate":  # data may be empty
+            raise ScenarioError(f"{name}:{number}: {command} has an empty word: {content!r}")
         least, most = limits
         if not least <= len(words) <= most:
             many = least if least == most else f"at least {least}" if most == ANY else f"{least} to {most}"
@@ -119,7 +121,7 @@ def read(path: Path) -> list[Step]:
     Raises: ScenarioError: It cannot be read, or is no scenario.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise ScenarioError(f"{path}: cannot be read: {error}") from None
     return list(parse(text, str(path)))

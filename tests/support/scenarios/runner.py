@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import extract_tb
 
 from ledgerd.enclave.consensus.core import Consensus
 from ledgerd.ledger.errors import LedgerdError
@@ -43,7 +44,7 @@ def run(path: Path, core: type[Consensus] = Consensus) -> Outcome:
                 driver.finish()
             else:
                 driver.do(step)
-        except (Failed, AssertionError, LedgerdError) as error:
+        except Exception as error:  # whatever it is, the file is what made it: its transcript tells how
             outcome.failure = _describe(path, step, driver, error)
         outcome.transcript.append(f"{step.number or 'end':>5}  {step.text}")
         outcome.transcript += [f"           {line}" for line in driver.trace]
@@ -64,6 +65,9 @@ def _describe(path: Path, step: Step, driver: Driver, error: Exception) -> list[
         lines += [f"    does not hold: {error}"]
     else:
         lines += [f"    {type(error).__name__}: {error}"]
+        if not isinstance(error, LedgerdError):  # nothing that anybody meant
+            frames = extract_tb(error.__traceback__)[-3:]
+            lines += [f"        in {frame.name}, {Path(frame.filename).name}:{frame.lineno}" for frame in frames]
     lines.append("    nodes:")
     lines += [f"        {describe_member(driver.members[name])}" for name in sorted(driver.members)]
     return lines

@@ -54,6 +54,7 @@ _STEERED: Final = {
     "BelievesOldGenerations": ("late sync", 3),
     "AnswersByLease": ("deposed reader", 3),
     "KeepsItsRemoval": ("lost configuration", 3),
+    "RemembersWhomItRefused": ("double vote", 3),
     "RemovedNodesNeverStand": ("last word of who left", 2),
     "reads_without_confirmation": ("deposed reader", 3),
     "says_invalid_too_early": ("undone and kept", 5),

@@ -22,6 +22,7 @@ from support.simulation.world import Event, Node, World
 
 _PLAIN: Final = ord("p")
 _SIGNATURE: Final = ord("s")
+_LAST_READ: Final = "the last read"
 
 
 def make_entry(letter: str, view: int, seqno: int, rest: str = "") -> bytes:
@@ -133,6 +134,7 @@ class CoreWorld(World):
 
     Attributes:
         asked: Reads that wait, by token: the node, and whether its log had everything final when it was asked.
+        confirmed: The last read that was confirmed.
         copies: Memories and disks as they were, by node, for a host to put back.
         heard: What those nodes were given since: senders and packets.
     """
@@ -141,6 +143,7 @@ class CoreWorld(World):
         super().__init__(plan, read_entry)
         self.settings = Settings(**plan.settings)
         self.asked: dict[Hashable, tuple[str, bool]] = {}
+        self.confirmed: Hashable = None
         self.copies: dict[str, CoreNode] = {}
         self.heard: dict[str, deque[tuple[CoreNode, Any]]] = {}
         first = CoreNode(self, "n1")
@@ -224,6 +227,7 @@ class CoreWorld(World):
                 raise Violation("AnswersAreAskedFor", f"{node.name} confirms {token}, which nobody asked it")
             if not asked[1]:
                 raise Violation("ReadIsFresh", f"{node.name} answers {token}, though it lacked what was final when it was asked")
+            self.confirmed = token
         for token in refused:
             self.asked.pop(token, None)
 
@@ -437,6 +441,19 @@ class CoreWorld(World):
         primary.append("s")
         self.wake(primary)
         return int(primary.core.last_seqno)
+
+    def demand_answer(self, primary: Any) -> None:
+        """Ask for a linearizable read."""
+        self.do_ask(primary.name, _LAST_READ)
+
+    def unanswered(self) -> str:
+        """Who waits in vain, in words; empty if nobody does."""
+        waiting = [token for token, (name, _) in self.asked.items() if self.nodes[name].is_up]
+        if self.registry.set_back:
+            return ""
+        if waiting:
+            return f"reads {', '.join(map(str, waiting))} are neither confirmed nor refused"
+        return "" if self.confirmed == _LAST_READ else "the primary confirms no read"
 
     def judge_end(self) -> None:
         """What nodes keep beside their logs is what the logs say, and honest disks have it."""

@@ -1,7 +1,7 @@
 """The end of a run: every fault ends, and the service must go on; then everything that can only be judged afterwards.
 
-Liveness is demanded here and nowhere else: on a good network with honest hosts a primary must emerge, everybody must get its log, and
-something new must become final, within a bounded time.
+Liveness is demanded here and nowhere else: on a good network with honest hosts a primary must emerge, everybody must get its log,
+something new must become final, and whoever asks must get an answer, within a bounded time.
 """
 
 from typing import Any, Final
@@ -29,7 +29,7 @@ def finish(world: Any) -> None:
 
 
 def heal(world: Any) -> None:
-    """Raises: Violation: There is no progress after everything was healed."""
+    """Raises: Violation: There is no progress after everything was healed, or somebody waits in vain."""
     world.calm()
     for _ in range(ROUNDS):
         live(world, ROUND_SECONDS)
@@ -43,6 +43,11 @@ def heal(world: Any) -> None:
         wanted = frozenset().union(*(nodes for _, nodes in primary.shadow.configurations))
         members = world.alive(wanted)
         if all(node.shadow.commit >= target for node in members if node.core.retirement is Retirement.NONE):
+            world.demand_answer(primary)
+            live(world, ROUND_SECONDS / 2)
+            lacking = world.unanswered()
+            if lacking:
+                raise Violation("AnswersAfterHeal", f"{lacking}: {describe(primary)}")
             return
     if world.may_stand_still():
         return

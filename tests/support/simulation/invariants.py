@@ -64,6 +64,39 @@ def _name(function: str) -> str:
     return "".join(word.capitalize() for word in function.split("_"))
 
 
+# In an election.
+
+
+@rule
+def one_vote(node: Watched, view: int, candidate: str, registry: Registry) -> None:
+    """A node votes for one candidate of a view: else two could win it. One whose memory was set back cannot know."""
+    voter = node.shadow.node_id
+    given = registry.votes.setdefault((view, voter), set())
+    given.add(candidate)
+    if len(given) > 1 and voter not in registry.set_back:
+        raise _broken("one_vote", f"{node.name} votes in view {view} for each of {', '.join(name[:16] for name in sorted(given))}")
+
+
+@rule
+def won_by_votes(node: Watched, registry: Registry) -> None:
+    """Who leads was voted for, in this view, by a majority of each configuration in its log."""
+    view, winner = node.core.view, node.shadow.node_id
+    for _, members in node.shadow.configurations:
+        voters = [member for member in members if winner in registry.votes.get((view, member), ())]
+        if len(voters) * 2 <= len(members):
+            raise _broken("won_by_votes", f"{node.name} wins view {view} with {voters} of {sorted(members)}")
+
+
+@rule
+def begins_signed(node: Watched) -> None:
+    """A winner gives up what is not signed before it adds anything: no root would be over that and nothing else."""
+    shadow = node.shadow
+    if shadow.signed[-1:] != [shadow.last] and shadow.last:
+        raise _broken(
+            "begins_signed", f"{node.name} begins view {node.core.view} on {plain(shadow.views[-1])}.{shadow.last}, which signs nothing"
+        )
+
+
 # When a node becomes primary.
 
 
@@ -311,6 +344,16 @@ def monotonic_match_index(node: Watched) -> None:
 
 
 @rule
+def sent_covers_match(node: Watched) -> None:
+    """A primary sends nothing again that a peer has acknowledged, and what is not on its way has no size: it would count for ever."""
+    for peer_id, peer in node.core._peers.items():
+        if peer.sent < peer.match:
+            raise _broken("sent_covers_match", f"{node.name} goes back to {peer.sent}; {peer_id[:16]} has acknowledged {peer.match}")
+        if peer.flight_bytes and not peer.flight_messages:
+            raise _broken("sent_covers_match", f"{node.name}: no message and {peer.flight_bytes} bytes are on their way to {peer_id[:16]}")
+
+
+@rule
 def check_quorum(node: Watched) -> None:
     """A primary leads only while a majority of each active configuration answers: others may lead already, and clients wait in vain."""
     core = node.core
@@ -396,6 +439,7 @@ class Judge(Witness):
             node.changes = -1
         if core.role is Role.PRIMARY:
             monotonic_match_index(node)
+            sent_covers_match(node)
         if node.shadow.changes != node.changes:
             node.changes = node.shadow.changes
             if node.newest != node.shadow.configurations[-1:]:

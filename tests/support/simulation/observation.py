@@ -60,6 +60,7 @@ class Registry:
         final: Views of the longest committed log that any node has seen, by seqno; `final[0]` is 0.
         settled: View of the primary that made each of them final, by seqno.
         winners: Who was primary, by view.
+        votes: For whom votes were given, by view and voter.
         set_back: Ids of the nodes whose memory was set back.
     """
 
@@ -69,6 +70,7 @@ class Registry:
         self.final: list[int] = [0]
         self.settled: list[int] = [0]
         self.winners: dict[int, str] = {}
+        self.votes: dict[tuple[int, str], set[str]] = {}
         self.set_back: set[str] = set()
 
     def lineage(self, view: int, seqno: int) -> list[int]:

@@ -279,6 +279,9 @@ def double_vote(world: Any, chance: Random) -> Iterator[Event]:
             yield ("deliver", *pair, 0, 1)
     for name in (one, other):
         for voter in (*voters, one, other):
+            if not world.is_bytes and chance.random() < 0.5:  # who was refused is heard a second time
+                yield ("repeat", name, voter)
+                yield ("deliver", name, voter, 0, 1)
             for pair in ((name, voter), (voter, name)):
                 yield ("deliver", *pair, 0, 1)
     for _ in range(3):

@@ -11,6 +11,7 @@ from ledgerd.enclave.boundary import Fetch
 from ledgerd.enclave.consensus.core import Role, Settings
 from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.receipt import VerifiedReceipt
+from support.histories import Outcome
 from support.simulation.clients import Asked, Client, Clients, Want
 from support.simulation.ending import judge_service
 from support.simulation.invariants import Violation
@@ -243,6 +244,19 @@ class ServiceWorld(World):
         before = primary.shadow.last
         self.do_call("c1", primary.name, "put", "p0", "", f"c1.{client.number + 1}", "committed", "")
         return before + 1 if primary.shadow.last > before else None
+
+    def demand_answer(self, primary: Any) -> None:
+        """Ask for a linearizable read, of what was made last."""
+        if self.clients.all["c1"].want is None:  # the write is answered
+            self.do_call("c1", primary.name, "get", "p0", "", "", "committed", "")
+
+    def unanswered(self) -> str:
+        """Who waits in vain, in words; empty if nobody does."""
+        client = self.clients.all["c1"]
+        if client.want is not None:
+            return f"nobody answers {client.want.what}"
+        last = self.clients.history.calls[-1]
+        return "" if last.outcome is Outcome.COMMITTED and not last.writes else f"the last read was answered with {last.outcome.name}"
 
     def judge_end(self) -> None:
         """All that can only be judged at the end."""
