@@ -342,6 +342,9 @@ def _split(ready: Ready) -> Iterator[Ready]:
     yield part
 
 
+# Each field, and of what type it is while it asks for nothing: None, 0, or a list without items.
+_EMPTY_READY: Final = tuple((name, type(getattr(Ready(), name))) for name in _READY_FIELDS)
+
 # msgpack knows no tuples: what becomes of the items of these lists.
 _ITEMS: Final[dict[str, Callable[[Any], Any]]] = {
     "peer_bytes": tuple,
@@ -368,7 +371,9 @@ def decode_ready(frame: bytes | memoryview) -> Ready:
     if type(values) is not list or len(values) != len(_READY_FIELDS):
         raise FormatError("the enclave sent a frame that is no Ready; are enclave and host of one version?")
     ready = Ready()
-    for name, value in zip(_READY_FIELDS, values, strict=True):
+    for (name, empty), value in zip(_EMPTY_READY, values, strict=True):
+        if not value and type(value) is empty:
+            continue  # nothing to do, as most of a Ready says; a new one has it so
         if not _READY_SHAPES[name](value):
             raise FormatError(f"the enclave sent a Ready with malformed {name}; are enclave and host of one version?")
         setattr(ready, name, list(map(_ITEMS[name], value)) if name in _ITEMS else value)

@@ -6,6 +6,7 @@ Not here: the endpoints themselves (`enclave.frontend`, `enclave.admission`, `en
 """
 
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, NotRequired, TypedDict
 
@@ -265,9 +266,16 @@ DESCRIBED: Final = {
 
 def built_in(method: str, path: str, handler: Handler, **options: Any) -> Endpoint:
     """One of these endpoints, described. Args: options: as `Endpoint`'s."""
-    words = DESCRIBED[f"{method} {path}"]
+    described, schemas = _described(f"{method} {path}")
+    return Endpoint(method, path, handler, operation=described, schemas=schemas, **options)
+
+
+@cache
+def _described(label: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What OpenAPI says of one of them, and the schemas that it names: the same for all frontends, and for nobody to change."""
+    words = DESCRIBED[label]
     schemas: dict[str, Any] = {}
-    made = operation(words.summary, words.answers, words.refusals, schemas, words.parameters)
+    described = operation(words.summary, words.answers, words.refusals, schemas, words.parameters)
     if words.body is not None:
-        made["requestBody"] = words.body
-    return Endpoint(method, path, handler, operation=made, schemas=schemas, **options)
+        described["requestBody"] = words.body
+    return described, schemas

@@ -10,6 +10,7 @@ Not here: what messages mean (`enclave.consensus`), whom to dial and when (`encl
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from cryptography import x509
@@ -60,6 +61,20 @@ def check_node_certificate(der: bytes, service: x509.Certificate, unix_seconds: 
         unix_seconds: The time at which it must be valid; None if this enclave does not know the time yet.
     Raises: IntegrityError: It is no certificate, the service has not signed it, it is not valid at that time, or it is the service's own.
     """
+    node_id, begins, ends = _signed_by(der, service)
+    if unix_seconds is not None and not begins <= unix_seconds <= ends:
+        raise IntegrityError(f"the certificate of node {node_id[:16]}... is valid from {begins} to {ends}, and it is {unix_seconds} now")
+    return node_id
+
+
+# Pure: what it answers depends on these bytes alone, never on the time, and a refusal is not kept. A peer whose connection broke
+# shows the certificate that it has shown before.
+@lru_cache(maxsize=64)
+def _signed_by(der: bytes, service: x509.Certificate) -> tuple[NodeId, int, int]:
+    """The node that a certificate names, and from when to when it is valid, seconds since 1970.
+
+    Raises: IntegrityError: As `check_node_certificate`, but for the time.
+    """
     try:
         certificate = x509.load_der_x509_certificate(der)
         node_id = node_id_of(certificate)
@@ -71,14 +86,8 @@ def check_node_certificate(der: bytes, service: x509.Certificate, unix_seconds: 
         raise IntegrityError(f"the certificate of node {node_id[:16]}... is not signed by this service; is it of another one?") from None
     if node_id == node_id_of(service):
         raise IntegrityError("the peer shows the certificate of the service instead of a node's")
-    if unix_seconds is not None:
-        begins = int(certificate.not_valid_before_utc.timestamp())
-        ends = int(certificate.not_valid_after_utc.timestamp())
-        if not begins <= unix_seconds <= ends:
-            raise IntegrityError(
-                f"the certificate of node {node_id[:16]}... is valid from {begins} to {ends}, and it is {unix_seconds} now"
-            )
-    return node_id
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return node_id, int(begins.timestamp()), int(ends.timestamp())
 
 
 class _Channel:

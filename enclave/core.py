@@ -191,7 +191,8 @@ class Enclave:
         elif self._sessions is not None:
             self._answer_early(self._sessions)
         if self._sessions is not None:
-            output, closing = self._sessions.take_output()
+            is_busy = bool(ready.entries or ready.peer_bytes)  # what a commit waits for
+            output, closing = self._sessions.take_output(self._now, is_busy=is_busy)
             ready.client_bytes = output
             for stream in closing:
                 self._kinds.pop(stream, None)

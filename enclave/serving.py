@@ -401,7 +401,8 @@ class Serving:
             send(node_id, _CONSENSUS + messages.encode(message))
         for first in wanted.fetch:
             self._archive.feed_peer(first, self._now)
-        self._change_role(wanted)
+        if wanted.became_backup is not None or wanted.became_primary is not None:
+            self._change_role(wanted)
         answering.confirmed(wanted.confirmed)
         answering.refused(wanted.refused)
         if wanted.commit is not None:

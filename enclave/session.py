@@ -22,6 +22,7 @@ class Session:
     Attributes:
         protocol: Chosen by ALPN once the handshake is done; None before.
         since: When the phase began; for a session without a request, when it last had one.
+        greeted: Its handshake has begun: what the first bytes ask of us, an exchange of keys and a signature, is most of one.
         over_cap: It came when all places were taken, and is told so.
         unread, unread_bytes: See `enclave.turns`.
         remote: Whence it comes, `address:port`, as the host says.
@@ -29,7 +30,21 @@ class Session:
         lingered: Bytes swallowed since it was refused.
     """
 
-    __slots__ = ("dirty", "gone", "lingered", "over_cap", "phase", "protocol", "remote", "since", "stream", "tls", "unread", "unread_bytes")
+    __slots__ = (
+        "dirty",
+        "gone",
+        "greeted",
+        "lingered",
+        "over_cap",
+        "phase",
+        "protocol",
+        "remote",
+        "since",
+        "stream",
+        "tls",
+        "unread",
+        "unread_bytes",
+    )
 
     def __init__(self, stream: int, tls: TlsConnection, since: float, remote: str, over_cap: bool) -> None:
         self.stream = stream
@@ -39,6 +54,7 @@ class Session:
         self.since = since
         self.remote = remote
         self.over_cap = over_cap
+        self.greeted = False
         self.dirty = False
         self.gone = False
         self.lingered = 0

@@ -21,7 +21,7 @@ from ledgerd.enclave.turns import UNREAD_SIZE_BYTES_MAX, Turns
 ReplyTo: TypeAlias = Exchange | Call
 """The `reply_to` of every request that came from a client's session; test with `isinstance`."""
 
-HANDSHAKES_MAX: Final = 1  # steps of handshakes in one wake-up: a millisecond, and a commit takes several wake-ups; the next comes at once
+HANDSHAKES_MAX: Final = 1  # steps of handshakes in one wake-up: up to a millisecond, which whatever comes meanwhile waits for
 _LINGER_SIZE_BYTES_MAX: Final = 8 << 20  # swallowed after a refusal, so that the client gets to read why instead of a reset
 
 
@@ -68,6 +68,7 @@ class Sessions:
         "_context",
         "_dirty",
         "_farewells",
+        "_greetings",
         "_limits",
         "_now",
         "_places",
@@ -94,7 +95,8 @@ class Sessions:
         self._buffered = 0
         self._places = Places()
         self._farewells: list[tuple[int, bytes]] = []  # of those who had to leave
-        self._turns: Turns[Session] = Turns(HANDSHAKES_MAX)
+        self._greetings: Turns[Session] = Turns(HANDSHAKES_MAX)  # first steps
+        self._turns: Turns[Session] = Turns(HANDSHAKES_MAX)  # all others
         self.knows: Knows = lambda caller: False
         self.counters = Counters()
         self.peak = 0
@@ -115,7 +117,7 @@ class Sessions:
     @property
     def has_backlog(self) -> bool:
         """True if something waits for the next wake-up, which should come at once."""
-        return bool(self._turns or self._requests)
+        return bool(self._greetings or self._turns or self._requests)
 
     def opened(self, stream: int, remote: str = "") -> None:
         """The host accepted a client's stream, from `remote` as it says."""
@@ -151,15 +153,21 @@ class Sessions:
             if session.lingered > _LINGER_SIZE_BYTES_MAX:
                 self._end(session)
             return
-        if session.protocol is not None or self._turns.take(session, data):
+        if session.protocol is not None:
             self._read(session, data)
-        elif session.unread_bytes > UNREAD_SIZE_BYTES_MAX:
+            return
+        if not session.greeted:
+            self._greetings.keep(session, data)  # what others wait for goes first
+        elif self._turns.take(session, data):
+            self._read(session, data)
+        if session.unread_bytes > UNREAD_SIZE_BYTES_MAX:
             self.tls_failed += 1
             self._end(session)
 
     def _read(self, session: Session, data: bytes) -> None:
         tls = session.tls
         protocol = session.protocol
+        session.greeted = True
         chunks = tls.feed(data)
         if protocol is None:
             if not session.dirty:
@@ -221,21 +229,35 @@ class Sessions:
                 session.dirty = True
                 self._dirty.append(session)
 
-    def take_output(self) -> tuple[list[tuple[int, bytes]], list[int]]:
-        """What to send, and which streams to close once that is sent; each is handed over once."""
+    def take_output(self, now: float | None = None, *, is_busy: bool = False) -> tuple[list[tuple[int, bytes]], list[int]]:
+        """What to send, and which streams to close once that is sent; each is handed over once.
+
+        New clients come last: where there are answers, or others have something to send, they are left to the next wake-up for a while.
+
+        Args:
+            now: Monotonic seconds, of somebody who can wake up again at once.
+            is_busy: Whether others have something to send.
+        """
         output, self._farewells = self._farewells, []
         for session, data in self._turns.due():
             self._read(session, data)
+        self._flush_all(output)
+        if self._greetings:
+            for session, data in self._greetings.due(now if is_busy or output else None):
+                self._read(session, data)
+            self._flush_all(output)
+        closing = self._closing
+        if closing:
+            self._closing = []
+        return output, closing
+
+    def _flush_all(self, output: list[tuple[int, bytes]]) -> None:
         dirty = self._dirty
         if dirty:
             self._dirty = []
             for session in dirty:
                 session.dirty = False
                 self._flush(session, output)
-        closing = self._closing
-        if closing:
-            self._closing = []
-        return output, closing
 
     def sweep(self, now: float) -> None:
         """Move time and end the sessions that are past a deadline. Call it about once a second.

@@ -104,10 +104,11 @@ def sign(key: ec.EllipticCurvePrivateKey, protected: Mapping[Any, Any], payload:
 
     Raises: UsageError: The curve is none of P-256, P-384 and P-521.
     """
-    algorithm = algorithm_of(key.public_key())
+    public = key.public_key()
+    algorithm = algorithm_of(public)
     header = cbor.encode({HEADER_ALGORITHM: algorithm, **protected})
     der = key.sign(_to_be_signed(header, payload), ec.ECDSA(_ALGORITHMS[algorithm][1]))
-    return encode(Sign1(header, {}, {}, None if detached else payload, raw_signature(key.public_key(), der)))
+    return encode(Sign1(header, {}, {}, None if detached else payload, raw_signature(public, der)))
 
 
 def prepare(key: ec.EllipticCurvePublicKey, protected: Mapping[Any, Any], payload: bytes) -> Sign1:

@@ -133,6 +133,9 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+_decode_json: Final = json.JSONDecoder(object_pairs_hook=unique).decode  # one for all entries: to make it takes as long as to use it
+
+
 def _parse_raw(data: bytes) -> RawSignature:
     record = _json(data)
     if not isinstance(record, dict):
@@ -158,6 +161,7 @@ def _only(name: str, keys: Mapping[bytes, bytes | None]) -> bytes:
 
 def _json(data: bytes) -> Any:
     try:
-        return json.loads(data, object_pairs_hook=unique)
+        value: Any = _decode_json(data.decode())
     except (ValueError, RecursionError):
         raise FormatError("a signature map does not hold JSON") from None
+    return value

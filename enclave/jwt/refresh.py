@@ -178,6 +178,8 @@ class Refresh:
 
     def carry_out(self, ready: Ready) -> None:
         """Say what the host must do."""
+        if not (self._connects or self._running or self._closes):
+            return
         ready.connects.extend(self._connects)
         self._connects.clear()
         for stream, attempt in self._running.items():

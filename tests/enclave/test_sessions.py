@@ -18,7 +18,7 @@ from ledgerd.enclave.http import Limits
 from ledgerd.enclave.requests import TEXT, Request, Response
 from ledgerd.enclave.sessions import HANDSHAKES_MAX, ReplyTo, SessionLimits, Sessions
 from ledgerd.enclave.tls import TlsContext
-from ledgerd.enclave.turns import UNREAD_SIZE_BYTES_MAX
+from ledgerd.enclave.turns import LEFT_SECONDS_MAX, UNREAD_SIZE_BYTES_MAX
 from ledgerd.ledger.errors import UsageError
 from support.tls import Identity, MemoryClient, identity
 
@@ -465,6 +465,29 @@ def test_a_flood_of_handshakes_waits_for_its_turn_and_nobody_else_does() -> None
     assert answered == list(range(100, 100 + len(flood))), "one after the other, as they came"
     assert max(rounds) <= 2 * HANDSHAKES_MAX
     assert not host.sessions.has_backlog
+
+
+def test_what_a_commit_waits_for_goes_before_handshakes_but_not_for_long() -> None:
+    host = Host()
+    stream = host.open()
+    for number in (100, 101, 102):
+        host.sessions.opened(number)
+        host.sessions.received(number, MemoryClient().take_output())
+    now = 50.0
+    assert host.sessions.take_output(now, is_busy=True) == ([], []), "others have something to send"
+    assert host.sessions.has_backlog
+    assert [number for number, _ in host.sessions.take_output(now)[0]] == [100], "nobody has"
+    host.clients[stream].send(GET)
+    host.sessions.received(stream, host.clients[stream].take_output())
+    (request,) = host.sessions.take_requests()
+    assert isinstance(request.reply_to, ReplyTo)
+    host.sessions.answer(request.reply_to, Response(204))
+    assert [number for number, _ in host.sessions.take_output(now)[0]] == [stream], "an answer leaves alone"
+    for _ in range(3):
+        assert host.sessions.take_output(now + 0.9 * LEFT_SECONDS_MAX, is_busy=True) == ([], [])
+    taken = [[number for number, _ in host.sessions.take_output(now, is_busy=True)[0]] for now in (now + LEFT_SECONDS_MAX, now + 1.0)]
+    assert taken == [[101], []], "one now and then, however busy a node is"
+    assert [number for number, _ in host.sessions.take_output(now + 1.0 + LEFT_SECONDS_MAX, is_busy=True)[0]] == [102]
 
 
 def test_a_handshake_that_comes_in_pieces_while_it_waits_is_done_in_its_turn() -> None:

@@ -1,15 +1,22 @@
 """Runs as they come: no rule is broken, everything that can happen does, and a seed is all there is to a run."""
 
 from collections import Counter
+from contextlib import nullcontext
 from random import Random
+from typing import Any
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from ledgerd.ledger import cose, signature
+from ledgerd.ledger.errors import IntegrityError
 from support.simulation.disk import LIES
 from support.simulation.invariants import RULES
 from support.simulation.plan import FAULTS, SET_BACK, draw, from_json, set_back
 from support.simulation.recipes import RECIPES
 from support.simulation.run import run
+from support.simulation.stand_in import PrivateKey, PublicKey
 
 
 @pytest.mark.parametrize(("world", "seeds"), [("core", 16), ("replica", 16), ("complete", 14)])
@@ -62,3 +69,20 @@ def test_peers_of_a_primary_that_was_set_back_are_known_as_another_logs() -> Non
 def test_whole_enclaves_run_with_real_cryptography_too() -> None:
     result = run(draw(3, "complete", crypto="real", nodes=3, steps=300))
     assert result.failure is None and result.inputs > 300
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1()])
+def test_what_stands_in_for_a_key_takes_its_own_signatures_and_no_others(curve: ec.EllipticCurve) -> None:
+    public, other = (PublicKey.of(ec.generate_private_key(curve).public_key()) for _ in range(2))
+    signer: Any = PrivateKey(public)
+    raw = signature.sign_raw(signer, b"r" * 32)
+    attached = cose.decode(cose.sign(signer, {}, b"payload"))
+    verifiers: list[tuple[Any, bytes, bool]] = [(public, b"r" * 32, True), (public, b"s" * 32, False), (other, b"r" * 32, False)]
+    for key, root, is_right in verifiers:
+        with nullcontext() if is_right else pytest.raises(IntegrityError):
+            signature.verify_raw(key, root, raw)
+    assert cose.verify(attached, verifiers[0][0]) == b"payload"
+    with pytest.raises(InvalidSignature):
+        public.verify(raw[:-1] + bytes([raw[-1] ^ 1]), b"r" * 32, None)
+    with pytest.raises(IntegrityError):
+        cose.verify(attached, verifiers[2][0])

@@ -172,4 +172,4 @@ def set_back(plan: Plan, chance: random.Random) -> Plan:
 
 _CHANGE_MEMBERS: Final = ("last signer leaves", "last word of who left", "torn configuration", "lost configuration")
 
-_STEPS: Final = {"core": 2_500, "replica": 2_000, "complete": 1_500}
+_STEPS: Final = {"core": 2_500, "replica": 3_000, "complete": 3_000}

@@ -3,11 +3,13 @@
 Not here: how many runs, and the table (`campaign`).
 """
 
+import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 from support.simulation import complete_world, coverage, ending, replica_world
@@ -56,6 +58,13 @@ def run(plan: Plan, events: Iterable[Event] | None = None, trace: Any = None) ->
     """
     result = Result(plan)
     began = time.process_time()
+    with _garbage_kept():
+        _run(plan, events, trace, result)
+    result.cpu = time.process_time() - began
+    return result
+
+
+def _run(plan: Plan, events: Iterable[Event] | None, trace: Any, result: Result) -> None:
     world = None
     seams, make = _WORLDS[plan.world]
     with coverage.counting(result.coverage), seams(plan):
@@ -78,5 +87,27 @@ def run(plan: Plan, events: Iterable[Event] | None = None, trace: Any = None) ->
             result.failure = (getattr(error, "rule", type(error).__name__), str(error))
     if world is not None:
         result.inputs, result.seconds, result.faults = world.inputs, world.time, world.faults
-    result.cpu = time.process_time() - began
-    return result
+
+
+# Objects of the young generation before a collection, as in an enclave's process.
+_GC_THRESHOLDS: Final = (50_000, 50, 1_000)
+
+
+@cache
+def _keep_modules() -> None:
+    """Modules and what they hold stay: to walk through them after each run would take longer than many a run. Once per process."""
+    gc.collect()
+    gc.freeze()
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Collect garbage at the end of the block, and seldom within: a world is one heap of cycles that dies as a whole."""
+    thresholds = gc.get_threshold()
+    _keep_modules()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.collect()
