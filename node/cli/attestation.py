@@ -110,7 +110,8 @@ def attestation_verify(
     wanted = judging.Wanted(roots, lines, registers, nonce, _now_ms() if at is None else at, at is not None, allow_debug, security_policy)
     judging.verify_stored(output, data, endorsements, uvm_endorsement, wanted)
     if node and not states_image:
-        output.note("No image was compared: state one by --pcr 0=HEX --pcr 1=HEX --pcr 2=HEX, or --measurements FILE")
+        compared = "Only a part of an image" if registers.keys() & set(judging.IMAGE_REGISTERS) else "No image"
+        output.note(f"{compared} was compared: state all of it by --pcr 0=HEX --pcr 1=HEX --pcr 2=HEX, or --measurements FILE")
 
 
 def _registers(pcrs: tuple[tuple[int, bytes], ...], role: str | None) -> dict[int, bytes]:

@@ -52,19 +52,26 @@ class Source(Protocol):
 
 
 class LmdbSource:
-    """A node's ledger; may be in use."""
+    """A node's ledger; may be in use, and is read in a process of its own."""
 
     kind = "lmdb"
 
     def __init__(self, folder: Path) -> None:
-        from ledgerd.node.ledger_files import LedgerReader  # noqa: PLC0415 (loads lmdb)
+        self._folder = folder
+        self.total = self.committed = 0
+        self.look()
 
-        self.reader = LedgerReader(folder)
-        self.total = self.reader.last_seqno()
+    def look(self) -> None:
+        """Learn anew how far it goes."""
+        from ledgerd.node import ledger_process  # noqa: PLC0415
+
+        self.total, self.committed = ledger_process.look(self._folder)
 
     def entries(self) -> Iterator[Stored]:
-        """Entries up to the last one there was when it was opened."""
-        for seqno, data in self.reader.entries(1, self.total):
+        """Entries up to the last one there was when it was looked at."""
+        from ledgerd.node import ledger_process  # noqa: PLC0415
+
+        for seqno, data in ledger_process.entries(self._folder, 1, self.total):
             yield Stored(seqno, data, seqno)
 
 
@@ -179,11 +186,11 @@ def ledger_export(output: Output, service: ServiceOptions, node_dir: Path, out_d
     if out_dir.exists() and any(out_dir.iterdir()):
         raise ConfigurationError(f"{out_dir} is not empty; choose a new folder, so that no two ledgers mix")
     _make(out_dir)
-    committed = source.reader.committed_seqno()
+    committed = source.committed
     if ask:
         with service.client() as client:
             committed = max(committed, parse_transaction_id(str(client.get("/node/commit").json()["transaction_id"])).seqno)
-    source.total = source.reader.last_seqno()  # after we know what is committed, so that it is there
+        source.look()  # after we know what is committed, so that it is there
     chunker = chunks.Chunker(committed, chunk_size=chunk_bytes)
     files: list[str] = []
     last = 0
