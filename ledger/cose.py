@@ -36,8 +36,10 @@ VDS_CCF_LEDGER_SHA256: Final = 2
 
 # Headers that a signer may call critical: those that somebody of ours looks at. Others say what nobody here would heed.
 _UNDERSTOOD: Final = frozenset(
-    (HEADER_ALGORITHM, HEADER_KEY_ID, HEADER_CWT_CLAIMS, HEADER_VDS, HEADER_CCF)
-    + ("ccf.gov.msg.type", "ccf.gov.msg.created_at", "ccf.gov.msg.proposal_id")
+    (
+        *(HEADER_ALGORITHM, HEADER_KEY_ID, HEADER_CWT_CLAIMS, HEADER_VDS, HEADER_CCF),
+        *("ccf.gov.msg.type", "ccf.gov.msg.created_at", "ccf.gov.msg.proposal_id"),
+    )
 )
 
 # algorithm number to curve, hash and the size in bytes of each of the two numbers of a signature (RFC 9053, section 2.1)

@@ -188,7 +188,7 @@ class Execution:
             message = [messages.FAILED, End.OUTPUT.value, f"The result is larger than {self._limits.output_bytes} bytes.", ""]
         except MemoryError:
             message = [messages.FAILED, End.MEMORY.value, _OUT_OF_MEMORY, ""]
-        except Exception:  # in the place of what the prelude tells stands something of the script's: an object that only looks like a promise
+        except Exception:  # where the prelude should have told stands something of the script's: an object that only looks like a promise
             message = [messages.FAILED, End.INVALID.value, "not an object", ""]
         if self._over is not None or engine.interrupted:  # whatever came of it afterwards
             message = self._failure(engine, None)
