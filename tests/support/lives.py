@@ -40,7 +40,11 @@ class Ledger:
 
     def first(self, *names: str) -> int:
         """Seqno of the first entry after the genesis that writes all of these tables."""
-        return next(entry.seqno for entry in opened(self.entries, self.keys)[1:] if all(name in entry.writes for name in names))
+        return self.all(*names)[0]
+
+    def all(self, *names: str) -> list[int]:
+        """Seqnos of all entries after the genesis that write all of these tables."""
+        return [entry.seqno for entry in opened(self.entries, self.keys)[1:] if all(name in entry.writes for name in names)]
 
     def row(self, seqno: int, name: str) -> tuple[bytes, dict[str, Any]]:
         """The one record that an entry writes to a table."""

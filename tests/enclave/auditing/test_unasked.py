@@ -82,17 +82,17 @@ def test_a_user_is_not_added_beside_a_member_s_request(ledger: Ledger) -> None:
 
 
 def test_a_node_joins_under_its_own_name_and_waits(ledger: Ledger) -> None:
-    seqno = ledger.first(tables.NODE_INFO)
+    seqno, second = ledger.all(tables.NODE_INFO)[:2]
     key, record = ledger.row(seqno, tables.NODE_INFO)
-    _, other = ledger.row(seqno + 1, tables.NODE_INFO)
+    _, other = ledger.row(second, tables.NODE_INFO)
     assert refused(ledger, seqno, NODE_INFO={key: tables.encode({**record, "public_key": other["public_key"]})}).rule == findings.NODE
     assert refused(ledger, seqno, NODE_INFO={key: tables.encode({**record, "status": "Trusted"})}).rule == findings.ORIGIN
 
 
 def test_a_trusted_node_is_the_one_that_asked(ledger: Ledger) -> None:
-    seqno = ledger.first(tables.NODE_INFO, tables.NODE_ENDORSED_CERTIFICATES)
+    seqno, second = ledger.all(tables.NODE_INFO, tables.NODE_ENDORSED_CERTIFICATES)[:2]
     key, record = ledger.row(seqno, tables.NODE_INFO)
-    other = ledger.writes(seqno + 1)[tables.NODE_ENDORSED_CERTIFICATES]
+    other = ledger.writes(second)[tables.NODE_ENDORSED_CERTIFICATES]
     (pem,) = other.values()
     error = refused(ledger, seqno, NODE_ENDORSED_CERTIFICATES={key: pem})
     assert (error.rule, error.found) == (findings.CERTIFICATE, "none over that key")

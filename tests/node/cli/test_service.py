@@ -241,7 +241,8 @@ def test_a_node_is_named_by_its_address_alone_with_an_image_or_without(ledgerd: 
     ran = ledgerd(*verify, *image, "--save", tmp_path / "kept.pem")
     assert (ran.status, ran.json["valid"], (tmp_path / "kept.pem").exists()) == (0, True, True)
     assert ledgerd(*verify, *image, "--pcr", f"4={'11' * 48}").json["error"]["code"] == "measurement"
-    assert ledgerd(*verify, *image[:4]).status == 2
+    ran = ledgerd(*verify, *image[:4])
+    assert (ran.status, ran.json["valid"], "Only a part of an image was compared" in ran.err) == (0, True, True)
     assert ledgerd(*verify, "--save", tmp_path / "x").status == 2
     ran = ledgerd(*verify)
     assert (ran.status, ran.json["valid"]) == (0, True)
