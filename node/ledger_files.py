@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import lmdb
 
-from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.ledger.errors import ConfigurationError, IntegrityError
 from ledgerd.node import journal
 
 FORMAT: Final = b"ledgerd ledger 2"
@@ -88,13 +88,15 @@ class LedgerReader:
     That state has everything that the node had stored when the look began. For the journal is read first, then LMDB: whatever left the
     journal meanwhile is in LMDB, and what LMDB has of the journal is told by the number that it keeps.
 
-    Raises: ConfigurationError: There is no ledger, or of another format.
+    Raises: ConfigurationError: There is no ledger, or of another format. IntegrityError: LMDB's file is damaged; but where LMDB itself
+        does not see that, it ends the process (`node.ledger_process`).
     """
 
     def __init__(self, directory: Path) -> None:
         if not (directory / DATA).is_file():  # a pipe, which a stranger may have put there, would be waited for
             raise ConfigurationError(f"{directory} holds no ledger (there is no {DATA})")
         self._directory = directory
+        damaged = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError)
         try:
             # Locking, where the file system lets us: else pages that we read could be written anew meanwhile.
             writable = os.access(directory / "lock.mdb", os.W_OK)
@@ -102,7 +104,8 @@ class LedgerReader:
             self._entries = self._environment.open_db(b"entries", create=False)
             self._meta = self._environment.open_db(b"meta", create=False)
         except (lmdb.Error, OSError) as error:
-            raise ConfigurationError(f"cannot read the ledger in {directory}: {error}") from None
+            refusal = IntegrityError if isinstance(error, damaged) else ConfigurationError
+            raise refusal(f"cannot read the ledger in {directory}: {error}") from None
         with self._damage_told(), self._begin() as transaction:
             found = transaction.get(FORMAT_KEY, db=self._meta)
         if found != FORMAT:
@@ -122,7 +125,7 @@ class LedgerReader:
         try:
             yield
         except (lmdb.Error, struct.error) as error:
-            raise ConfigurationError(
+            raise IntegrityError(
                 f"the file {DATA} of the ledger in {self._directory} is damaged ({type(error).__name__}); copy it again while the node "
                 "does not run, or take another node's"
             ) from None

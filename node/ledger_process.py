@@ -26,8 +26,6 @@ _BUFFER_BYTES: Final = 1 << 20
 _REASON_CHARACTERS: Final = 300
 _PATIENCE_S: Final = 10.0  # for a child that nobody listens to any more; it ends at its next write
 
-_ADVICE: Final = "copy it again while its node does not run, or take the ledger of another node"
-
 
 def look(directory: Path) -> tuple[int, int]:
     """Seqnos of the last entry, and of the last that the node knew to be committed; 0 for none.
@@ -64,9 +62,7 @@ def _messages(directory: Path, first: int, last: int) -> Iterator[tuple[int, int
             if kind == _MISUSE:
                 raise ConfigurationError(data.decode(errors="replace"))
             if kind == _DAMAGED:
-                raise IntegrityError(
-                    f"the ledger in {directory} is damaged after entry {seqno}: {data.decode(errors='replace')}; {_ADVICE}"
-                )
+                raise IntegrityError(f"after entry {seqno}: {data.decode(errors='replace')}")
             if kind == _ENTRY:
                 seqno = number
             yield kind, number, data
@@ -74,7 +70,8 @@ def _messages(directory: Path, first: int, last: int) -> Iterator[tuple[int, int
         status = child.wait()
         ended = signal.Signals(-status).name if status < 0 else f"status {status}"
         raise IntegrityError(
-            f"the ledger in {directory} is damaged after entry {seqno}: LMDB ended the process that read it ({ended}); {_ADVICE}"
+            f"after entry {seqno}: the ledger in {directory} is damaged: LMDB ended the process that read it ({ended}); copy it again "
+            "while the node does not run, or take another node's"
         ) from None
     finally:
         # Not killed at once: LMDB keeps a place in the node's lock file for a reader until that says goodbye.
@@ -121,8 +118,10 @@ def _serve(directory: Path, first: int, last: int, stream: IO[bytes]) -> None:
         raise
     except ConfigurationError as error:
         send(_MISUSE, data=str(error).encode())
-    except Exception as error:  # of a hostile file; LMDB's own, and what its values do not fit
-        send(_DAMAGED, data=f"{type(error).__name__}: {str(error)[:_REASON_CHARACTERS]}".encode())
+    except IntegrityError as error:
+        send(_DAMAGED, data=str(error).encode())
+    except Exception as error:  # of a hostile file, whose values may be anything
+        send(_DAMAGED, data=f"the ledger cannot be read: {type(error).__name__}: {str(error)[:_REASON_CHARACTERS]}".encode())
     stream.flush()
 
 

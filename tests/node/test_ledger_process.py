@@ -78,7 +78,7 @@ def test_a_file_that_ends_its_reader_is_a_refusal(directory: Path, harm: Callabl
     data = bytearray((directory / "data.mdb").read_bytes())
     harm(data)
     (directory / "data.mdb").write_bytes(data)
-    with pytest.raises((IntegrityError, ConfigurationError), match=r"another node|cannot read the ledger"):
+    with pytest.raises((IntegrityError, ConfigurationError), match=r"another node's|cannot read the ledger"):
         everything(directory)
     for command in ("verify", "show"):
         ran = run("ledger", command, directory)
@@ -89,7 +89,7 @@ def test_a_file_that_ends_its_reader_is_a_refusal(directory: Path, harm: Callabl
 def test_a_file_that_was_cut_short_says_how_far_it_is_read(directory: Path) -> None:
     data = (directory / "data.mdb").read_bytes()
     (directory / "data.mdb").write_bytes(data[: len(data) // 2])
-    with pytest.raises(IntegrityError, match=r"damaged after entry \d+: LMDB ended the process that read it \(SIGBUS\)"):
+    with pytest.raises(IntegrityError, match=r"^after entry \d+: .* is damaged: LMDB ended the process that read it \(SIGBUS\)"):
         everything(directory)
 
 
