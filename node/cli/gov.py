@@ -176,6 +176,8 @@ def gov_ack(output: Output, service: ServiceOptions, signing: Signing, only_asks
             gov_outcome.submit(client, _signed(who, members.acknowledgement(digest)))
         status = read(client, f"service/members/{who.id}")["status"]
     output.record("gov_ack", {"member_id": who.id, "state_digest": digest, "acknowledged": not only_asks, "status": status})
+    if only_asks:
+        output.note(gov_outcome.ACKNOWLEDGE.format(digest))
 
 
 @command("withdraw")

@@ -156,6 +156,7 @@ def test_a_member_asks_looks_and_acknowledges_what_it_has_seen(ledgerd: Ledgerd,
     signing = files(CAROL, tmp_path)
     ran = ledgerd("gov", "ack", "--ask", "-o", "json", *signing, *options)
     assert (ran.json["state_digest"], ran.json["acknowledged"], ran.json["status"]) == (DIGEST, False, "Accepted")
+    assert f"ledgerd gov ack --digest {DIGEST}" in ledgerd("gov", "ack", "--ask", *signing, *options).err
     gov.sign(OTHER)
     ran = ledgerd("gov", "ack", "--digest", OTHER, "-o", "json", *signing, *options)
     assert (ran.status, ran.json["error"]["code"]) == (1, "StateMismatch")
