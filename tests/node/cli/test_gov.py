@@ -200,9 +200,7 @@ def test_the_proposer_withdraws(ledgerd: Ledgerd, gov: Gov, options: list[object
     assert gov.node.row(tables.PROPOSALS_INFO, PROPOSAL)["state"] == "Withdrawn"
 
 
-def test_a_proposal_is_withdrawn_by_the_first_digits_of_its_name(
-    ledgerd: Ledgerd, gov: Gov, options: list[object], tmp_path: Path
-) -> None:
+def test_a_proposal_is_withdrawn_by_the_first_digits_of_its_name(ledgerd: Ledgerd, gov: Gov, options: list[object], tmp_path: Path) -> None:
     propose(gov)
     ran = ledgerd("gov", "withdraw", PROPOSAL[:8], *files(ALICE, tmp_path), *options)
     assert (ran.status, ran.fields["proposal_id"], ran.fields["state"]) == (0, PROPOSAL, "Withdrawn")
