@@ -179,7 +179,9 @@ def test_a_refusal_is_raised_at_once_with_what_the_service_said() -> None:
 
 
 def test_what_a_refusal_says_twice_is_told_once() -> None:
-    details = tuple({"message": text} for text in ("Error: there is no bundle", "InternalError: interrupted", "InternalError: interrupted"))
+    details: tuple[dict[str, object], ...] = tuple(
+        {"message": text} for text in ("Error: there is no bundle", "InternalError: interrupted", "InternalError: interrupted")
+    )
     told = str(RequestRefused(500, "InternalError", "Failed to apply(): Error: there is no bundle", details))
     assert told == "500 InternalError: Failed to apply(): Error: there is no bundle; InternalError: interrupted"
 
