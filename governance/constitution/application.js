@@ -36,8 +36,12 @@ const BUNDLE = fields({
   ),
 });
 
-// What an engine would say of modules at their first request, said before anybody votes.
+// What an engine would say of modules at their first request, said before anybody votes; of as much as compiles well within the time that
+// a proposal has, which is all that a service takes whose operators have not raised its limit.
+const COMPILED_CHARACTERS_MAX = 1 << 20;
+
 function unloadable(modules) {
+  if (modules.reduce((sum, { module }) => sum + module.length, 0) > COMPILED_CHARACTERS_MAX) return [];
   try {
     ccf.gov?.checkModules?.(modules); // ours; CCF finds out when it applies the proposal
     return [];

@@ -29,7 +29,8 @@ class RequestRefused(ClientError):
     code = "RequestRefused"
 
     def __init__(self, status: int, error_code: str, message: str, details: tuple[dict[str, object], ...] = ()) -> None:
-        more = "".join(f"; {item['message']}" for item in details if isinstance(item.get("message"), str))
+        said = [item["message"] for item in details if isinstance(item.get("message"), str)]
+        more = "".join(f"; {text}" for text in dict.fromkeys(said) if str(text) not in message)
         super().__init__(f"{status} {error_code}: {message}{more}")
         self.status = status
         self.error_code = error_code

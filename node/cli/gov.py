@@ -176,6 +176,8 @@ def gov_ack(output: Output, service: ServiceOptions, signing: Signing, only_asks
             gov_outcome.submit(client, _signed(who, members.acknowledgement(digest)))
         status = read(client, f"service/members/{who.id}")["status"]
     output.record("gov_ack", {"member_id": who.id, "state_digest": digest, "acknowledged": not only_asks, "status": status})
+    if only_asks:
+        output.note(gov_outcome.ACKNOWLEDGE.format(digest))
 
 
 @command("withdraw")
@@ -185,12 +187,15 @@ def gov_ack(output: Output, service: ServiceOptions, signing: Signing, only_asks
 def gov_withdraw(output: Output, service: ServiceOptions, signing: Signing, proposal_id: str) -> None:
     """Withdraw a proposal: whoever made it may, as long as it is open.
 
-    PROPOSAL_ID is its whole name: `ledgerd gov proposals`.
+    PROPOSAL_ID is its name, or the first digits of it where the service can be asked for the rest: `ledgerd gov proposals`.
     """
-    name = gov_outcome.check_proposal_name(proposal_id, whole=True)
+    name = gov_outcome.check_proposal_name(proposal_id, whole=not service.urls)
     who = gov_signing.signatory(signing)
     from ledgerd.network.client import members  # noqa: PLC0415
 
+    if service.urls:
+        with service.client() as client:
+            name = gov_outcome.find_proposal(client, name)
     call = gov_signing.sign(output, signing, who, members.withdrawal(name))
     if call is not None:
         gov_outcome.send(output, service, call, schema="gov_withdraw")

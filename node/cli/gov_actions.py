@@ -71,7 +71,7 @@ _PERIOD: Final = (
     Argument("validity_period_days", Kind.WHOLE, "For how many days; by default and at most what the service allows.", optional=True),
 )
 _THRESHOLD_HELP: Final = "How many members together can recover the service."
-_NODE: Final = Argument("node_id", Kind.ID, "Which node: `ledgerd node list`.")
+_NODE: Final = Argument("node_id", Kind.ID, "Which node, by the first digits of its name or all: `ledgerd node list`.")
 _CPUID: Final = Argument("cpuid", Kind.HEX, "Of the processor, 8 hexadecimal digits.", size=4)
 _ISSUER: Final = Argument("issuer", Kind.TEXT, "The issuer's URL, https://...")
 _DID: Final = Argument("did", Kind.TEXT, "Of the publisher, did:x509:...")

@@ -13,11 +13,12 @@ from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node.cli.gov_actions import Argument, Kind
 from ledgerd.node.cli.gov_bundle import read_bundle
 from ledgerd.node.cli.gov_files import parse_json, read_bytes, read_text
-from ledgerd.node.cli.parameters import is_id
+from ledgerd.node.cli.parameters import PREFIX_MIN, is_id, is_prefix
 
 _PEM_BYTES_MAX: Final = 1 << 20
 _WHOLE_MAX: Final = (1 << 53) - 1  # what a script reads exactly
 _DIGITS_SHOWN: Final = 16
+_ID_LENGTH: Final = 64
 
 _is_hex: Final = re.compile(r"([0-9a-f]{2})+").fullmatch
 _is_duration: Final = re.compile(r"([1-9][0-9]{0,5})([mhdw])").fullmatch
@@ -133,9 +134,15 @@ def _scripts(argument: Argument, names: tuple[str, ...]) -> str:
     return "\n".join(read_text(name) for name in names)
 
 
+def first_digits(given: str) -> str | None:
+    """The digits, if that is how a longer id begins."""
+    digits = given.removesuffix("...")
+    return digits if len(digits) < _ID_LENGTH and is_prefix(digits) else None
+
+
 def _id(argument: Argument, given: str) -> str:
     if is_id(given) is None:
-        raise ConfigurationError(f"{given[:80]!r} is no id: it has 64 lower-case hexadecimal digits")
+        raise ConfigurationError(f"{given[:80]!r} is no id: give {PREFIX_MIN} to {_ID_LENGTH} of its lower-case hexadecimal digits")
     return given
 
 

@@ -109,15 +109,24 @@ def _decoded(data: bytes) -> Any:
 # In words.
 
 
-def lines_of(changes: list[Change]) -> Iterator[str]:
-    """All changes, by table."""
+def lines_of(changes: list[Change], record_lines_max: int | None = None, more: str = "") -> Iterator[str]:
+    """All changes, by table.
+
+    Args:
+        record_lines_max: Of each record no more lines than these; None for all.
+        more: Where the others are.
+    """
     table = None
     for change in changes:
         if change.table != table:
             table = change.table
             yield table
         yield f"  {change.sign} {_shortened(change.key)}"
-        for line in _of_record(change.before, change.after):
+        lines = list(_of_record(change.before, change.after))
+        left = 0 if record_lines_max is None else len(lines) - record_lines_max
+        if left > 0:
+            lines[record_lines_max:] = [f"... {left} more lines: {more}"]
+        for line in lines:
             yield f"{_INDENT}{_INDENT}{line}"
 
 

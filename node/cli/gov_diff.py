@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Files = tuple[Path, Path]
 
+RECORD_LINES_MAX: Final = 40  # of one record's change that `show` tells; it is mostly the text of a module or of a constitution
 _AS_MEMBER: Final = "ask as a member, with --member-cert and --member-key"
 
 
@@ -102,7 +103,8 @@ def gov_show(output: Output, service: ServiceOptions, member: Files | None, prop
         *gov_changes.action_lines(content),
     ]
     if effects is not None:
-        lines += ["would change", *(f"  {line}" for line in _effects_lines(effects, changes))]
+        more = f"ledgerd gov diff {name}"
+        lines += ["would change", *(f"  {line}" for line in _effects_lines(effects, changes, RECORD_LINES_MAX, more))]
     output.page("gov_show", fields, lines)
     if why:
         output.note(f"What it would change is not shown: {why}")
@@ -218,10 +220,12 @@ def _effects_fields(effects: dict[str, Any], changes: list[Change]) -> dict[str,
     }
 
 
-def _effects_lines(effects: dict[str, Any], changes: list[Change]) -> list[str]:
+def _effects_lines(effects: dict[str, Any], changes: list[Change], record_lines_max: int | None = None, more: str = "") -> list[str]:
     problem = _problem(effects)
     if problem is not None:
         return [f"nothing: {problem}"]
-    lines = list(gov_changes.lines_of(changes)) or ["no table; what else it does, such as ending a file of the ledger, stands in no table"]
+    lines = list(gov_changes.lines_of(changes, record_lines_max, more))
+    if not lines:
+        lines = ["no table; what else it does, such as ending a file of the ledger, stands in no table"]
     left_out = effects["changesLeftOut"]
     return [*lines, f"... and {left_out} more records"] if left_out else lines

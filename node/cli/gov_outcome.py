@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 from ledgerd.governance import requests, tables
 from ledgerd.ledger.errors import ConfigurationError, FormatError, LedgerdError
 from ledgerd.node.cli.output import Output
-from ledgerd.node.cli.parameters import is_id
+from ledgerd.node.cli.parameters import PREFIX_MIN, is_id, is_prefix
 from ledgerd.node.cli.service import ServiceOptions
 
 if TYPE_CHECKING:
     from ledgerd.network.client import Answer, Call, Client
 
-PREFIX_MIN: Final = 8  # digits of a proposal's name, where it may be shortened
-
-_is_prefix: Final = re.compile(rf"[0-9a-f]{{{PREFIX_MIN},64}}").fullmatch
+ACKNOWLEDGE: Final = "Nothing is acknowledged yet. Compare the digest with your copy of the ledger, then: ledgerd gov ack --digest {}"
 
 
 class NotWithdrawnError(LedgerdError):
@@ -54,7 +52,7 @@ def get(client: "Client", path: str) -> "Answer":
 def check_proposal_name(name: str, *, whole: bool = False) -> str:
     """A proposal's name as it was given, or its first digits. Raises: ConfigurationError: It is neither."""
     name = name.removesuffix("...")
-    if (is_id if whole else _is_prefix)(name) is None:
+    if (is_id if whole else is_prefix)(name) is None:
         digits = "it has 64 lower-case hexadecimal digits" if whole else f"give {PREFIX_MIN} to 64 of its lower-case hexadecimal digits"
         raise ConfigurationError(f"{name[:80]!r} is no proposal's name: {digits}; `ledgerd gov proposals` lists all")
     return name
@@ -97,7 +95,7 @@ def deliver(output: Output, client: "Client", call: "Call", *, schema: str, **mo
         status = read(client, f"service/members/{signed.member_id}")["status"]
         output.record(schema, {**fields, "state_digest": digest, "acknowledged": signed.kind == requests.ACK, "status": status})
         if signed.kind == requests.STATE_DIGEST:
-            output.note(f"Compare it with your copy of the ledger, then acknowledge it: ledgerd gov ack --digest {digest}")
+            output.note(ACKNOWLEDGE.format(digest))
 
 
 def submit(client: "Client", call: "Call") -> "Answer":

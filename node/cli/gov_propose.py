@@ -288,11 +288,31 @@ def _wanted(action: Action, service: ServiceOptions, options: dict[str, Any]) ->
     arguments: dict[str, Any] = {}
     for argument, value in given.items():
         if value is not None:
-            arguments[argument.name] = gov_arguments.read(argument, value)
+            whole = _whole_id(service, argument, value) if argument.kind is Kind.ID else value
+            arguments[argument.name] = gov_arguments.read(argument, whole)
         elif argument.kind is Kind.SERVICE:
             arguments[argument.name] = _service_certificate(service)
     wanted: dict[str, Any] = {"name": action.name}
     return {**wanted, "args": arguments} if action.arguments else wanted
+
+
+def _whole_id(service: ServiceOptions, argument: Argument, given: str) -> str:
+    """A node's whole name, where its first digits are given, which the service is asked to complete."""
+    first = gov_arguments.first_digits(given)
+    if first is None:
+        return given
+    if not service.urls:
+        raise ConfigurationError(
+            f"{argument.option}: {first} are the first digits of a node's name; give all of them, or --url to ask for them"
+        )
+    from ledgerd.node.cli.gov_outcome import read  # noqa: PLC0415
+
+    with service.client() as client:
+        found = [str(node["nodeId"]) for node in read(client, "service/nodes")["value"] if node["nodeId"].startswith(first)]
+    if len(found) != 1:
+        how = "no node's name begins" if not found else f"the names of {len(found)} nodes begin"
+        raise ConfigurationError(f"{argument.option}: {how} with {first}; `ledgerd node list` lists all")
+    return found[0]
 
 
 def _measured(given: dict[Argument, Any], image: Path | None) -> dict[Argument, Any]:

@@ -1,6 +1,5 @@
 """`ledgerd node list` and `ledgerd node retire`: which nodes a service has, and letting one of them go."""
 
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -9,6 +8,7 @@ import click
 
 from ledgerd.ledger.errors import ConfigurationError, LedgerdError
 from ledgerd.node.cli.output import EXIT_FAILED, NODE_ID_SHOWN, Ended, Output, command
+from ledgerd.node.cli.parameters import PREFIX_MIN, is_prefix
 from ledgerd.node.cli.service import ServiceOptions, member_options, service_options
 
 if TYPE_CHECKING:
@@ -16,12 +16,9 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = ("node_id", "status", "role", "stored", "silent_ms", "retirement", "removable", "address")
 DROPPED: Final = ("stored", "retirement", "silent_ms")  # where a terminal is too narrow, in this order
-PREFIX_MIN: Final = 8
 ASIDE_SECONDS_MAX: Final = 3.0  # for what is good to know, beside what was asked for
 POLL_SECONDS: Final = 0.05
 UNAUTHORIZED: Final = 401
-
-_is_prefix: Final = re.compile(rf"[0-9a-f]{{{PREFIX_MIN},64}}").fullmatch
 
 WITHOUT_MAJORITY: Final = (
     "Without a majority nothing is committed, and no node retires. `ledgerd status` shows who answers: let those that are up reach each "
@@ -131,7 +128,7 @@ def node_retire(output: Output, service: ServiceOptions, member: tuple[Path, Pat
     The service refuses to let its last node go, and one that is up when too few of the others are.
     """
     node_id = node_id.removesuffix("...")  # as messages show it
-    if _is_prefix(node_id) is None:
+    if is_prefix(node_id) is None:
         raise ConfigurationError(f"{node_id!r} is no node's name: give {PREFIX_MIN} to 64 of its lower-case hexadecimal digits")
     from ledgerd.network.client import Member, RetryBudgetExhausted  # noqa: PLC0415
 

@@ -14,6 +14,8 @@ EPOCH_MS_MIN: Final = 10**11
 EPOCH_MS_DIGITS_MAX: Final = 14  # year 5138
 FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
 is_id: Final = re.compile(r"[0-9a-f]{64}").fullmatch  # of a member, user, node or proposal
+PREFIX_MIN: Final = 8  # digits of an id, where it may be shortened
+is_prefix: Final = re.compile(rf"[0-9a-f]{{{PREFIX_MIN},64}}").fullmatch
 
 
 class TransactionIdType(click.ParamType[TransactionId]):

@@ -4,8 +4,6 @@ What the script does it reads back itself, through `GET /gov`. What is looked at
 read, and that nothing of ledgerd's own took part as a client.
 """
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,40 +12,20 @@ import pytest
 from ledgerd.governance import tables
 from ledgerd.ledger.audit import Auditor
 from ledgerd.ledger.entry import read_public
-from support.ccf_oracle import ROOT
+from support.ccf_tools import environment
 from support.command_line import run
+from support.repository import ROOT
 from support.voting_service import VotingService
 
 SCRIPT = ROOT / "docs" / "examples" / "govern.sh"
-TOOLS = ROOT / ".venv-ccf7" / "bin"
-NEEDED = ("curl", "jq", "openssl", "xxd")
-
-
-def refuse(text: str) -> None:
-    """Skip for want of a program; in CI fail."""
-    if os.environ.get("CI"):
-        pytest.fail(text)
-    pytest.skip(text)
-
-
-@pytest.fixture
-def path() -> str:
-    """A PATH with CCF's tools, and without ours."""
-    if not (TOOLS / "ccf_cose_sign1").exists():
-        refuse(f"{TOOLS} has no ccf_cose_sign1: run scripts/oracles")
-    missing = [name for name in NEEDED if shutil.which(name) is None]
-    if missing:
-        refuse(f"not installed: {', '.join(missing)}")
-    ours = str(ROOT / ".venv")
-    return os.pathsep.join([str(TOOLS), *(folder for folder in os.environ["PATH"].split(os.pathsep) if not folder.startswith(ours))])
 
 
 @pytest.mark.timeout(180)
-def test_three_members_govern_from_the_first_minute_on(tmp_path: Path, path: str) -> None:
+def test_three_members_govern_from_the_first_minute_on(tmp_path: Path) -> None:
+    tools = environment("curl", "jq", "openssl", "xxd")
     with VotingService(tmp_path) as service:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {"PATH": path}
         command = [str(SCRIPT), str(tmp_path), service.nodes[0].url]
-        ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=150, check=False)
+        ran = subprocess.run(command, capture_output=True, text=True, env=tools, timeout=150, check=False)
         assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
         first, *others = service.nodes
         retired = [node for node in others if (node.directory / "retired").exists()]

@@ -123,6 +123,7 @@ BUNDLE: Final = {
     "metadata": {"endpoints": {"/log/{id}": {"get": ENDPOINT}}},
     "modules": [{"name": "src/app.js", "module": MODULE}],
 }
+LONG: Final = "let a = ;" + " " * (1 << 20)  # more than is compiled before a vote
 INSTALLED: Final[dict[str, dict[bytes, bytes | None]]] = {
     MODULES: {b"/old.js": None, b"/src/app.js": MODULE.encode()},
     FLUSH: {SINGLETON: b"true"},
@@ -419,6 +420,12 @@ CASES: Final = (
             BYTECODE: {b"/old.js": None},
             BYTECODE_VERSION: {SINGLETON: None},
         },
+    ),
+    Case(
+        "set_js_app",
+        {"bundle": {"metadata": {"endpoints": {}}, "modules": [{"name": "a.js", "module": LONG}]}},
+        {MODULES: {b"/old.js": None, b"/a.js": LONG.encode()}, ENDPOINTS: {b"GET /old": None}, FLUSH: {SINGLETON: b"true"}},
+        [["refreshAppBytecodeCache"]],
     ),
     Case(
         "set_js_runtime_options",

@@ -178,6 +178,14 @@ def test_a_refusal_is_raised_at_once_with_what_the_service_said() -> None:
     assert (caught.value.status, caught.value.error_code, len(world.sent)) == (401, "InvalidAuthenticationInfo", 1)
 
 
+def test_what_a_refusal_says_twice_is_told_once() -> None:
+    details: tuple[dict[str, object], ...] = tuple(
+        {"message": text} for text in ("Error: there is no bundle", "InternalError: interrupted", "InternalError: interrupted")
+    )
+    told = str(RequestRefused(500, "InternalError", "Failed to apply(): Error: there is no bundle", details))
+    assert told == "500 InternalError: Failed to apply(): Error: there is no bundle; InternalError: interrupted"
+
+
 def test_an_answer_of_unknown_form_is_refused_with_its_text() -> None:
     with pytest.raises(RequestRefused, match="teapot"):
         World(Received(418, {}, b"teapot")).attempt()

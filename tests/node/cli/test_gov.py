@@ -156,6 +156,7 @@ def test_a_member_asks_looks_and_acknowledges_what_it_has_seen(ledgerd: Ledgerd,
     signing = files(CAROL, tmp_path)
     ran = ledgerd("gov", "ack", "--ask", "-o", "json", *signing, *options)
     assert (ran.json["state_digest"], ran.json["acknowledged"], ran.json["status"]) == (DIGEST, False, "Accepted")
+    assert f"ledgerd gov ack --digest {DIGEST}" in ledgerd("gov", "ack", "--ask", *signing, *options).err
     gov.sign(OTHER)
     ran = ledgerd("gov", "ack", "--digest", OTHER, "-o", "json", *signing, *options)
     assert (ran.status, ran.json["error"]["code"]) == (1, "StateMismatch")
@@ -197,6 +198,17 @@ def test_the_proposer_withdraws(ledgerd: Ledgerd, gov: Gov, options: list[object
     assert (ran.status, ran.fields["proposal_id"], ran.fields["state"]) == (0, PROPOSAL, "Withdrawn")
     assert "Withdrawn: nothing of it is done." in ran.err
     assert gov.node.row(tables.PROPOSALS_INFO, PROPOSAL)["state"] == "Withdrawn"
+
+
+def test_a_proposal_is_withdrawn_by_the_first_digits_of_its_name(ledgerd: Ledgerd, gov: Gov, options: list[object], tmp_path: Path) -> None:
+    propose(gov)
+    ran = ledgerd("gov", "withdraw", PROPOSAL[:8], *files(ALICE, tmp_path), *options)
+    assert (ran.status, ran.fields["proposal_id"], ran.fields["state"]) == (0, PROPOSAL, "Withdrawn")
+    ran = ledgerd("gov", "withdraw", PROPOSAL[:8], *files(ALICE, tmp_path))
+    assert (ran.status, "it has 64 lower-case hexadecimal digits" in ran.err) == (2, True)
+    other = "f" * 8 if PROPOSAL[:8] != "f" * 8 else "0" * 8
+    ran = ledgerd("gov", "withdraw", other, "-o", "json", *files(ALICE, tmp_path), *options)
+    assert (ran.status, ran.json["error"]["code"]) == (1, "NoSuchProposal")
 
 
 def test_what_cannot_be_withdrawn_is_a_failure_that_says_why(ledgerd: Ledgerd, gov: Gov, options: list[object], tmp_path: Path) -> None:

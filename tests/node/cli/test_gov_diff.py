@@ -188,6 +188,23 @@ def test_a_proposal_is_shown_with_votes_and_effects(ledgerd: Ledgerd, council: C
     assert [change["table"] for change in found["effects"]["changes"]] == [tables.USER_CERTS, tables.USER_INFO]
 
 
+def test_of_a_long_text_a_beginning_is_shown_and_where_the_rest_is(ledgerd: Ledgerd, council: Council, asking: list[object]) -> None:
+    lines = "\n".join(f"// line {number}" for number in range(300))
+    source = f"export function main() {{}}\n{lines}"
+    endpoint = {"js_module": "a.js", "js_function": "main", "mode": "readonly", "authn_policies": []}
+    bundle = {"metadata": {"endpoints": {"/a": {"get": endpoint}}}, "modules": [{"name": "a.js", "module": source}]}
+    name = council.put_proposal(text({"name": "set_js_app", "args": {"bundle": bundle}}))
+    out = shown(ledgerd, name, *asking).out
+    assert "// line 30\n" in out
+    assert "// line 200\n" not in out
+    assert len(out.splitlines()) < 80
+    (cut,) = [line.strip() for line in out.splitlines() if "more lines: " in line]
+    assert cut.endswith(f"more lines: ledgerd gov diff {name}")
+    assert "// line 299\n" in ledgerd("gov", "diff", name, *asking).out
+    changes = shown(ledgerd, name, "-o", "json", *asking).json["effects"]["changes"]
+    assert source in [change["after"]["value"] for change in changes]
+
+
 def test_who_is_no_member_is_shown_the_rest(ledgerd: Ledgerd, council: Council, options: list[object], tmp_path: Path) -> None:
     name = council.put_proposal(text(CHANGE))
     ran = shown(ledgerd, name, *options)

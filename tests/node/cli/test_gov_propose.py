@@ -21,7 +21,7 @@ from support.consortium import CAROL, NITRO_ROOT, OTHER_ROOT, RSA_PEM, SERVICE, 
 from support.consortium import service as consortium
 from support.constitution import Constitution, text_of, with_rows
 from support.council import Council
-from support.fake_service import FakeService
+from support.fake_service import FakeAnswer, FakeRequest, FakeService
 from support.governed import ALICE, BOB, id_of
 from support.members import files
 from support.proposed_actions import CONSTITUTION, JWKS, METADATA, TCB
@@ -438,6 +438,8 @@ def test_a_file_without_end_is_not_read_to_its_end(ledgerd: Ledgerd) -> None:
         (["set-member", "--cert", "FILE:one", "--encryption-pub-key", "FILE:one"], "is no public key"),
         (["remove-user", "--user-id", "ABCD"], "is neither an id"),
         (["remove-node", "--node-id", "AB" * 32], "is no id"),
+        (["remove-node", "--node-id", "abcdef0"], "is no id"),
+        (["remove-node", "--node-id", "abcdef01"], "--node-id: abcdef01 are the first digits of a node's name; give all of them, or --url"),
         (["set-recovery-threshold", "--recovery-threshold", "-1"], "is no whole number"),
         (["set-recovery-threshold", "--recovery-threshold", "9" * 20], "is no whole number"),
         (["set-recovery-threshold", "--recovery-threshold", "٣"], "is no whole number"),
@@ -470,6 +472,26 @@ def test_a_wrong_value_is_told_with_its_option(ledgerd: Ledgerd, tmp_path: Path,
     )
     assert (ran.status, ran.out) == (2, "")
     assert told in ran.err, ran.err
+
+
+def test_a_node_is_known_by_its_first_digits_where_there_is_a_service_to_ask(
+    ledgerd: Ledgerd, council: Council, service: FakeService, options: list[object]
+) -> None:
+    names = ["0123456789ab" + "0" * 52, "0123456789ac" + "0" * 52]
+
+    def gov(request: FakeRequest) -> FakeAnswer | None:
+        if not request.path.startswith("/gov/service/nodes?"):
+            return council(request)
+        return FakeAnswer(200, {}, json.dumps({"value": [{"nodeId": name} for name in names]}).encode())
+
+    service.nodes[0].behaviour = gov
+    proposing = ("gov", "propose", "remove-node", "--print", *options)
+    for first in ("0123456789ab", "0123456789ab0000...", names[0]):
+        ran = ledgerd(*proposing, "--node-id", first)
+        assert json.loads(ran.out) == {"actions": [{"name": "remove_node", "args": {"node_id": names[0]}}]}
+    for first, told in (("0123456789", "the names of 2 nodes begin with 0123456789"), ("ffffffff", "no node's name begins with ffffffff")):
+        ran = ledgerd(*proposing, "--node-id", first)
+        assert (ran.status, ran.out, told in ran.err) == (2, "", True), ran
 
 
 def test_who_signs_must_be_said(ledgerd: Ledgerd, service: FakeService, options: list[object], tmp_path: Path) -> None:
