@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 
-from ledgerd.enclave.jwt.keys import ALGORITHMS, CURVES, PublicKey, algorithm_of, check, to_der
+from ledgerd.enclave.jwt.keys import ALGORITHMS, CURVES, PublicKey, algorithm_of, check, from_point, from_rsa_numbers, to_der
 from ledgerd.enclave.jwt.records import KEY_ID_LENGTH_MAX, KeyRecord
 from ledgerd.enclave.jwt.strict import base64url
 from ledgerd.enclave.jwt.urls import URL_LENGTH_MAX, may_constrain
@@ -102,13 +102,7 @@ def _read_key(jwk: Mapping[str, Any]) -> PublicKey:
 
 def _rsa(jwk: Mapping[str, Any]) -> PublicKey:
     n, e = (int.from_bytes(_bytes(jwk, name), "big") for name in ("n", "e"))
-    try:
-        key = rsa.RSAPublicNumbers(e, n).public_key()
-    except ValueError:
-        key = None
-    if key is None or n % 2 == 0:
-        raise FormatError("n and e are no RSA public key")
-    return key
+    return from_rsa_numbers(n, e)
 
 
 def _ec(jwk: Mapping[str, Any]) -> PublicKey:
@@ -116,10 +110,7 @@ def _ec(jwk: Mapping[str, Any]) -> PublicKey:
     x, y = _bytes(jwk, "x"), _bytes(jwk, "y")
     if len(x) != curve.size or len(y) != curve.size:
         raise FormatError(f"x and y have {len(x)} and {len(y)} bytes; {curve.size} are those of {curve.name}")
-    try:
-        return ec.EllipticCurvePublicNumbers(int.from_bytes(x, "big"), int.from_bytes(y, "big"), curve.curve).public_key()
-    except ValueError:
-        raise FormatError(f"x and y are no point on {curve.name}") from None
+    return from_point(curve, int.from_bytes(x, "big"), int.from_bytes(y, "big"))
 
 
 def _bytes(jwk: Mapping[str, Any], name: str) -> bytes:

@@ -69,6 +69,28 @@ def check(key: Any) -> PublicKey:
     raise FormatError(f"a key that is neither RSA nor on one of the curves {', '.join(curve.name for curve in CURVES.values())}")
 
 
+def from_rsa_numbers(n: int, e: int) -> rsa.RSAPublicKey:
+    """The RSA key of a modulus and an exponent, as a JWK gives them.
+
+    Raises: FormatError: There is none. An even modulus is one that the library lets pass.
+    """
+    try:
+        key = rsa.RSAPublicNumbers(e, n).public_key()
+    except ValueError:
+        key = None
+    if key is None or n % 2 == 0:
+        raise FormatError("n and e are no RSA public key")
+    return key
+
+
+def from_point(curve: Curve, x: int, y: int) -> ec.EllipticCurvePublicKey:
+    """The key of a point on a curve, as a JWK gives it. Raises: FormatError: It is not on the curve."""
+    try:
+        return ec.EllipticCurvePublicNumbers(x, y, curve.curve).public_key()
+    except ValueError:
+        raise FormatError(f"x and y are no point on {curve.name}") from None
+
+
 def to_der(key: PublicKey) -> bytes:
     """DER SubjectPublicKeyInfo."""
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

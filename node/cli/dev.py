@@ -96,7 +96,8 @@ def dev(
     if image is not None and launcher != "vm":
         raise ConfigurationError("--image is for virtual machines: add --launcher vm")
     from ledgerd.node.cli.gov_bundle import read_bundle  # noqa: PLC0415
-    from ledgerd.node.dev import DevOptions, run_dev  # noqa: PLC0415 (loads cryptography)
+    from ledgerd.node.dev import run_dev  # noqa: PLC0415 (loads cryptography)
+    from ledgerd.node.dev_folder import DevOptions  # noqa: PLC0415
 
     bundle = None if js_app is None else read_bundle(js_app)
 

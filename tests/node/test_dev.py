@@ -13,7 +13,8 @@ import pytest
 
 from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node import config
-from ledgerd.node.dev import DevOptions, run_dev
+from ledgerd.node.dev import run_dev
+from ledgerd.node.dev_folder import DevOptions
 
 LEDGERD = [sys.executable, "-m", "ledgerd.node.cli.main"]
 OPTIONS = DevOptions(nodes=1, directory=None, port=0, app="ledgerd.apps.logging", anybody=False, command=None)

@@ -1,6 +1,8 @@
 """Keys as JSON Web Keys and back: RSA, the three NIST curves, and Ed25519 with X25519.
 
-What a JWK says beside the key (`use`, `alg`, ...) is neither read nor written, but for `kid`.
+What a JWK says beside the key (`use`, `alg`, ...) is neither read nor written, but for `kid`. Which numbers are a key is for
+`enclave.jwt.keys` to say, as for those that sign tokens; that base64url is padded, or a coordinate lacks its zeros in front, matters to
+members who vote for a key, and not here.
 Source: RFC 7517; RFC 7518, 6.2 and 6.3; RFC 8037, 2.
 """
 
@@ -13,6 +15,7 @@ from typing import Any, Final, TypeAlias
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from ledgerd.enclave.jwt.keys import CURVES, from_point, from_rsa_numbers
 from ledgerd.enclave.runtime.crypto.arguments import Function, Kind, RefusalError, Surroundings, members, reason, text
 from ledgerd.enclave.runtime.crypto.keys import (
     RSA_BITS_MAX,
@@ -26,8 +29,7 @@ from ledgerd.enclave.runtime.crypto.keys import (
 )
 
 _EC, _RSA, _OKP = "EC", "RSA", "OKP"
-_EC_CURVES: Final[dict[str, ec.EllipticCurve]] = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
-_EC_NAMES: Final = {curve.name: name for name, curve in _EC_CURVES.items()}
+_CURVES: Final = {curve.name: curve for curve in CURVES.values()}
 _KID_LENGTH_MAX: Final = 1 << 10
 _NUMBER_LENGTH_MAX: Final = RSA_BITS_MAX // 6 + 4  # in base64url
 
@@ -63,19 +65,18 @@ def _described(key: Private | Public) -> dict[str, str]:
         public = key.public_numbers()
         return {"kty": _RSA, "n": _encoded(public.n), "e": _encoded(public.e)}
     if isinstance(key, ec.EllipticCurvePublicKey):
-        size = (key.curve.key_size + 7) // 8
-        point = key.public_numbers()
-        return {"kty": _EC, "crv": _EC_NAMES[key.curve.name], "x": _encoded(point.x, size), "y": _encoded(point.y, size)}
+        curve, point = CURVES[key.curve.name], key.public_numbers()
+        return {"kty": _EC, "crv": curve.name, "x": _encoded(point.x, curve.size), "y": _encoded(point.y, curve.size)}
     if isinstance(key, _Edwards):
-        curve = "Ed25519" if isinstance(key, ed25519.Ed25519PublicKey) else "X25519"
-        return {"kty": _OKP, "crv": curve, "x": _base64url(key.public_bytes(Encoding.Raw, PublicFormat.Raw))}
+        name = "Ed25519" if isinstance(key, ed25519.Ed25519PublicKey) else "X25519"
+        return {"kty": _OKP, "crv": name, "x": _base64url(key.public_bytes(Encoding.Raw, PublicFormat.Raw))}
     jwk = _described(key.public_key())
     if isinstance(key, rsa.RSAPrivateKey):
         numbers = key.private_numbers()
         parts = {"d": numbers.d, "p": numbers.p, "q": numbers.q, "dp": numbers.dmp1, "dq": numbers.dmq1, "qi": numbers.iqmp}
         return jwk | {name: _encoded(value) for name, value in parts.items()}
     if isinstance(key, ec.EllipticCurvePrivateKey):
-        return jwk | {"d": _encoded(key.private_numbers().private_value, (key.curve.key_size + 7) // 8)}
+        return jwk | {"d": _encoded(key.private_numbers().private_value, CURVES[key.curve.name].size)}
     return jwk | {"d": _base64url(key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()))}
 
 
@@ -109,20 +110,20 @@ def _to_pem(kind: str, is_private: bool, _: Surroundings, jwk: Any) -> str:
 
 def _read_public(kind: str, parts: dict[str, Any]) -> Public:
     if kind == _RSA:
-        return rsa.RSAPublicNumbers(_number(parts, "e"), _number(parts, "n")).public_key()
+        return _modulus(parts)
     if kind == _EC:
-        return _point(parts).public_key()
+        return _point(parts)
     data = _octets(parts, "x")
     return ed25519.Ed25519PublicKey.from_public_bytes(data) if _is_ed25519(parts) else x25519.X25519PublicKey.from_public_bytes(data)
 
 
 def _read_private(kind: str, parts: dict[str, Any]) -> Private:
     if kind == _RSA:
-        public = rsa.RSAPublicNumbers(_number(parts, "e"), _number(parts, "n"))
+        public = _modulus(parts).public_numbers()
         d, p, q, dp, dq, qi = (_number(parts, name) for name in ("d", "p", "q", "dp", "dq", "qi"))
         return rsa.RSAPrivateNumbers(p, q, d, dp, dq, qi, public).private_key()
     if kind == _EC:
-        return ec.EllipticCurvePrivateNumbers(_number(parts, "d"), _point(parts)).private_key()
+        return ec.EllipticCurvePrivateNumbers(_number(parts, "d"), _point(parts).public_numbers()).private_key()
     data = _octets(parts, "d")
     key: ed25519.Ed25519PrivateKey | x25519.X25519PrivateKey
     if _is_ed25519(parts):
@@ -141,11 +142,15 @@ def _is_ed25519(parts: dict[str, Any]) -> bool:
     return bool(curve == "Ed25519")
 
 
-def _point(parts: dict[str, Any]) -> ec.EllipticCurvePublicNumbers:
-    curve = _EC_CURVES.get(text(parts.get("crv"), "jwk.crv"))
+def _modulus(parts: dict[str, Any]) -> rsa.RSAPublicKey:
+    return from_rsa_numbers(_number(parts, "n"), _number(parts, "e"))
+
+
+def _point(parts: dict[str, Any]) -> ec.EllipticCurvePublicKey:
+    curve = _CURVES.get(text(parts.get("crv"), "jwk.crv"))
     if curve is None:
-        raise RefusalError(f"jwk.crv must be one of {', '.join(_EC_CURVES)}", Kind.RANGE)
-    return ec.EllipticCurvePublicNumbers(_number(parts, "x"), _number(parts, "y"), curve)
+        raise RefusalError(f"jwk.crv must be one of {', '.join(_CURVES)}", Kind.RANGE)
+    return from_point(curve, _number(parts, "x"), _number(parts, "y"))
 
 
 def _octets(parts: dict[str, Any], name: str) -> bytes:

@@ -37,7 +37,8 @@ _OPENSSL: Final = "OpenSSL OpenSSL.SSL OpenSSL._util OpenSSL.crypto OpenSSL.vers
 _OURS: Final = """
     ledger.attestation ledger.attestation.errors ledger.attestation.items ledger.attestation.certificates ledger.attestation.snp
     ledger.attestation.uvm enclave.runtime.crypto.attestation enclave.runtime.crypto.certificates enclave.runtime.crypto.digests
-    enclave.runtime.crypto.jwk enclave.runtime.crypto.keys enclave.runtime.crypto.signatures enclave.runtime.crypto.wrapping
+    enclave.runtime.crypto.jwk enclave.runtime.crypto.keys enclave.runtime.crypto.signatures enclave.runtime.crypto.wrapping enclave.jwt
+    enclave.jwt.keys
 """
 
 MODULES: Final = (

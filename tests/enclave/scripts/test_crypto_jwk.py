@@ -51,6 +51,15 @@ def test_a_jwk_has_the_members_of_its_kind_and_no_more(kind: str) -> None:
     assert not any("=" in value or "+" in value or "/" in value for value in jwk.values())
 
 
+def test_numbers_that_are_no_key_are_refused_as_where_tokens_are_verified() -> None:
+    """An even modulus is one that the library itself takes; a point beside the curve it refuses."""
+    even = base64url((1 << 2047 | 2).to_bytes(256, "big"))
+    for secret in (False, True):
+        assert no_pem("rsa", to_jwk("rsa", secret=secret) | {"n": even}, secret=secret).endswith("n and e are no RSA public key")
+        beside = to_jwk("p256", secret=secret)
+        assert no_pem("p256", beside | {"y": beside["x"]}, secret=secret).endswith("x and y are no point on P-256")
+
+
 @pytest.mark.parametrize("kind", PAIRS)
 def test_a_name_for_the_key_is_kept_and_not_read(kind: str) -> None:
     assert to_jwk(kind, "my key") == to_jwk(kind) | {"kid": "my key"}

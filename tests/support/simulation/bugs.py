@@ -60,6 +60,7 @@ _STEERED: Final = {
     "says_invalid_too_early": ("undone and kept", 5),
     "says_invalid_by_guess": ("undone and kept", 5),
     "idempotency_outlives_a_rollback": ("asked again", 3),
+    "keys_end_with_their_view": ("asked again", 3),
 }
 _SET_BACK: Final = ("HashNotCompared",)
 _LYING: Final = ("believes_storage",)

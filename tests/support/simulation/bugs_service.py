@@ -34,6 +34,7 @@ _compact: Final[Any] = Store.compact
 _cut: Final[Any] = History.rollback
 _status_of: Final[Any] = Status.status_of
 _propose_plain: Final[Any] = Replica.propose_plain
+_find: Final[Any] = Idempotency.find
 
 
 def answers_before_commit(self: Any, request: Any, prefer: Any, outcome: Any, response: Any) -> None:
@@ -197,6 +198,19 @@ def forgets_keys(self: Any, guard: Any, response: Any, transaction: Any) -> None
     """Does not write down that a key was used."""
 
 
+def keys_end_with_their_view(self: Any, guard: Any) -> Any:
+    """Finds records of the present view only: what a deposed primary has done is done again."""
+    version = self._records.version_of(guard.record)
+    present = self._store.version
+    if version is not None and present and self._view_of(Seqno(version)) != self._view_of(Seqno(present)):
+        return None
+    return _find(self, guard)
+
+
+def nobody_waits_for_what_was_passed_on(self: Any, node: Any, number: int) -> None:
+    """Throws away what the primary answers to a forwarded request."""
+
+
 def believes_any_sync(self: Any, generation: int, view: View, seqno: Seqno) -> None:
     """Takes whatever the host says to have stored for stored."""
     if self.failed is None and seqno > self.stored_seqno:
@@ -225,6 +239,8 @@ PLANTED: Final[dict[str, tuple[Change, ...]]] = {
     "claims_are_lost": ((Replica, "propose_plain", claims_are_lost),),
     "keeps_writes_of_what_it_refuses": ((Transaction, "discard", keeps_writes_of_what_it_refuses),),
     "mixes_up_answers": ((Forwarded, "answered", mixes_up_answers),),
+    "keys_end_with_their_view": ((Idempotency, "find", keys_end_with_their_view),),
+    "nobody_waits_for_what_was_passed_on": ((Forwarded, "answered", nobody_waits_for_what_was_passed_on),),
     "forgets_keys": ((Idempotency, "remember", forgets_keys),),
     "believes_any_sync": ((Consensus, "stored", believes_any_sync),),
 }

@@ -11,7 +11,7 @@ from ledgerd.enclave.boundary import Fetch
 from ledgerd.enclave.consensus.core import Role, Settings
 from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.receipt import VerifiedReceipt
-from support.histories import Outcome
+from support.histories import Call, Outcome
 from support.simulation.clients import Asked, Client, Clients, Want
 from support.simulation.ending import judge_service
 from support.simulation.invariants import Violation
@@ -71,11 +71,16 @@ def new_service(curve: str, open_at_nodes: int | None) -> dict[str, Any]:
 
 
 class ServiceWorld(World):
-    """Nodes that serve clients. A node has `serving` (`enclave.serving.Serving`) and `questions` to its disk."""
+    """Nodes that serve clients. A node has `serving` (`enclave.serving.Serving`) and `questions` to its disk.
+
+    Attributes:
+        last_calls: What is asked at the very end, when everything must be answered.
+    """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan, read_entry)
         self.clients = Clients(self.send, _CLIENTS)
+        self.last_calls: list[Call] = []
 
     # What the worlds beneath bring.
 
@@ -246,17 +251,26 @@ class ServiceWorld(World):
         return before + 1 if primary.shadow.last > before else None
 
     def demand_answer(self, primary: Any) -> None:
-        """Ask for a linearizable read, of what was made last."""
+        """Ask for a linearizable read of what was made last; and of a backup, which must pass it on, for a write."""
+        self.last_calls = []
+        members = self.alive(primary.shadow.configurations[-1][1])
+        backup = next((node for node in members if node is not primary), primary)
         if self.clients.all["c1"].want is None:  # the write is answered
-            self.do_call("c1", primary.name, "get", "p0", "", "", "committed", "")
+            self.last_calls.append(self._call_last("c1", primary, "get"))
+            self.last_calls.append(self._call_last("c2", backup, "put"))
+
+    def _call_last(self, client: str, node: Any, what: str) -> Call:
+        number = self.clients.all[client].number + 1
+        self.do_call(client, node.name, what, "p0", "", f"{client}.{number}", "committed", "")
+        return self.clients.history.calls[-1]
 
     def unanswered(self) -> str:
         """Who waits in vain, in words; empty if nobody does."""
-        client = self.clients.all["c1"]
-        if client.want is not None:
-            return f"nobody answers {client.want.what}"
-        last = self.clients.history.calls[-1]
-        return "" if last.outcome is Outcome.COMMITTED and not last.writes else f"the last read was answered with {last.outcome.name}"
+        for name in ("c1", "c2"):
+            client = self.clients.all[name]
+            if client.want is not None:
+                return f"nobody answers {client.want.what} of {name}"
+        return "; ".join(f"{call.client} was told {call.outcome.name}" for call in self.last_calls if call.outcome is not Outcome.COMMITTED)
 
     def judge_end(self) -> None:
         """All that can only be judged at the end."""
