@@ -1,8 +1,10 @@
 """A member's request, executed again by the endpoint that took it, on the state before its entry."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import combinations
 from typing import Final, NamedTuple
 
+from ledgerd.enclave.auditing.findings import NotFollowingError
 from ledgerd.enclave.auditing.stand_in import Calls, Period, RecordedRenewal, StandIn
 from ledgerd.enclave.auth import authenticate
 from ledgerd.enclave.endpoints import Context, Endpoint, Maps, Registry
@@ -13,7 +15,8 @@ from ledgerd.enclave.governing.proposing import Proposing
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.requests import COSE, Request
 from ledgerd.enclave.scripting import Scripted, Signed
-from ledgerd.enclave.scripts.jobs import End, Job, Outcome
+from ledgerd.enclave.scripts.access import Access
+from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, End, Job, Outcome
 from ledgerd.enclave.scripts.pool import Pool
 from ledgerd.enclave.states import EMPTY_LEDGER
 from ledgerd.governance import requests
@@ -23,6 +26,10 @@ from ledgerd.ledger.errors import LedgerdError, RequestError
 from ledgerd.ledger.ids import Seqno, TransactionId
 
 TIMES_AS_LONG: Final = 3  # as an enclave lets a script run: an auditor's machine may be slower, and in no hurry
+
+FASTER_MAX: Final = 10  # an auditor's machine, than the one on which a script ran out of its time
+LATE_MAX: Final = 4  # scripts of one request of which that is tried, in every combination
+SCRIPT_SECONDS_MAX: Final = 3600.0  # of a whole ledger's scripts, unless the auditor has more patience
 
 _QUERY: Final = "api-version=2024-07-01"
 _BY_LIMITS: Final = frozenset({End.DEADLINE, End.MEMORY, End.STACK, End.CRASHED})
@@ -34,6 +41,12 @@ class ScriptsUnavailableError(LedgerdError):
     code = "ScriptsUnavailable"
 
 
+class ScriptsTooSlowError(LedgerdError):
+    """A ledger's scripts together run for longer than the auditor wants to wait, so nothing can be said about what follows."""
+
+    code = "ScriptsTooSlow"
+
+
 class Expected(NamedTuple):
     """What a request has to write.
 
@@ -41,11 +54,27 @@ class Expected(NamedTuple):
         writes: All of it.
         periods: Of certificates that it had made.
         doubt: Why that may be wrong, in words that end a sentence; as a rule nothing.
+        late: Scripts that have run out of their time in the enclave, by the service's word: here they took a while, and ended.
     """
 
     writes: WriteSet
     periods: tuple[Period, ...] = ()
     doubt: str = ""
+    late: int = 0
+
+
+class _Ran(NamedTuple):
+    """A script of the request that is being executed; `seconds`: for which it ran."""
+
+    job: Job
+    outcome: Outcome
+    seconds: float
+
+    @property
+    def may_be_late(self) -> bool:
+        """Whether it may have run out of its time on a slower machine; only what decides is asked, for what fails to apply is no entry."""
+        in_time = self.job.access is Access.GOV_RO and self.outcome.end not in _BY_LIMITS
+        return in_time and self.seconds * 1000 * FASTER_MAX >= self.job.limits.deadline_ms
 
 
 class Again:
@@ -58,6 +87,8 @@ class Again:
 
     Attributes:
         pool: The script workers.
+        seconds: For which scripts have run so far.
+        seconds_max: For which they may.
     """
 
     def __init__(self, store: Store, last_signed: Callable[[], Seqno], turn: Callable[[], None]) -> None:
@@ -65,6 +96,11 @@ class Again:
         self._turn = turn
         self._node = StandIn(store, last_signed)
         renewal = RecordedRenewal(self._node)
+        self.seconds = 0.0
+        self.seconds_max = SCRIPT_SECONDS_MAX
+        self._ran: list[_Ran] = []
+        self._before: list[_Ran] = []  # when the same request was executed for the first time
+        self._late: frozenset[int] = frozenset()  # which of its scripts are to be taken for late, by number
         self.pool = Pool(Calls(self._node, renewal).calls, 1, 0.0)
         self._registry = Registry("gov")
         engine = Engine(self._node, renewal.complete)
@@ -84,8 +120,34 @@ class Again:
         Raises:
             RequestError: It is refused.
             NotFollowingError: What the service's keys have made is not what was asked for.
-            ScriptsUnavailableError: Nothing can be said.
+            ScriptsUnavailableError, ScriptsTooSlowError: Nothing can be said.
         """
+        self._before, self._late = [], frozenset()
+        return self._execute(request, root, identifier, writes, signed)
+
+    def others(
+        self, request: SignedRequest, root: bytes | None, identifier: TransactionId, writes: WriteSet, signed: Signed | None
+    ) -> Iterator[Expected]:
+        """What the request that was executed last may have written instead, if scripts of it that took long here were late in the enclave.
+
+        A member can write a ballot that takes about as long as one may. Whether it was in time there, nobody can find out here; it must
+        not be by such a ballot that an honest service's ledger does not follow.
+        """
+        self._before = self._ran
+        slow = [number for number, ran in enumerate(self._before) if ran.may_be_late][:LATE_MAX]
+        for count in range(len(slow), 0, -1):
+            for late in combinations(slow, count):
+                self._late = frozenset(late)
+                try:
+                    found = self._execute(request, root, identifier, writes, signed)
+                except (RequestError, NotFollowingError):
+                    continue
+                yield found._replace(late=count)
+
+    def _execute(
+        self, request: SignedRequest, root: bytes | None, identifier: TransactionId, writes: WriteSet, signed: Signed | None
+    ) -> Expected:
+        self._ran = []
         self._node.face(identifier, writes, root or bytes(32), request.created_at * 1000)
         asked = Request(None, "POST", _path(request), _QUERY, {"content-type": COSE}, request.envelope, None, "")
         asked.now_s = request.created_at
@@ -121,6 +183,24 @@ class Again:
         return Expected(transaction.take(), doubt=doubt)
 
     def _run(self, job: Job, context: Context) -> Outcome:
+        number = len(self._ran)
+        if number in self._late:
+            outcome, seconds = Outcome(End.DEADLINE, None, DEADLINE_TEXT), 0.0
+        elif number < len(self._before) and job.access is Access.GOV_RO and _is_same(job, self._before[number].job):
+            outcome, seconds = self._before[number].outcome, 0.0  # nothing was written yet when it ran, so it would be the same again
+        else:
+            outcome = self._run_now(job, context)
+            seconds = self.pool.took
+            self.seconds += seconds
+        self._ran.append(_Ran(job, outcome, seconds))
+        return outcome
+
+    def _run_now(self, job: Job, context: Context) -> Outcome:
+        if self.seconds > self.seconds_max:
+            raise ScriptsTooSlowError(
+                f"this ledger's scripts have run for {self.seconds / 60:.0f} minutes so far, and are not done; nothing is said of what "
+                "they decide now. Go on with more patience: --script-minutes"
+            )
         ended: list[Outcome] = []
         patient = job._replace(limits=job.limits._replace(deadline_ms=job.limits.deadline_ms * TIMES_AS_LONG))
         self.pool.submit(patient, context, ended.append)
@@ -132,6 +212,10 @@ class Again:
         if outcome.end is End.UNAVAILABLE:
             raise ScriptsUnavailableError(f"no script worker runs here, so nothing can be said about what scripts decided: {outcome.text}")
         return outcome
+
+
+def _is_same(job: Job, other: Job) -> bool:
+    return (job.bundle.id, job.function, job.arguments) == (other.bundle.id, other.function, other.arguments)
 
 
 def _path(request: SignedRequest) -> str:

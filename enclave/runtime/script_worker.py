@@ -261,7 +261,7 @@ class Execution:
             engine.free(thrown)
         engine.free(shown)
         if data is not None and b"\n" not in head:
-            return [messages.FAILED, End.INVALID.value, head.decode(errors="replace"), _cut(data.decode(errors="replace"))]
+            return [messages.FAILED, End.INVALID.value, _cut(head.decode(errors="replace")), _cut(data.decode(errors="replace"))]
         kind, status, pairs, text = head.split(b"\n", 3)
         headers = []
         if pairs != b"[]":

@@ -115,12 +115,14 @@ class Pool:
         isolation: How workers say that they are kept apart.
         killed_total: Workers that were stopped, or died, for what a script did.
         has_news: Something was submitted since `ready` was last asked.
+        took: Seconds for which the job that ended last has run, by what is known of the time (`at`).
     """
 
     def __init__(self, calls: Mapping[str, Call], workers: int, now: float) -> None:
         self.isolation: tuple[str, ...] = ()
         self.killed_total = 0
         self.has_news = False
+        self.took = 0.0
         self._calls = calls
         self._now = now
         self._groups = (_Group(workers, is_alone=False), _Group(1, is_alone=True))
@@ -186,6 +188,10 @@ class Pool:
         if worker is not None:
             self._blame(group, worker, End.CRASHED, f"a script worker ended: {how}")
 
+    def at(self, now: float) -> None:
+        """Learn the time, and no more: what is received next was said by then."""
+        self._now = now
+
     def tick(self, now: float) -> None:
         """Learn the time, after everything that was received: who is late has said nothing until now."""
         self._now = now
@@ -245,7 +251,8 @@ class Pool:
                 self._failed_starts = 0
                 worker.tasks.popleft()
                 lane = group.queue.lane(task.lane)
-                lane.took(worker.used + self._now - worker.since)
+                self.took = worker.used + self._now - worker.since
+                lane.took(self.took)
                 lane.held -= not worker.tasks
                 worker.arm(self._now, anew=True)
                 task.done(outcome)
@@ -277,7 +284,8 @@ class Pool:
         guilty = worker.tasks.popleft() if worker.tasks else None
         if guilty is not None:
             lane = group.queue.lane(guilty.lane)
-            lane.took(worker.used + self._now - worker.since)
+            self.took = worker.used + self._now - worker.since
+            lane.took(self.took)
             lane.held -= not worker.tasks
         self._discard(group, worker)
         if guilty is not None:

@@ -3,7 +3,9 @@
 Nothing here is believed but bytes and the certificate that the caller names. Not here: the rules (`enclave.auditing`).
 """
 
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +13,7 @@ import click
 
 from ledgerd.enclave.auditing.findings import NotFollowingError, Step
 from ledgerd.enclave.auditing.replay import Replay
+from ledgerd.enclave.auditing.requesting import SCRIPT_SECONDS_MAX
 from ledgerd.ledger.errors import FormatError, IntegrityError
 from ledgerd.node.cli.ledger import anchor_option, open_auditor, open_source, progress
 from ledgerd.node.cli.output import EXIT_FAILED, Ended, Output, command
@@ -19,13 +22,21 @@ from ledgerd.node.cli.parameters import FOLDER
 REFUSED: Final = "REFUSED"
 FOLLOWS: Final = "FOLLOWS"
 UNANCHORED: Final = "UNANCHORED"
+TOLD_EVERY_SECONDS: Final = 30.0
 
 
 @command("audit")
 @click.argument("path", type=FOLDER)
 @anchor_option
 @click.option("--verbose", "-v", is_flag=True, help="Tell what every entry of governance did. With `-o json` that is always told.")
-def gov_audit(output: Output, path: Path, service_cert: Path | None, verbose: bool) -> None:
+@click.option(
+    "--script-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=SCRIPT_SECONDS_MAX / 60,
+    show_default=True,
+    help="For how long the ledger's scripts may run, all together: whoever wrote it may have written some that take for ever.",
+)
+def gov_audit(output: Output, path: Path, service_cert: Path | None, verbose: bool, script_minutes: float) -> None:
     """Replay governance from a ledger, offline.
 
     PATH is a node's directory or a folder of CCF chunk files. The ledger is verified as by `ledgerd ledger verify`, with the evidence of
@@ -43,6 +54,7 @@ def gov_audit(output: Output, path: Path, service_cert: Path | None, verbose: bo
     source = open_source(path)
     auditor = open_auditor(service_cert)
     replay, nodes = Replay(), NodeAudit(None, None)
+    replay.allow(script_minutes * 60)
     steps: list[Step] = []
 
     def facts(verdict: str, **more: Any) -> dict[str, Any]:
@@ -65,7 +77,7 @@ def gov_audit(output: Output, path: Path, service_cert: Path | None, verbose: bo
 
     try:
         with script_workers(replay.pool) as workers, progress(output, "replaying", source.total) as advance:
-            replay.turn = workers.turn
+            replay.turn = _telling(output, replay, workers.turn)
             for stored in source.entries():
                 entry = auditor.feed(stored.data)
                 nodes.feed(entry)
@@ -89,6 +101,21 @@ def gov_audit(output: Output, path: Path, service_cert: Path | None, verbose: bo
     output.record("gov_audit", facts(FOLLOWS if result.anchored else UNANCHORED, unsigned=result.unsigned))
     if not result.anchored:
         output.note("UNANCHORED: governance follows from this ledger; whose it is remains open. Give --service-cert FILE.")
+
+
+def _telling(output: Output, replay: Replay, turn: Callable[[], None]) -> Callable[[], None]:
+    """The turn, and now and then a word to people about where scripts take so long."""
+    told_at = time.monotonic()
+
+    def telling() -> None:
+        nonlocal told_at
+        turn()
+        if not output.json and time.monotonic() - told_at >= TOLD_EVERY_SECONDS:
+            told_at = time.monotonic()
+            minutes = replay.script_seconds / 60
+            output.note(f"Running scripts of entry {replay.store.version + 1}; all together they have run for {minutes:.1f} minutes.")
+
+    return telling
 
 
 def _fields(step: Step) -> dict[str, Any]:

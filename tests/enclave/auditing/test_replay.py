@@ -10,14 +10,20 @@ from typing import Any
 
 import pytest
 
-from ledgerd.enclave.auditing import findings
+from ledgerd.enclave.auditing import findings, requesting
+from ledgerd.enclave.auditing import replay as replaying
 from ledgerd.enclave.auditing.findings import NotFollowingError
+from ledgerd.enclave.auditing.replay import Replay
+from ledgerd.enclave.scripts.pool import Pool
 from ledgerd.governance import requests, tables
 from ledgerd.ledger.entry import WriteSet, read_public
+from ledgerd.ledger.ids import Seqno, TransactionId, View
 from ledgerd.ledger.merkle import Frontier
+from ledgerd.ledger.signature import SIGNATURES
 from support.auditing import audited
 from support.cluster import Identity, make_identity
 from support.governed import id_of
+from support.ledgers import Service
 from support.lives import AGAINST, FOR, Ledger, Life, whole_life
 from support.members import SIGNED_AT
 from support.rewriting import Change
@@ -373,3 +379,59 @@ def test_the_service_s_certificate_is_of_its_key(life: Life, ledger: Ledger) -> 
         return writes
 
     check(ledger.refused(at(seqno, same)), seqno, findings.CERTIFICATE)
+
+
+# Scripts that take about as long as they may.
+
+
+def without_alice(life: Life, ledger: Ledger) -> list[bytes]:
+    """The ledger up to where the service says that a ballot ran out of its time: one vote is left then, which decides nothing."""
+    seqno, key = ledger.places["open, vote of bob"], life.identities["open"].encode()
+
+    def edit(writes: WriteSet) -> WriteSet:
+        record = tables.decode(writes[tables.PROPOSALS_INFO][key] or b"")
+        undecided = {name: value for name, value in record.items() if name != "final_votes"}
+        kept: WriteSet = {name: writes[name] for name in (tables.COSE_HISTORY, tables.OBSERVED_SIGNATURE) if name in writes}
+        return {**kept, tables.PROPOSALS_INFO: {key: tables.encode({**undecided, "state": "Open"})}}
+
+    entries = ledger.rewritten(at(seqno, edit))
+    end = next(number for number, entry in enumerate(entries) if number >= seqno and SIGNATURES in read_public(entry).writes)
+    return entries[: end + 1]
+
+
+def took(seconds: float) -> property:
+    """For `Pool.took`: scripts take so long, whatever they do."""
+    return property(lambda pool: seconds, lambda pool, value: None)
+
+
+def test_a_script_that_takes_long_here_may_have_been_late_there(life: Life, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a member could make an honest service's ledger refused, by a ballot that takes about as long as one may."""
+    monkeypatch.setattr(Pool, "took", took(0.4), raising=False)
+    last = audited(without_alice(life, ledger), life.certificate)[-1]
+    assert last.text.endswith("ran out of time is the service's word: here it took long, and ended")
+
+
+def test_a_script_that_is_quick_here_was_in_time_there(life: Life, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pool, "took", took(0.2), raising=False)
+    with pytest.raises(NotFollowingError) as caught:
+        audited(without_alice(life, ledger), life.certificate)
+    assert caught.value.rule == findings.OUTCOME
+
+
+def test_scripts_that_take_for_ever_all_together_end_the_audit(ledger: Ledger, life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pool, "took", took(9.0), raising=False)
+    monkeypatch.setattr(requesting, "SCRIPT_SECONDS_MAX", 20.0)
+    with pytest.raises(requesting.ScriptsTooSlowError, match="--script-minutes"):
+        audited(ledger.entries, life.certificate)
+
+
+def test_signatures_that_all_say_one_second_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts of an entry may have seen any of the last minute's; a ledger may have gigabytes of them in one."""
+    monkeypatch.setattr(replaying, "OBSERVED_BYTES_MAX", 20_000)
+    made = Service()
+    made.genesis()
+    replay = Replay()
+    for number in range(100):
+        made.sign()
+        replay._signature(TransactionId(View(2), Seqno(number + 1)), read_public(made.entries[-1]).writes)
+    assert 0 < len(replay._signatures) < 40

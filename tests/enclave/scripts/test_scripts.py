@@ -12,6 +12,7 @@ from ledgerd.enclave.kv import Store
 from ledgerd.enclave.runtime.script_worker import Interpreters
 from ledgerd.enclave.scripts.access import Access
 from ledgerd.enclave.scripts.jobs import Bundle, Clock, End, Job, Limits, Outcome, Response, Result
+from ledgerd.enclave.scripts.messages import TEXT_LENGTH_MAX
 from support.scripts import job, run_here, value_of
 
 RW: dict[str, Any] = {"access": Access.APP_RW}
@@ -489,6 +490,12 @@ def test_a_response_has_status_headers_and_body(returned: str, response: Respons
 def test_what_is_no_response_is_told(returned: str, why: str, thrown: str) -> None:
     outcome = respond(f"return {returned};")
     assert (outcome.end, outcome.text, outcome.trace) == (End.INVALID, why, thrown)
+
+
+def test_why_it_is_none_is_cut_where_a_script_has_a_say_in_it() -> None:
+    """What looks like a promise and is none is taken for what the prelude tells."""
+    outcome = respond("return Object.setPrototypeOf(['x'.repeat(100000), ''], Promise.prototype);")
+    assert (outcome.end, len(outcome.text)) == (End.INVALID, TEXT_LENGTH_MAX)
 
 
 def test_what_was_signed_is_given_to_the_caller_who_has_signed_it() -> None:

@@ -118,3 +118,15 @@ def test_a_node_whose_evidence_is_refused_is_named(ledgerd: Ledgerd, ledger: Led
     ran = ledgerd("gov", "audit", stored(tmp_path / "ledger", short), "--service-cert", certificate)
     assert (ran.status, ran.fields["verdict"]) == (1, "REFUSED")
     assert "recorded in entry 1" in ran.fields["reason"]
+
+
+def test_who_waits_is_told_where_and_does_not_wait_for_ever(
+    ledgerd: Ledgerd, ledger: Ledger, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stored(tmp_path / "ledger", ledger.entries)
+    monkeypatch.setattr("ledgerd.node.cli.gov_audit.TOLD_EVERY_SECONDS", 0.0)
+    ran = ledgerd("gov", "audit", path, "--service-cert", certificate, "--script-minutes", "0.0000001")
+    assert ran.status == 1
+    assert f"Running scripts of entry {ledger.places['open']}" in ran.err
+    assert "--script-minutes" in ran.err.splitlines()[-1]
+    assert ledgerd("gov", "audit", path, "--script-minutes", "0").status == 2
