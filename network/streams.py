@@ -290,6 +290,7 @@ class Streams:
         if stream is None or stream.closing:
             return
         unsent = stream.unsent
+        size = len(data)
         if unsent is None:
             if stream.opened:
                 try:
@@ -299,10 +300,12 @@ class Streams:
                 except OSError:
                     self._drop(stream)
                     return
-                if sent == len(data):
+                if sent == size:
                     return
-                data = memoryview(data)[sent:]  # type: ignore[assignment]
-            stream.unsent = bytearray(data)
+                size -= sent
+                stream.unsent = bytearray(memoryview(data)[sent:])
+            else:
+                stream.unsent = bytearray(data)
             if not stream.deadline:
                 stream.deadline = time.monotonic() + STALL_SECONDS_MAX
                 self._slow.add(stream)
@@ -312,7 +315,7 @@ class Streams:
             return
         else:
             unsent += data
-        self._unsent_total += len(data)
+        self._unsent_total += size
         assert stream.unsent is not None
         paused = stream.kind.pauses and len(stream.unsent) > PAUSE_BYTES
         self._watch_stream(stream, _OUT if paused or not stream.opened else _IN | _OUT)

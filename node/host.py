@@ -322,6 +322,10 @@ class Host:
             self._streams.watch(self._link.fileno(), writing=bool(unsent))
 
 
+def _only_wake(number: int, frame: object) -> None:
+    """A signal's handler: what wakes the loop is the byte that Python writes for it."""
+
+
 class _Signals:
     """SIGTERM, SIGINT and SIGUSR1 as bytes on a descriptor."""
 
@@ -330,7 +334,7 @@ class _Signals:
         self._read.setblocking(False)
         self._write.setblocking(False)
         self.wake = self._read.fileno()
-        self._previous = {number: signal.signal(number, lambda *_: None) for number in (*_STOPPING, signal.SIGUSR1)}
+        self._previous = {number: signal.signal(number, _only_wake) for number in (*_STOPPING, signal.SIGUSR1)}
         self._previous_wake = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
 
     def take(self) -> set[int]:

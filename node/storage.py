@@ -140,8 +140,8 @@ class Storage:
         self._reads: deque[tuple[int, list[bytes]]] = deque()
         self._failed: str | None = None
         self._lock = threading.Lock()  # held for a few assignments only
-        self._thread = threading.Thread(target=self._run, name="storage", daemon=True)
-        self._thread.start()
+        self._writer = threading.Thread(target=self._run, name="storage", daemon=True)
+        self._writer.start()
 
     # The host's side: never waits.
 
@@ -173,9 +173,9 @@ class Storage:
 
     def close(self) -> None:
         """Finish what is queued, then close. Idempotent."""
-        if self._thread.is_alive():
+        if self._writer.is_alive():
             self._work.put(None)
-            self._thread.join()
+            self._writer.join()
 
     # The thread's side.
 

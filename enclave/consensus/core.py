@@ -20,7 +20,6 @@ from typing import Any, Final
 
 from ledgerd.enclave.consensus.contract import Appended, ConsensusReady, Note, Settings, StateMachine
 from ledgerd.enclave.consensus.elections import Elections
-from ledgerd.enclave.consensus.following import Following
 from ledgerd.enclave.consensus.log import LogEntry
 from ledgerd.enclave.consensus.messages import (
     AppendAccepted,
@@ -63,7 +62,7 @@ _HANDLERS: Final[dict[type[Any], str]] = {
 _NO_VIEW: Final = View(0)
 
 
-class Consensus(Elections, Following):
+class Consensus(Elections):
     """One node's consensus. Call `tick` first at each wake-up: it also sets the time for what follows.
 
     Args:

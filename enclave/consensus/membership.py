@@ -60,7 +60,7 @@ class Membership(State):
             self._retire(Removal.CONFIGURED)
             self._retirement_seqno = configuration.seqno
         if self.role is Role.PRIMARY:
-            for node in sorted(configuration.nodes - self._peers.keys() - {self.node_id}):
+            for node in sorted(configuration.nodes.difference(self._peers, {self.node_id})):
                 # It probably has nothing. Its first refusal says so, at the price of one round trip.
                 peer = self._peers[node] = Progress(node, Seqno(configuration.seqno - 1), self._now)
                 peer.heard_at += self._settings.newcomer

@@ -3,8 +3,8 @@
 Not here: what their answers mean (`consensus.leading`); what is known of each (`consensus.progress`).
 """
 
+from ledgerd.enclave.consensus.following import Following
 from ledgerd.enclave.consensus.log import LogEntry, prefix_within
-from ledgerd.enclave.consensus.membership import Membership
 from ledgerd.enclave.consensus.messages import NO_DIGEST, AppendEntries
 from ledgerd.enclave.consensus.progress import Flow, Progress, Reply
 from ledgerd.enclave.consensus.roles import Role
@@ -12,7 +12,7 @@ from ledgerd.ledger.errors import HostError
 from ledgerd.ledger.ids import NodeId, Seqno
 
 
-class Sending(Membership):
+class Sending(Following):
     """AppendEntries, as the flow to each peer allows."""
 
     def fetched(self, first: Seqno, entries: list[LogEntry] | None) -> None:

@@ -2,10 +2,10 @@
 
 The base of the state machine. Each class beyond adds what one purpose needs, and calls only what it stands upon:
 
-    State <- Membership <- Sending <- Leading <- Elections <- core.Consensus
-                        <- Following <----------------------- core.Consensus
+    State <- Membership <- Following <- Sending <- Leading <- Elections <- core.Consensus
 
-One object in the end, without doors in between: the rules share their state, and an entry on its way pays for no indirection.
+One object in the end, without doors in between: the rules share their state, and an entry on its way pays for no indirection. One line,
+since a class of two bases could not be compiled (docs/adr/0010); what makes a primary needs nothing of what a backup does.
 Not here: any rule of the protocol but one, what a node forgets when it becomes a backup.
 """
 

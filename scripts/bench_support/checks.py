@@ -31,6 +31,13 @@ def count_committed(url: str, ca: Path, ids: list[str]) -> tuple[int, int]:
     return _committed(url, ca, sorted(unique)), len(unique)
 
 
+def compiled_modules(url: str, ca: Path) -> int:
+    """How many modules of a node run as machine code, as the node itself counts them; 0 if it is interpreted. Raises: OSError."""
+    with Wire(url, ca) as wire:
+        (answer,) = wire.get_all(["/node/version"])
+    return int(json.loads(answer.body)["compiled_modules"])
+
+
 def _committed(url: str, ca: Path, ids: list[str]) -> int:
     committed = 0
     with Wire(url, ca) as wire:
