@@ -3,8 +3,8 @@
 So an idle service commits one transaction at once and a busy one signs everything that came in while the last signature was on its way
 to a majority. A commit sends many clients their answers, and their next requests trickle in: to sign at the first of them would make
 every other round a round of one, and rounds cost: each is two signatures, a sync and some wake-ups on every node. So a round waits
-until the clients that were just answered are back, for at most half as long as the last round took, and 4 ms. While short scripts run, whose
-answers are about to be written, it waits as long again.
+until the clients that were just answered are back, for at most half as long as the last round took, and 4 ms. While short scripts run,
+whose answers are about to be written, it waits as long again.
 Both signatures are computed here, one after the other: 0.1 ms on P-256. A thread for one of them would cost a wake-up, which is more; and
 nothing could be executed meanwhile anyway, since the signature entry signs the root over all entries before it.
 Not here: what a signature entry holds (`ledger.signature`).

@@ -2,10 +2,10 @@
 
 Feed it with `submit`, `received`, `ended` and `tick`; then take `ready` and do what it says. Jobs of a lane are started in the order in
 which they came, several at a time, so that the words of many go in one frame; lanes take turns (`enclave.scripts.lanes`). A worker says in
-order what became of its jobs, those of a moment together. A worker that breaks the protocol is killed, and the first of its jobs without an
-outcome is to blame. So is one that dies, or says nothing within that job's time; but then nobody knows which of several it was, for some
-may have ended well and not been told of yet. All that are not to blame are run elsewhere, those that may be one by one, for nothing of a run
-is seen before its end.
+order what became of its jobs, those of a moment together. A worker that breaks the protocol is killed, and the first of its jobs without
+an outcome is to blame. So is one that dies, or says nothing within that job's time; but then nobody knows which of several it was: some
+may have ended well and not been told of yet. All that are not to blame are run elsewhere, those that may be one by one, for nothing of a
+run is seen before its end.
 Jobs that must be alone have a worker of their own, always a fresh one; they and the others never wait for each other.
 Law: a job ends exactly once; no script, and no worker in the wrong hands, makes another job's result or holds up anybody but its own.
 Not here: what the messages of one job may do (`enclave.scripts.run`), starting and killing (`enclave.runtime.script_pool`).
@@ -330,8 +330,8 @@ class Pool:
             self._ready.start.append(self._names)
 
     def _assign(self, group: _Group) -> None:
-        """Give waiting jobs to workers, those of one lane to each. Long ones go to idle workers, in equal shares; of short ones as many to one
-        as it does in a moment, even if it is not idle: to wake another process costs more than they do."""
+        """Give waiting jobs to workers, those of one lane to each. Long ones go to idle workers, in equal shares; of short ones as many to
+        one as it does in a moment, even if it is not idle: to wake another process costs more than they do."""
         queue = group.queue
         if not queue:
             return
