@@ -482,7 +482,9 @@ class Serving:
 
     def _sign(self) -> None:
         consensus = self._consensus
-        if consensus.role is Role.PRIMARY and self._group_commit.is_due(self._replica.history, consensus.commit_seqno, self._now):
+        if consensus.role is Role.PRIMARY and self._group_commit.is_due(
+            self._replica.history, consensus.commit_seqno, self._now, self.scripts.soon
+        ):
             self._propose_signature()
 
     def _tell_time(self) -> None:

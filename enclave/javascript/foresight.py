@@ -3,11 +3,11 @@
 A question costs a way from the worker to the enclave and back, which takes longer than most functions. Functions mostly read a key that the
 request names, or the same key every time; where that was so, the value goes with the job (`Job.ahead`).
 Law: a guess changes no result. What is read ahead counts as read, so a wrong guess costs a look, at worst a run that need not have been
-repeated. Guesses are forgotten now and then, and made anew from what is read then.
+repeated. Guesses are made anew now and then, from what a few runs read to which nothing was given ahead; others use the old ones meanwhile.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -16,6 +16,7 @@ from ledgerd.ledger.errors import RequestError
 
 GUESSES_MAX: Final = 8
 RUNS: Final = 1_000  # after which guesses are made anew
+PROBES: Final = 2  # runs of which they are made anew: a key that is always the same is known as that by the second
 TRIES: Final = 16  # looks at what was read, until then; keys that are computed in other ways are not worth more
 BODY_BYTES_MAX: Final = 4_096  # of a JSON body that is looked into
 FIELDS_MAX: Final = 16  # of it
@@ -52,6 +53,9 @@ class Foresight:
 
     def __init__(self) -> None:
         self._guesses: list[Guess] = []
+        self._fresh: list[Guess] | None = None  # while they are made anew
+        self._to_probe = 0
+        self._to_learn = 0
         self._before: dict[str, bytes] = {}  # a key of the last run, by its map
         self._runs = 0
         self._tries = 0
@@ -61,8 +65,12 @@ class Foresight:
         self._runs += 1
         if self._runs >= RUNS:
             self._runs = self._tries = 0
-            self._guesses.clear()
             self._before.clear()
+            self._fresh = []
+            self._to_probe = self._to_learn = PROBES
+        if self._to_probe:
+            self._to_probe -= 1
+            return ()
         if not self._guesses:
             return ()
         fields: dict[str, str] | None = None
@@ -84,14 +92,22 @@ class Foresight:
                 found.append((guess.map_name, _key(text, is_json=guess.is_json)))
         return tuple(found)
 
-    def learn(self, context: Context, ahead: Iterable[tuple[str, bytes]], read: Iterable[tuple[str, bytes]]) -> None:
+    def learn(self, context: Context, ahead: Sequence[tuple[str, bytes]], read: Iterable[tuple[str, bytes]]) -> None:
         """Take note of what was read.
 
         Args: ahead: What `keys` gave. read: Maps and keys, of this and of what was read ahead.
         """
-        guesses = self._guesses
-        if len(guesses) >= GUESSES_MAX or self._tries >= TRIES:
-            return
+        if self._fresh is not None and not ahead:
+            self._to_learn -= 1
+            self._take_note(self._fresh, context, ahead, read)
+            if not self._to_learn:
+                self._guesses, self._fresh = self._fresh, None
+        elif len(self._guesses) < GUESSES_MAX and self._tries < TRIES:
+            self._take_note(self._guesses, context, ahead, read)
+
+    def _take_note(
+        self, guesses: list[Guess], context: Context, ahead: Iterable[tuple[str, bytes]], read: Iterable[tuple[str, bytes]]
+    ) -> None:
         guessed = set(ahead)
         missed = [(name, key) for name, key in read if (name, key) not in guessed and not name.startswith(_TABLES)]
         if not missed:

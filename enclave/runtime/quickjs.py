@@ -18,11 +18,14 @@ import _quickjs
 
 VERSION: Final = b"0.17.0"  # of the engine whose interface is declared below
 TEXT_BYTES_MAX: Final = 16 << 10  # of an exception's text and of its trace, each
-_SHARED_BYTES: Final = 64 << 10
+PART_BYTES: Final = 64 << 10  # of `Engine.shared`: requests through the door, what a run is given, what it writes; see `prelude.js`
+GIVEN, WRITTEN = PART_BYTES, 2 * PART_BYTES
+_SHARED_BYTES: Final = 3 * PART_BYTES
 
 _TAG_STRING, _TAG_STRING_ROPE, _TAG_OBJECT, _TAG_BOOL, _TAG_NULL, _TAG_UNDEFINED, _TAG_EXCEPTION = -7, -6, -1, 1, 2, 3, 6
 _EVAL_MODULE, _EVAL_STRICT, _EVAL_COMPILE_ONLY = 1 << 0, 1 << 3, 1 << 5
 _BYTECODE: Final = 1
+ARGUMENTS_MAX: Final = 16  # of a call
 _STRIPPED: Final = 1 << 4 | 1 << 5  # of its source, and of the places of its parts
 _CFUNC_F_F: Final = 6
 _PENDING, _FULFILLED = 0, 1
@@ -92,6 +95,7 @@ _is_function = _declare("JS_IsFunction", c_bool, c_void_p, Value)
 _is_promise = _declare("JS_IsPromise", c_bool, Value)
 _promise_state = _declare("JS_PromiseState", c_int, c_void_p, Value)
 _promise_result = _declare("JS_PromiseResult", Value, c_void_p, Value)
+_is_job_pending = _declare("JS_IsJobPending", c_bool, c_void_p)
 _execute_pending_job = _declare("JS_ExecutePendingJob", c_int, c_void_p, POINTER(c_void_p))
 _to_text = _declare("JS_ToCStringLen2", c_void_p, c_void_p, POINTER(c_size_t), Value, c_bool)
 _free_text = _declare("JS_FreeCString", None, c_void_p, c_void_p)
@@ -135,10 +139,11 @@ class Engine:
         door: The way out.
 
     Attributes:
-        shared: The memory that `prelude.js` writes its requests into.
+        shared: The memory that this program and `prelude.js` both write to.
         deadline: When the script is stopped, monotonic seconds; may be moved at any time, to 0 to stop it now.
         interrupted: It was.
         door: The way out; may be changed between runs.
+        look: Told the time now and then while a script runs.
     Raises: EngineError: There is no memory for it.
     """
 
@@ -147,7 +152,8 @@ class Engine:
     ) -> None:
         self.deadline = float("inf")
         self.interrupted = False
-        self.shared = _SHARED
+        self.look: Callable[[float], None] = lambda now: None
+        self.shared = _VIEW
         ctypes.memset(_SHARED, 0, _SHARED_BYTES)  # nothing of another script's
         self._runtime = _new_runtime()
         if not self._runtime:
@@ -184,7 +190,12 @@ class Engine:
     # What the engine calls. Nothing may be raised out of these.
 
     def _on_interrupt(self) -> int:
-        if time.monotonic() < self.deadline:
+        now = time.monotonic()
+        try:
+            self.look(now)
+        except OSError:
+            self.deadline = 0.0  # the enclave is gone, and nobody waits for what comes of this
+        if now < self.deadline:
             return 0
         self.interrupted = True
         return 1
@@ -348,7 +359,7 @@ class Engine:
         """
         self._enter()
         context = self._context
-        shared = self._checked(_new_shared(context, ctypes.addressof(self.shared), _SHARED_BYTES, 0, None, None, False))
+        shared = self._checked(_new_shared(context, ctypes.addressof(_SHARED), _SHARED_BYTES, 0, None, None, False))
         door = self._checked(_new_function(context, ctypes.cast(_DOOR, c_void_p), b"door", 1, _CFUNC_F_F, 0))
         function = self._checked(_eval_function(context, self._checked(_read_object(context, prelude, len(prelude), _BYTECODE))))
         settings = self.new_json(configuration)
@@ -416,8 +427,10 @@ class Engine:
     def answer(self, function: Value, *arguments: Value) -> tuple[Value, bool]:
         """As `call`; and whether a promise was waited for."""
         self._enter()
-        given = (Value * len(arguments))(*arguments)
+        given = _LISTS[len(arguments)](*arguments)
         value = self._checked(_call(self._context, function, UNDEFINED, len(arguments), given))
+        if value.tag != _TAG_OBJECT and not _is_job_pending(self._runtime):
+            return value, False
         is_promise = bool(value.tag == _TAG_OBJECT and _is_promise(value))
         return self._settled(value), is_promise
 
@@ -453,6 +466,8 @@ class Engine:
 
 _running: Engine | None = None
 _SHARED: Final = ctypes.create_string_buffer(_SHARED_BYTES)
+_VIEW: Final = memoryview(_SHARED).cast("B")
+_LISTS: Final = [Value * length for length in range(ARGUMENTS_MAX + 1)]  # types of arguments: to make one takes longer than a call
 
 
 def _on_interrupt(runtime: int, opaque: int) -> int:

@@ -3,11 +3,12 @@
 Runs one job after the other, each in an engine of its own that is thrown away with it, unless the job says that it may be used again. It
 holds no key and no state: what a script wants of the maps, it asks the enclave, which checks everything again. What is checked here
 serves the script: an exception in its own language where the enclave would only stop the worker.
-Law: messages leave in order, at the latest with one that waits for an answer. Whatever a script does, this process says how it ended,
-or dies.
+Law: messages leave in order, at the latest with one that waits for an answer, and those of a finished job within milliseconds as far as
+scripts let this process look. Whatever a script does, this process says how it ended, or dies.
 Not here: what the process gives up (`enclave.runtime.sandbox`), the engine (`enclave.runtime.quickjs`), what scripts find (`prelude.js`).
 """
 
+import binascii
 import gc
 import json
 import os
@@ -15,8 +16,9 @@ import socket
 import struct
 import sys
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 import msgpack
@@ -24,7 +26,7 @@ import msgpack
 from ledgerd.enclave.runtime import constitution_check, later, module_check, sandbox
 from ledgerd.enclave.runtime.crypto import functions, needs
 from ledgerd.enclave.runtime.crypto.arguments import Kind, RefusalError, Surroundings
-from ledgerd.enclave.runtime.quickjs import UNDEFINED, Engine, EngineError, ScriptError, Value
+from ledgerd.enclave.runtime.quickjs import GIVEN, PART_BYTES, UNDEFINED, WRITTEN, Engine, EngineError, ScriptError, Value
 from ledgerd.enclave.scripts import messages
 from ledgerd.enclave.scripts.access import READ, WRITE, Access, explain, rights
 from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, LOG_LINES_MAX, MAPS_MAX, End, Limits, canonical
@@ -32,6 +34,7 @@ from ledgerd.enclave.scripts.messages import KEY_BYTES_MAX, LEVELS, TEXT_LENGTH_
 
 EXIT_NO_SANDBOX: Final = 3
 _FLUSH_BYTES: Final = 256 << 10
+_HOLD_SECONDS: Final = 0.002  # for which a finished job's words may wait for those of the next: to wake the enclave costs more than they do
 _KNOWN_BYTES_MAX: Final = 1 << 20  # of keys and values that one run remembers, so as not to ask twice
 _UNKNOWN: Final = object()
 _READ_BYTES: Final = 256 << 10
@@ -42,7 +45,10 @@ _NONE, _GIVEN, _REFUSED, _FORBIDDEN, _OUT_OF_RANGE = 0.0, 1.0, -2.0, -3.0, -4.0
 _THROWN: Final = {Kind.ERROR: _REFUSED, Kind.TYPE: _FORBIDDEN, Kind.RANGE: _OUT_OF_RANGE}
 # What looks at sources, each in an engine of its own within the one that asks.
 _LOOKERS: Final = {"gov.validateConstitution": constitution_check.check, "gov.checkModules": module_check.check}
-_HEADER: Final = struct.Struct("=IIII")
+_HEADER: Final = struct.Struct("=IIIIII")
+_ENTRY: Final = struct.Struct("=III4x")  # of what is written: see `prelude.js`
+_REMOVED: Final = 0xFFFFFFFF
+_KINDS_MAX: Final = 256  # of jobs, that are remembered
 _LENGTH: Final = struct.Struct(">I")
 _OUT_OF_MEMORY: Final = "InternalError: out of memory"
 _STACK: Final = "RangeError: Maximum call stack size exceeded"
@@ -59,12 +65,14 @@ class Connection:
         self._out: list[list[Any]] = []
         self._out_bytes = 0
         self._in = bytearray()
+        self._flushed_at = 0.0
+        self._aside: deque[list[Any]] = deque()
 
     def send(self, message: list[Any], size: int = 0) -> None:
         """Say something, soon."""
         self._out.append(message)
         self._out_bytes += size
-        if self._out_bytes > _FLUSH_BYTES or len(self._out) >= messages.MESSAGES_MAX // 2:
+        if self._out_bytes > _FLUSH_BYTES or len(self._out) >= messages.MESSAGES_MAX // 4:
             self.flush()
 
     def flush(self) -> None:
@@ -73,6 +81,25 @@ class Connection:
             self._stream.sendall(frame(self._out))
             self._out.clear()
             self._out_bytes = 0
+
+    def flush_late(self, now: float) -> None:
+        """Say it now if it has waited long enough."""
+        if now > self._flushed_at + _HOLD_SECONDS:
+            self._flushed_at = now
+            self.flush()
+
+    def answer(self) -> list[Any]:
+        """The answer to what was asked last. Further jobs may come before it, and wait."""
+        while True:
+            words = self.receive()
+            if words[0][0] in (messages.ANSWER, messages.REFUSAL):
+                answer: list[Any] = words[0]
+                return answer
+            self._aside.append(words)
+
+    def jobs(self) -> list[Any]:
+        """What there is to do next."""
+        return self._aside.popleft() if self._aside else self.receive()
 
     def receive(self) -> list[Any]:
         """The next frame's messages. The enclave's words need no care: it could do anything to this process anyway."""
@@ -85,6 +112,7 @@ class Connection:
             waiting += data
         body = bytes(memoryview(waiting)[_LENGTH.size : end])
         del waiting[:end]
+        self._flushed_at = time.monotonic()
         return msgpack.unpackb(body, raw=False, max_bin_len=end, max_str_len=end)  # type: ignore[no-any-return]
 
 
@@ -134,40 +162,49 @@ class Interpreters:
             self._kept.pop(key).engine.close()
 
 
+class JobKind:
+    """What the jobs of one endpoint have in common.
+
+    Attributes:
+        key: Of the interpreters that may be used for it; None if each job has its own.
+    """
+
+    __slots__ = ("access", "calls", "function", "is_script", "key", "limits", "module")
+
+    def __init__(self, data: bytes) -> None:
+        self.module: str
+        self.function: str
+        self.calls: list[str]
+        self.is_script: bool
+        self.module, self.function, access, self.calls, self.is_script, limits, reuse = msgpack.unpackb(data)
+        self.access = Access[access]
+        self.limits = Limits(*limits)
+        self.key = (reuse, access, tuple(self.calls), self.limits, self.is_script) if reuse else None
+
+
+_kind_of: Final = lru_cache(maxsize=_KINDS_MAX)(JobKind)
+
+
 class Execution:
     """One job under way."""
 
     def __init__(self, connection: Connection, modules: dict[str, str], job: list[Any], prelude: bytes, kept: Interpreters) -> None:
-        (
-            _,
-            bundle,
-            self._module,
-            self._function,
-            self._arguments,
-            self._body,
-            access,
-            calls,
-            self._is_script,
-            clock,
-            limits,
-            reuse,
-            ahead,
-        ) = job
+        _, bundle, kind, self._arguments, self._body, clock, self._ahead = job
         self._connection = connection
         self._modules = modules
         self._prelude = prelude
-        self._access = Access[access]
-        self._limits = Limits(*limits)
-        self._calls = calls
+        self._kind = kind = _kind_of(kind)
+        self._access = kind.access
+        self._limits = kind.limits
         self._clock = clock
-        self._known: dict[tuple[str, bytes], bytes | None] = {(name, key): value for name, key, value in ahead}
+        self._known: dict[tuple[str, bytes], bytes | None] | None = None
         self._known_bytes = 0
-        self._surroundings = Surroundings(clock[0], is_decision=clock[1] is not None)
         self._kept = kept
-        self._key = (bundle, reuse, access, tuple(calls), tuple(limits), self._is_script) if reuse else None
-        self._spilled = bytearray()
+        self._key = None if kind.key is None else (bundle, kind.key)
+        self._spilled: bytearray | None = None
         self._operations = 0
         self._written = 0
+        self._taken = 0  # of the part of shared memory in which the script leaves what it writes
         self._logged = 0
         self._log_lines = 0
         self._over: tuple[End, str] | None = None
@@ -184,6 +221,8 @@ class Execution:
             message = self._call(interpreter)
         except ScriptError as error:
             message = self._failure(engine, error)
+        except _LimitError:
+            message = self._failure(engine, None)
         except OverflowError:
             message = [messages.FAILED, End.OUTPUT.value, f"The result is larger than {self._limits.output_bytes} bytes.", ""]
         except MemoryError:
@@ -207,11 +246,12 @@ class Execution:
         elif not self._is_endpoint:
             found.again(self._configuration())
         found.engine.door = self._door
+        found.engine.look = self._connection.flush_late
         return found
 
     def _configuration(self) -> bytes:
         governs = self._access in (Access.GOV_RO, Access.GOV_RW)
-        return json.dumps({"calls": self._calls, "time": self._clock[0], "seed": self._clock[1], "governs": governs}).encode()
+        return json.dumps({"calls": self._kind.calls, "time": self._clock[0], "seed": self._clock[1], "governs": governs}).encode()
 
     @property
     def _is_endpoint(self) -> bool:
@@ -238,15 +278,45 @@ class Execution:
         """As `_call`, with one way into the engine for all of it: that is most of what a short run costs."""
         engine = interpreter.engine
         now, seed = self._clock
-        settings = engine.new_json(b"[%d,%b,%b]" % (now, b"null" if seed is None else b"%d" % seed, self._arguments[0][1]))
-        buffers = [engine.new_buffer(part) for part in (self._body if type(self._body) is list else [self._body])]
+        body, buffers = self._body, []
+        size = b"null"
+        end = 0
+        if type(body) is bytes and len(body) <= PART_BYTES:
+            end = len(body)
+            engine.shared[GIVEN : GIVEN + end] = body
+            size = b"%d" % end
+        else:
+            buffers = [engine.new_buffer(part) for part in (body if type(body) is list else [body])]
+        expected = self._lay_out(engine, end) if self._ahead else b""
+        chance = b"null" if seed is None else b"%d" % seed
+        settings = engine.new_json(b"[%d,%b,%b,%b,[%b]]" % (now, chance, self._arguments[0][1], size, expected))
         shown, is_late = engine.answer(interpreter.endpoint, function, settings, *buffers)
         engine.free(settings, *buffers)
         if is_late:  # the response itself: what was waited for is not told yet
             response = shown
             shown = engine.call(interpreter.tell, response)
             engine.free(response)
-        return self._response(engine, shown)
+        message = self._response(engine, shown)
+        if message[0] == messages.RESPONSE:
+            _, _, _, _, operations, left = _HEADER.unpack_from(engine.shared)
+            self._count(operations)
+            self._take_left(interpreter, left)
+        return message
+
+    def _lay_out(self, engine: Engine, at: int) -> bytes:
+        """Give the script what it is expected to read, behind the first `at` bytes; what has no room there, it asks for."""
+        told = []
+        for name, key, value in self._ahead:
+            if value is None:
+                told.append(b'%b,"%b",0,null' % (_quoted(name), binascii.b2a_base64(key, newline=False)))
+                continue
+            at = (at + 7) & ~7
+            size = len(value)
+            if size < PART_BYTES and at + size <= PART_BYTES:
+                engine.shared[GIVEN + at : GIVEN + at + size] = value
+                told.append(b'%b,"%b",%d,%d' % (_quoted(name), binascii.b2a_base64(key, newline=False), at, size))
+                at += size
+        return b",".join(told)
 
     def _response(self, engine: Engine, shown: Value) -> list[Any]:
         """The message of what the prelude tells of a response; takes it over."""
@@ -272,15 +342,16 @@ class Execution:
 
     def _find(self, interpreter: Interpreter) -> Value:
         """The function, looked for once in an interpreter's life."""
-        function = interpreter.functions.get((self._module, self._function))
+        kind = self._kind
+        function = interpreter.functions.get((kind.module, kind.function))
         if function is None:
-            source = self._modules.get(self._module)
+            source = self._modules.get(kind.module)
             if source is None:
-                raise ScriptError(f"Error: there is no module {self._module}", "")
-            function = interpreter.engine.function(self._module, source, self._function, is_script=self._is_script)
+                raise ScriptError(f"Error: there is no module {kind.module}", "")
+            function = interpreter.engine.function(kind.module, source, kind.function, is_script=kind.is_script)
             if function is None:
-                raise ScriptError(f"Error: {self._module} has no function {self._function}", "")
-            interpreter.functions[(self._module, self._function)] = function
+                raise ScriptError(f"Error: {kind.module} has no function {kind.function}", "")
+            interpreter.functions[(kind.module, kind.function)] = function
         return function
 
     @staticmethod
@@ -313,15 +384,20 @@ class Execution:
         assert self._interpreter is not None, "it is its engine that calls"
         engine = self._interpreter.engine
         if count < 0:
-            self._spilled += memoryview(engine.shared)[:-count]
+            if self._spilled is None:
+                self._spilled = bytearray()
+            self._spilled += engine.shared[:-count]
             return _NONE
-        operation, number, key_size, value_size = _HEADER.unpack_from(engine.shared)
+        operation, number, key_size, value_size, operations, left = _HEADER.unpack_from(engine.shared)
+        self._operations += operations
         if count == _HEADER.size and self._spilled:
             data = bytes(self._spilled)
-            self._spilled.clear()
+            self._spilled = None
         else:
-            data = bytes(memoryview(engine.shared)[_HEADER.size : count])
+            data = bytes(engine.shared[_HEADER.size : count])
         try:
+            if left > self._taken:  # before what follows it
+                self._take_left(self._interpreter, left)
             return self._operate(self._interpreter, operation, number, data[:key_size], data[key_size : key_size + value_size])
         except _LimitError:
             engine.deadline = 0.0  # the engine looks within a few thousand steps
@@ -372,20 +448,15 @@ class Execution:
             return self._refuse(engine, explain(self._access, name), _FORBIDDEN)
         if len(key) > KEY_BYTES_MAX:
             return self._refuse(engine, f"a key of {len(key)} bytes; at most {KEY_BYTES_MAX}")
-        send = self._connection.send
         if operation == messages.SET:
-            self._write(len(key) + len(value))
-            self._learn(name, key, value)
-            send([operation, name, key, value], len(key) + len(value))
+            self._set(name, key, value)
             return _NONE
         if operation == messages.DELETE:
-            self._write(len(key))
-            self._learn(name, key, None)
-            send([operation, name, key], len(key))
+            self._remove(name, key)
             return _NONE
         if operation == messages.CLEAR:
-            self._known = {known: value for known, value in self._known.items() if known[0] != name}
-            send([operation, name])
+            self._known = {known: value for known, value in self._recollection().items() if known[0] != name}
+            self._connection.send([operation, name])
             return _NONE
         if operation == messages.SIZE:
             return float(self._ask([operation, name]))
@@ -394,7 +465,7 @@ class Execution:
         if operation == messages.VERSION:
             answer = self._ask([operation, name, key])
             return -1.0 if answer is None else float(answer)
-        answer = self._known.get((name, key), _UNKNOWN)
+        answer = self._recollection().get((name, key), _UNKNOWN)
         if operation == messages.HAS:
             if answer is _UNKNOWN:
                 return _GIVEN if self._ask([operation, name, key]) else _NONE
@@ -407,14 +478,51 @@ class Execution:
         engine.hold(engine.new_buffer(answer))
         return _GIVEN
 
+    def _take_left(self, interpreter: Interpreter, end: int) -> None:
+        """Pass on what the script has written without coming through the door, up to `end` of that part. Whether it may, the prelude has
+        seen when the map was opened, and the enclave sees again."""
+        shared = interpreter.engine.shared
+        at = self._taken
+        while at < end:
+            number, key_size, value_size = _ENTRY.unpack_from(shared, WRITTEN + at)
+            begin = WRITTEN + at + _ENTRY.size
+            middle = begin if value_size == _REMOVED else begin + value_size
+            key = bytes(shared[middle : middle + key_size])
+            if value_size == _REMOVED:
+                self._remove(interpreter.maps[number], key)
+            else:
+                self._set(interpreter.maps[number], key, bytes(shared[begin:middle]))
+            at = (middle + key_size - WRITTEN + 7) & ~7
+        self._taken = max(at, self._taken)
+
+    def _set(self, name: str, key: bytes, value: bytes) -> None:
+        size = len(key) + len(value)
+        self._write(size)
+        if self._known is not None:
+            self._learn(name, key, value)
+        self._connection.send([messages.SET, name, key, value], size)
+
+    def _remove(self, name: str, key: bytes) -> None:
+        self._write(len(key))
+        if self._known is not None:
+            self._learn(name, key, None)
+        self._connection.send([messages.DELETE, name, key], len(key))
+
+    def _recollection(self) -> dict[tuple[str, bytes], bytes | None]:
+        """What is known of the maps."""
+        if self._known is None:
+            self._known = {(name, key): value for name, key, value in self._ahead}
+        return self._known
+
     def _learn(self, name: str, key: bytes, value: bytes | None) -> None:
         """What a further look would find: within one run nothing changes but by the run itself."""
+        known = self._recollection()
         size = len(key) + (0 if value is None else len(value))
         self._known_bytes += size
         if self._known_bytes <= _KNOWN_BYTES_MAX:
-            self._known[(name, key)] = value
+            known[(name, key)] = value
         else:
-            self._known.pop((name, key), None)
+            known.pop((name, key), None)
 
     def _open(self, interpreter: Interpreter, number: int) -> float:
         engine = interpreter.engine
@@ -451,11 +559,13 @@ class Execution:
                 raise _LimitError from None
             finally:
                 engine.resume()
+        self._connection.flush_late(time.monotonic())
         if not functions.is_loaded(name):
             began = time.monotonic()
             functions.load(name)
             engine.deadline += time.monotonic() - began  # once in a process's life, for whoever comes first
-        return functions.call(name, arguments, self._surroundings)
+        surroundings = Surroundings(self._clock[0], is_decision=self._clock[1] is not None)
+        return functions.call(name, arguments, surroundings)
 
     @staticmethod
     def _give(engine: Engine, answer: Any) -> float:
@@ -469,7 +579,7 @@ class Execution:
         assert self._interpreter is not None, "it is its engine that asks"
         began = time.monotonic()
         self._connection.send(message)
-        kind, answer = self._connection.receive()[0]
+        kind, answer = self._connection.answer()
         self._interpreter.engine.deadline += time.monotonic() - began
         if kind == messages.REFUSAL:
             raise RefusalError(answer)
@@ -483,8 +593,8 @@ class Execution:
             self._connection.send([messages.LOG, level, line], len(line))
         return _NONE
 
-    def _count(self) -> None:
-        self._operations += 1
+    def _count(self, operations: int = 1) -> None:
+        self._operations += operations
         if self._operations > self._limits.operations:
             self._over = self._over or (End.OPERATIONS, f"The script asks for more than {self._limits.operations} operations.")
             raise _LimitError
@@ -516,6 +626,11 @@ def _called(words: bytes, buffers: bytes) -> tuple[str, list[Any]]:
     return name, [restored(argument) for argument in arguments]
 
 
+@lru_cache(maxsize=_KINDS_MAX)
+def _quoted(name: str) -> bytes:
+    return json.dumps(name).encode()
+
+
 def _cut(text: str) -> str:
     return text[:TEXT_LENGTH_MAX]
 
@@ -525,7 +640,7 @@ def serve(connection: Connection, prelude: bytes) -> None:
     bundles: dict[bytes, dict[str, str]] = {}
     kept = Interpreters()
     while True:
-        for message in connection.receive():
+        for message in connection.jobs():
             if message[0] == messages.BUNDLE:
                 bundles[message[1]] = message[2]
             elif message[0] == messages.FORGET:
@@ -533,7 +648,7 @@ def serve(connection: Connection, prelude: bytes) -> None:
                 kept.forget(message[1])
             else:
                 connection.send(Execution(connection, bundles[message[1]], message, prelude, kept).run())
-                connection.flush()  # now: should the next job have to be killed, this one is out of it
+                connection.flush_late(time.monotonic())
 
 
 def compiled_prelude() -> bytes:

@@ -6,7 +6,7 @@ Not here: workers (`enclave.scripts.pool`).
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
 WEIGHT: Final = 0.05  # of a job, in the average of how long those of its lane take
@@ -66,6 +66,11 @@ class Lanes(Generic[T]):
         """All that wait."""
         for lane in self._turns:
             yield from lane.waiting
+
+    @property
+    def waiting(self) -> Iterable[Lane[T]]:
+        """Lanes in which somebody waits."""
+        return self._turns
 
     def lane(self, name: str) -> Lane[T]:
         """The lane of this name."""

@@ -79,6 +79,16 @@ def frame(messages: list[Any]) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+def packed(messages: list[Any]) -> bytes:
+    """Messages as bytes, for `frame_of`."""
+    return b"".join(msgpack.packb(message, use_bin_type=True) for message in messages)
+
+
+def frame_of(data: bytes, count: int) -> bytes:
+    """A frame of `count` messages that are packed already."""
+    return b"".join((_LENGTH.pack(len(data) + 5), b"\xdd", _LENGTH.pack(count), data))
+
+
 class Frames:
     """Cuts what arrives into frames' bodies, holding at most one frame that is not complete."""
 

@@ -2,8 +2,10 @@
 
 Feed it with `submit`, `received`, `ended` and `tick`; then take `ready` and do what it says. Jobs of a lane are started in the order in
 which they came, several at a time, so that the words of many go in one frame; lanes take turns (`enclave.scripts.lanes`). A worker says in
-order what became of its jobs, so the first one without an outcome is the one that runs. A worker past that job's time is killed, and so is
-one that breaks the protocol; the job that ran is to blame, those behind it are run elsewhere, for nothing of a run is seen before its end.
+order what became of its jobs, those of a moment together. A worker that breaks the protocol is killed, and the first of its jobs without
+an outcome is to blame. So is one that dies, or says nothing within that job's time; but then nobody knows which of several it was: some
+may have ended well and not been told of yet. All that are not to blame are run elsewhere, those that may be one by one, for nothing of a
+run is seen before its end.
 Jobs that must be alone have a worker of their own, always a fresh one; they and the others never wait for each other.
 Law: a job ends exactly once; no script, and no worker in the wrong hands, makes another job's result or holds up anybody but its own.
 Not here: what the messages of one job may do (`enclave.scripts.run`), starting and killing (`enclave.runtime.script_pool`).
@@ -12,17 +14,19 @@ Not here: what the messages of one job may do (`enclave.scripts.run`), starting 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from ledgerd.enclave.scripts import messages
 from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, Bundle, End, Job, Outcome
-from ledgerd.enclave.scripts.lanes import Lanes
+from ledgerd.enclave.scripts.lanes import Lane, Lanes
 from ledgerd.enclave.scripts.messages import WorkerError
 from ledgerd.enclave.scripts.run import Call, Run, Scope, job_message
 
 QUEUED_MAX: Final = 10_000  # as many as requests may wait
-BATCH_MAX: Final = 16  # jobs at one worker; behind a script that takes its whole time, the others start anew elsewhere
-TOGETHER_SECONDS: Final = 0.002  # of work that one worker is given rather than several
+BATCH_MAX: Final = 64  # jobs at one worker
+ADDED_BYTES_MAX: Final = 32 << 10  # of jobs that are added to those of a worker: its socket must take them though it does not read
+TOGETHER_SECONDS: Final = 0.004  # of work that one worker is given rather than several
 BUNDLES_MAX: Final = 4  # that a worker keeps, newest used; a worker's memory must hold their sources
 GRACE_SECONDS: Final = 0.5  # beyond a job's time, in which an honest worker ends it by itself and says so
 START_SECONDS_MAX: Final = 10.0  # for an interpreter; 50 ms where nothing else runs
@@ -54,7 +58,7 @@ class Ready:
 class _Task:
     """A job and who waits for it."""
 
-    __slots__ = ("done", "job", "lane", "run", "scope", "words")
+    __slots__ = ("done", "is_suspect", "job", "lane", "run", "scope", "words")
 
     def __init__(self, job: Job, scope: Scope, done: Done) -> None:
         self.job = job
@@ -62,13 +66,14 @@ class _Task:
         self.scope = scope
         self.done = done
         self.words = job_message(job)
+        self.is_suspect = False  # it was among those of a worker that had to be stopped
         self.run: Run | None = None
 
 
 class _Worker:
     """One process, as far as it is known."""
 
-    __slots__ = ("bundles", "frames", "is_up", "name", "since", "tasks", "used", "wait_until")
+    __slots__ = ("added", "bundles", "frames", "is_up", "name", "since", "tasks", "used", "wait_until")
 
     def __init__(self, name: int, now: float) -> None:
         self.name = name
@@ -76,6 +81,7 @@ class _Worker:
         self.is_up = False
         self.tasks: deque[_Task] = deque()
         self.bundles: OrderedDict[bytes, None] = OrderedDict()
+        self.added = 0  # bytes of jobs that it got while it was not idle, since it was
         self.used = 0.0  # seconds of the first task's time, up to `since`
         self.since = now  # when it was last given something to do
         self.wait_until = now + START_SECONDS_MAX
@@ -143,6 +149,16 @@ class Pool:
         return any(len(worker.tasks) > 1 for group in self._groups for worker in group.workers.values())
 
     @property
+    def soon(self) -> int:
+        """Jobs that will have ended within a moment, as far as is known."""
+        group = self._groups[0]
+        queue, now = group.queue, self._now
+        running = [worker for worker in group.workers.values() if worker.tasks and now - worker.since < TOGETHER_SECONDS]
+        return sum(len(worker.tasks) for worker in running if _moment(queue.lane(worker.tasks[0].lane))) + (
+            sum(len(lane.waiting) for lane in queue.waiting if _moment(lane)) if queue else 0
+        )
+
+    @property
     def starting(self) -> int:
         """Workers that have not said hello yet."""
         return sum(not worker.is_up for group in self._groups for worker in group.workers.values())
@@ -186,7 +202,7 @@ class Pool:
         """A worker is gone, as `how` says for the operator."""
         group, worker = self._find(name)
         if worker is not None:
-            self._blame(group, worker, End.CRASHED, f"a script worker ended: {how}")
+            self._blame(group, worker, End.CRASHED, f"a script worker ended: {how}", is_one_of=True)
 
     def at(self, now: float) -> None:
         """Learn the time, and no more: what is received next was said by then."""
@@ -198,7 +214,7 @@ class Pool:
         for group in self._groups:
             for worker in [worker for worker in group.workers.values() if worker.wait_until <= now]:
                 if worker.is_up:
-                    self._blame(group, worker, End.DEADLINE, DEADLINE_TEXT)
+                    self._blame(group, worker, End.DEADLINE, DEADLINE_TEXT, is_one_of=True)
                 else:
                     self._blame(group, worker, End.CRASHED, f"a script worker did not start within {START_SECONDS_MAX:.0f} s")
 
@@ -272,8 +288,8 @@ class Pool:
 
     # Workers come and go.
 
-    def _blame(self, group: _Group, worker: _Worker, end: End, text: str) -> None:
-        """Kill a worker; the job that it runs is over, those that wait behind it are run elsewhere."""
+    def _blame(self, group: _Group, worker: _Worker, end: End, text: str, *, is_one_of: bool = False) -> None:
+        """Kill a worker; the first of its jobs is over, unless it `is_one_of` all that may be to blame. The others are run elsewhere."""
         self.killed_total += 1
         if not worker.tasks:  # before any script could be to blame
             self._failed_starts += 1
@@ -281,7 +297,12 @@ class Pool:
                 self._failed_starts = 0
                 self._retry_at = self._now + RETRY_SECONDS
         self._ready.logs.append(("warning", "a script worker was stopped: its script took too long" if end is End.DEADLINE else text))
-        guilty = worker.tasks.popleft() if worker.tasks else None
+        guilty = None
+        if len(worker.tasks) > 1 and is_one_of:
+            for task in worker.tasks:
+                task.is_suspect = True
+        elif worker.tasks:
+            guilty = worker.tasks.popleft()
         if guilty is not None:
             lane = group.queue.lane(guilty.lane)
             self.took = worker.used + self._now - worker.since
@@ -317,9 +338,13 @@ class Pool:
             self._ready.start.append(self._names)
 
     def _assign(self, group: _Group) -> None:
-        """Give waiting jobs to workers that have none, those of one lane to each, in equal shares; but of short ones as many to one as it
-        does in a moment: to wake another process costs more than they do."""
+        """Give waiting jobs to workers, those of one lane to each. Long ones go to idle workers, in equal shares; of short ones as many to
+        one as it does in a moment, even if it is not idle: to wake another process costs more than they do."""
         queue = group.queue
+        if not queue:
+            return
+        if not group.is_alone:
+            self._add(group)
         idle = [worker for worker in group.workers.values() if worker.is_up and not worker.tasks] if queue else []
         for left in range(len(idle), 0, -1):
             lane = queue.next(group.size)
@@ -327,20 +352,44 @@ class Pool:
                 return
             share = 1
             if not group.is_alone and not lane.is_slow:
-                short = 0 if lane.seconds is None else int(TOGETHER_SECONDS / max(lane.seconds, TOGETHER_SECONDS / BATCH_MAX))
-                share = min(max(-(-len(lane.waiting) // left), short), BATCH_MAX)
-            lane.held += 1
-            self._give(idle[left - 1], queue.take(lane, share))
+                share = min(max(-(-len(lane.waiting) // left), _moment(lane)), BATCH_MAX)
+            self._give(idle[left - 1], lane, queue.take(lane, _unsuspected(lane, share)))
 
-    def _give(self, worker: _Worker, tasks: list[_Task]) -> None:
-        words: list[Any] = []
-        for task in tasks:
-            words.extend(self._prepare(worker, task.job.bundle))
-            task.run = Run(task.job, task.scope, self._calls)
-            words.append([*task.words[:-1], task.run.read_ahead()] if task.job.ahead else task.words)
+    def _add(self, group: _Group) -> None:
+        """Give more to workers that have not done their moment's worth yet."""
+        queue = group.queue
+        for worker in group.workers.values():
+            lane = queue.next(group.size)
+            if lane is None:
+                return
+            if worker.tasks and worker.tasks[-1].lane == lane.waiting[0].lane and self._now - worker.since < TOGETHER_SECONDS:
+                room = min(_moment(lane), BATCH_MAX) - len(worker.tasks)
+                if room > 0 and not worker.tasks[0].is_suspect and not lane.waiting[0].is_suspect:
+                    self._give(worker, lane, queue.take(lane, _unsuspected(lane, room)), ADDED_BYTES_MAX - worker.added)
+
+    def _give(self, worker: _Worker, lane: Lane[_Task], tasks: list[_Task], room: int | None = None) -> None:
+        """Give jobs to a worker; with `room`, in bytes, as many as fit and need no other bundle, and the queue gets the rest back."""
+        data = bytearray()
+        count = 0
+        for place, task in enumerate(tasks):
+            words = [] if room is not None else self._prepare(worker, task.job.bundle)
+            run = Run(task.job, task.scope, self._calls)
+            words.append([*task.words[:-1], run.read_ahead()] if task.job.ahead else task.words)
+            told = messages.packed(words)
+            if room is not None and (len(data) + len(told) > room or task.job.bundle.id not in worker.bundles):
+                for left in reversed(tasks[place:]):
+                    self._groups[0].queue.put_back(left)
+                break
+            task.run = run
+            data += told
+            count += len(words)
             worker.tasks.append(task)
-        worker.arm(self._now, anew=True)
-        self._ready.send.append((worker.name, messages.frame(words)))
+            if len(worker.tasks) == 1:
+                lane.held += 1
+                worker.arm(self._now, anew=True)
+        worker.added = 0 if room is None else worker.added + len(data)
+        if count:
+            self._ready.send.append((worker.name, messages.frame_of(bytes(data), count)))
 
     def _prepare(self, worker: _Worker, bundle: Bundle) -> list[Any]:
         """What to tell a worker so that it has the bundle."""
@@ -352,3 +401,16 @@ class Pool:
         if len(worker.bundles) > BUNDLES_MAX:
             words.append([messages.FORGET, worker.bundles.popitem(last=False)[0]])
         return words
+
+
+def _moment(lane: Lane[_Task]) -> int:
+    """How many of a lane's jobs one worker does in a moment; 0 if they are long, or nothing is known of them."""
+    return 0 if lane.seconds is None else int(TOGETHER_SECONDS / max(lane.seconds, TOGETHER_SECONDS / BATCH_MAX))
+
+
+def _unsuspected(lane: Lane[_Task], most: int) -> int:
+    """How many of the next jobs may be given together: one that may have stopped a worker is run by itself."""
+    for place, task in enumerate(islice(lane.waiting, most)):
+        if task.is_suspect:
+            return max(place, 1)
+    return most

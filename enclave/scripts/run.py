@@ -7,10 +7,13 @@ Not here: the form of messages (`enclave.scripts.messages`), which worker runs w
 
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final, Protocol, TypeAlias
 
+import msgpack
+
 from ledgerd.enclave.scripts import messages
-from ledgerd.enclave.scripts.access import READ, WRITE, rights
+from ledgerd.enclave.scripts.access import READ, WRITE, Access, rights
 from ledgerd.enclave.scripts.jobs import (
     AHEAD_BYTES_MAX,
     AHEAD_MAX,
@@ -20,6 +23,7 @@ from ledgerd.enclave.scripts.jobs import (
     MAPS_MAX,
     End,
     Job,
+    Limits,
     Outcome,
     Response,
     Result,
@@ -77,21 +81,16 @@ def job_message(job: Job) -> list[Any]:
             except (TypeError, ValueError):
                 raise UsageError(f"{job.function} cannot be given a {type(argument).__name__}: no JSON value") from None
             arguments.append([3, text.encode()])
-    return [
-        messages.JOB,
-        job.bundle.id,
-        job.module,
-        job.function,
-        arguments,
-        job.body if job.content is None else [job.body, job.content],
-        job.access.name,
-        list(job.calls),
-        job.is_script,
-        list(job.clock),
-        list(job.limits),
-        job.reuse,
-        [],
-    ]
+    kind = _kind(job.module, job.function, job.access, tuple(job.calls), job.is_script, job.limits, job.reuse)
+    body = job.body if job.content is None else [job.body, job.content]
+    return [messages.JOB, job.bundle.id, kind, arguments, body, list(job.clock), []]
+
+
+@lru_cache(maxsize=256)
+def _kind(module: str, function: str, access: Access, calls: tuple[str, ...], is_script: bool, limits: Limits, reuse: str) -> bytes:
+    """What jobs of one endpoint have in common, as bytes, so that both sides work it out once."""
+    packed: bytes = msgpack.packb([module, function, access.name, calls, is_script, limits, reuse])
+    return packed
 
 
 class Run:

@@ -36,11 +36,15 @@ class _Here(Connection):
     def flush(self) -> None:
         """Nothing waits here."""
 
-    def receive(self) -> list[Any]:
+    def flush_late(self, now: float) -> None:
+        """Nor here."""
+
+    def answer(self) -> list[Any]:
         """The answer to what was sent last."""
         assert self._answer is not None, "it waits for nothing"
         self._run.answered()
-        return [msgpack.unpackb(msgpack.packb(self._answer))]
+        answer: list[Any] = msgpack.unpackb(msgpack.packb(self._answer))
+        return answer
 
 
 class Scope:
