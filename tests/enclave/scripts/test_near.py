@@ -31,7 +31,7 @@ def told(outcome: Outcome) -> Any:
 
 def store(value: bytes = b"old") -> Store:
     made = Store()
-    made.apply(1, {"m": {b"k": value}})  # type: ignore[arg-type]
+    made.apply(1, {"m": {b"k": value}})
     return made
 
 
