@@ -93,6 +93,9 @@ def decode(data: bytes, *, tagged: bool = True, indefinite: bool = False) -> Sig
     protected = cbor.decode(protected_bytes, indefinite=indefinite) if protected_bytes else {}
     if not isinstance(protected, Mapping):
         raise FormatError("not a COSE_Sign1: its protected header is not a map")
+    if any(type(label) not in (int, str) for label in (*protected, *unprotected)):
+        # Python takes true and 1.0 for 1, the algorithm; others do not.
+        raise FormatError("not a COSE_Sign1: a label in a header is neither an integer nor text")
     return Sign1(protected_bytes, protected, unprotected, payload, signature)
 
 

@@ -29,7 +29,7 @@ _NUMBERS: Final = {"ProcessID": 1 << 31, "EnclaveCID": 1 << 32, "NumberOfCPUs": 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")  # given back to the program: never taken for an option
 _NAME_LENGTH_MAX: Final = 256
 _JSON: Final = re.compile(r"^[\[{]", re.MULTILINE)
-_VERSION: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+_VERSION: Final = re.compile(r"([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})")
 
 
 class NitroError(LedgerdError):

@@ -253,3 +253,11 @@ def test_a_critical_header_that_is_understood_is_accepted() -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     message = cose.decode(cose.sign(key, {2: [1, 4, "ccf.gov.msg.type"], 4: b"me", "ccf.gov.msg.type": "ack"}, b"payload"))
     assert cose.verify(message, key.public_key()) == b"payload"
+
+
+@pytest.mark.parametrize("header", ["a1f526", "a1f93c0026", "a20126f6f6", "a201264101f6"], ids=["true", "1.0", "null", "bytes"])
+def test_labels_that_only_some_readers_take_for_numbers_are_refused(header: str) -> None:
+    """A header with its algorithm under `true`, or 1.0, is one with an algorithm for Python's dictionaries only."""
+    for parts in ([bytes.fromhex(header), {}, b"", bytes(64)], [b"", cbor2.loads(bytes.fromhex(header)), b"", bytes(64)]):
+        with pytest.raises(FormatError, match="label"):
+            cose.decode(cbor2.dumps(cbor2.CBORTag(18, parts)))

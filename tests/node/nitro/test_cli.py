@@ -162,3 +162,12 @@ def test_the_stand_in_answers_in_the_real_ones_shapes(instance: Instance, cli: N
     assert list(json.loads(path.read_text())) == [
         "EnclaveName", "EnclaveID", "ProcessID", "EnclaveCID", "NumberOfCPUs", "CPUIDs", "MemoryMiB", "State", "Flags"
     ]  # fmt: skip
+
+
+def test_a_version_of_ever_more_digits_is_none(tmp_path: Path) -> None:
+    """Python itself refuses to read numbers of so many digits, with an error of its own."""
+    program = tmp_path / "nitro-cli"
+    program.write_text(f"#!/bin/sh\necho 1.{'9' * 5_000}.0\n")
+    program.chmod(0o755)
+    with pytest.raises(NitroError, match="names no version"):
+        NitroCli(str(program)).version()
