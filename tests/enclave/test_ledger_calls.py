@@ -10,7 +10,7 @@ from ledgerd.enclave import historical, ledger_calls, states
 from ledgerd.enclave.endpoints import Context, Endpoint, Maps
 from ledgerd.enclave.governing.engine import CALLS_BEFORE, CALLS_OF_APPLY
 from ledgerd.enclave.requests import Request, Response
-from ledgerd.enclave.runtime.script_worker import Interpreters
+from ledgerd.enclave.runtime.script_line import Interpreters
 from ledgerd.enclave.scripting import Steps
 from ledgerd.enclave.scripts.access import READ, Access, rights
 from ledgerd.enclave.scripts.jobs import Outcome, Result

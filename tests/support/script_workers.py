@@ -5,7 +5,8 @@ from typing import Any, NamedTuple, cast
 
 import msgpack
 
-from ledgerd.enclave.runtime.script_worker import Connection, Execution, Interpreters
+from ledgerd.enclave.runtime.script_line import Connection, Interpreters
+from ledgerd.enclave.runtime.script_worker import Execution
 from ledgerd.enclave.scripts import messages
 from ledgerd.enclave.scripts.pool import Pool
 from support.scripts import prelude

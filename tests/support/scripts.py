@@ -11,8 +11,9 @@ from typing import Any
 import msgpack
 
 from ledgerd.enclave.kv import Store
+from ledgerd.enclave.runtime.script_line import Connection, Interpreters
 from ledgerd.enclave.runtime.script_pool import COMMAND, ScriptPool
-from ledgerd.enclave.runtime.script_worker import Connection, Execution, Interpreters, compiled_prelude
+from ledgerd.enclave.runtime.script_worker import Execution, compiled_prelude
 from ledgerd.enclave.scripts import messages
 from ledgerd.enclave.scripts.jobs import BYTES, JSON, TEXT, Bundle, Job, Outcome, Result
 from ledgerd.enclave.scripts.overlay import Overlay

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ledgerd.enclave.kv import Store
-from ledgerd.enclave.runtime.script_worker import Interpreters
+from ledgerd.enclave.runtime.script_line import Interpreters
 from ledgerd.enclave.scripts.access import Access
 from ledgerd.enclave.scripts.jobs import Bundle, Clock, End, Job, Limits, Outcome, Response, Result
 from ledgerd.enclave.scripts.messages import TEXT_LENGTH_MAX
