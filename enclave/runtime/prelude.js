@@ -369,6 +369,8 @@
   const STATE = 'historical.state';
   const VIEW = 'consensus.getViewForSeqno'; // null where there is none, as in CCF
 
+  const charOf = Text.fromCharCode;
+
   function digits(view, at, length) {
     let text = '';
     for (let i = 0; i < length; i++) text += charOf(view[at + i]);
