@@ -94,20 +94,25 @@ _GC_THRESHOLDS: Final = (50_000, 50, 1_000)
 
 
 @cache
-def _keep_modules() -> None:
-    """Modules and what they hold stay: to walk through them after each run would take longer than many a run. Once per process."""
+def _sweep_first() -> None:
+    """Once per process, before anything is set aside."""
     gc.collect()
-    gc.freeze()
 
 
 @contextmanager
 def _garbage_kept() -> Iterator[None]:
-    """Collect garbage at the end of the block, and seldom within: a world is one heap of cycles that dies as a whole."""
+    """Collect garbage at the end of the block, and seldom within: a world is one heap of cycles that dies as a whole.
+
+    What was there before is set aside meanwhile: to walk through all modules after each run would take longer than many a run. Not for
+    ever, since others ask the collector who holds an object (hypothesis does, and ends a test run where nobody seems to).
+    """
     thresholds = gc.get_threshold()
-    _keep_modules()
+    _sweep_first()
+    gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     try:
         yield
     finally:
         gc.set_threshold(*thresholds)
         gc.collect()
+        gc.unfreeze()

@@ -74,13 +74,14 @@ class ServiceWorld(World):
     """Nodes that serve clients. A node has `serving` (`enclave.serving.Serving`) and `questions` to its disk.
 
     Attributes:
-        last_calls: What is asked at the very end, when everything must be answered.
+        last_calls: What is asked at the very end, when everything must be answered; `receipts_before`: how many receipts there were then.
     """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan, read_entry)
         self.clients = Clients(self.send, _CLIENTS)
         self.last_calls: list[Call] = []
+        self.receipts_before = 0
 
     # What the worlds beneath bring.
 
@@ -241,7 +242,8 @@ class ServiceWorld(World):
     def demand(self) -> int | None:
         """Have something new made; the seqno that must become final, or None if there is no primary."""
         for client in self.clients.all.values():
-            self.clients.hang_up(client.name)
+            if self.clients.hang_up(client.name):
+                self.hung_up(client.name)  # a session answers in order: what it still owes would be in the way
         primary = self.primary()
         if primary is None:
             return None
@@ -251,8 +253,16 @@ class ServiceWorld(World):
         return before + 1 if primary.shadow.last > before else None
 
     def demand_answer(self, primary: Any) -> None:
-        """Ask for a linearizable read of what was made last; and of a backup, which must pass it on, for a write."""
+        """Ask for a linearizable read of what was made last; a backup, which must pass it on, for a write; and for the receipt of the first
+        write that anybody knows to be final, which is on the disk only by now.
+        """
         self.last_calls = []
+        first = next(
+            (c.transaction for c in self.clients.history.calls if c.writes and c.outcome is Outcome.COMMITTED and c.transaction), None
+        )
+        self.receipts_before = len(self.clients.history.receipts) - (first is None)
+        if first is not None:
+            self.do_call("c3", primary.name, "receipt", f"{first[0]}.{first[1]}", "/cose", "", "", "")
         members = self.alive(primary.shadow.configurations[-1][1])
         backup = next((node for node in members if node is not primary), primary)
         if self.clients.all["c1"].want is None:  # the write is answered
@@ -266,10 +276,12 @@ class ServiceWorld(World):
 
     def unanswered(self) -> str:
         """Who waits in vain, in words; empty if nobody does."""
-        for name in ("c1", "c2"):
+        for name in ("c1", "c2", "c3"):
             client = self.clients.all[name]
             if client.want is not None:
                 return f"nobody answers {client.want.what} of {name}"
+        if len(self.clients.history.receipts) <= self.receipts_before:
+            return "the receipt of a transaction that is final is not given"
         return "; ".join(f"{call.client} was told {call.outcome.name}" for call in self.last_calls if call.outcome is not Outcome.COMMITTED)
 
     def judge_end(self) -> None:
