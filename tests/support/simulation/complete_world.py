@@ -46,6 +46,8 @@ from support.simulation.world import Event, Node
 PCRS: Final = {0: b"\x10" * 48, 1: b"\x11" * 48, 2: b"\x12" * 48}
 _BEGAN: Final = 1_800_000_000.0  # seconds since 1970, by the platform's clock
 _BOOT_STEPS: Final = 400
+_TOO_YOUNG: Final = "refused by rule 'age'"
+_LAG_SECONDS: Final = 55.0  # a document may be 60 s younger than now, by the clock of who judges it; some of it is the way's
 _FIRST: Final = ("i-00000000000000001", "enc0000000000000001")
 
 
@@ -109,6 +111,7 @@ class CompleteNode(Node):
 
     def __init__(self, world: "CompleteWorld", name: str, told: str, document: bytes) -> None:
         super().__init__(name, "", world.rate())
+        self.began, self.clock_began = world.time, self.clock
         self.told = told
         self.dials: deque[Dial] = deque(maxlen=ATTEMPTS_MAX)
         self.enclave = Enclave(app, self.clock)
@@ -274,7 +277,8 @@ class CompleteWorld(ServiceWorld):
 
         It may when it is removed for good. A joiner may give up as well, since it can only wait for somebody who does not come: when each
         of its last `ATTEMPTS_MAX` connections could lead to nothing, and the node that it was told to ask, which would know of a new
-        primary, was among those that it tried. There is no other reason: no honest service refuses an honest joiner.
+        primary, was among those that it tried. Or whom it asks has a clock that is a minute off, and takes its document for one of another
+        time. There is no other reason: no honest service refuses an honest joiner.
 
         Raises: Violation: It has no such reason.
         """
@@ -283,6 +287,12 @@ class CompleteWorld(ServiceWorld):
             self._look_at_the_way(node)
             tried = node.dials
             is_patient = len(tried) == ATTEMPTS_MAX and any(dial.target == node.told for dial in tried)
+            if status == 1 and _TOO_YOUNG in reason and tried and abs(self._lag(tried[-1].target)) > _LAG_SECONDS:
+                self.faults["joiner refused by a clock that stood"] += 1
+                node.is_up = False
+                self.crashed(node)  # while it is no part of the network yet
+                del self.joining[node.name]
+                return
             if status != 1 or not reason.startswith("gave up after") or not is_patient or not all(dial.is_hindered for dial in tried):
                 ways = " ".join(f"{dial.target}{'' if dial.is_hindered else ' (open)'}" for dial in tried)
                 raise Violation("NobodyStops", f"{node.name}, which joins, stops with {status}: {reason}; told to ask {node.told}; {ways}")
@@ -292,6 +302,12 @@ class CompleteWorld(ServiceWorld):
             raise Violation("NobodyStops", f"{node.name} stops with {status}: {reason}")
         node.is_up = False
         self.crashed(node)
+
+    def _lag(self, name: str) -> float:
+        """How many seconds a node's clock has lost since the node began."""
+        node = self.nodes[name]
+        passed: float = self.time - node.began - (node.clock - node.clock_began)
+        return passed
 
     # Wires.
 
