@@ -350,6 +350,10 @@ PLANTED: tuple[type[Consensus], ...] = (
     KeepsLostConfigurations,
     RemovedNodesNeverStand,
     HashNotCompared,
+)
+
+# Those that only the simulation is asked to find.
+FOUND_BY_SIMULATION: tuple[type[Consensus], ...] = (
     CountsOldVotes,
     RemembersWhomItRefused,
     KeepsUnsigned,

@@ -68,7 +68,7 @@ _LYING: Final = ("believes_storage",)
 
 def _consensus() -> list[Bug]:
     found = []
-    for bug in (*consensus_bugs.PLANTED, *consensus_bugs.FOUND_BY_SCENARIOS):
+    for bug in (*consensus_bugs.PLANTED, *consensus_bugs.FOUND_BY_SCENARIOS, *consensus_bugs.FOUND_BY_SIMULATION):
         recipe, nodes = _STEERED.get(bug.__name__, (None, None))
         changes: tuple[Change, ...] = ((core_world, "Consensus", bug), (serving, "Consensus", bug))
         found.append(Bug(bug.__name__, changes, "core", 30, recipe, nodes, set_back=bug.__name__ in _SET_BACK))
