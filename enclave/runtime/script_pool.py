@@ -24,7 +24,7 @@ _DYING_SECONDS: Final = 0.002  # between looks at what was killed
 class _Process:
     """A worker's process and this end of its socket."""
 
-    __slots__ = ("is_blocked", "is_known", "name", "pid", "stream", "unsent")
+    __slots__ = ("fault", "is_blocked", "is_known", "name", "pid", "stream", "unsent")
 
     def __init__(self, name: int, pid: int, stream: socket.socket) -> None:
         self.name = name
@@ -33,6 +33,7 @@ class _Process:
         self.unsent = bytearray()
         self.is_blocked = False  # it does not take what it is sent
         self.is_known = True  # the pool counts on it
+        self.fault = ""  # why it was killed, where its end does not say
 
 
 class ScriptPool:
@@ -132,6 +133,7 @@ class ScriptPool:
                 self._kill(process)  # it has ended, most likely; `_bury` learns how
                 return
             if process.unsent:  # a worker that asks on and takes no answer would have them kept for it without end
+                process.fault = "it asks on and takes no answer"
                 self._kill(process)
                 return
             taken += len(data)
@@ -171,7 +173,7 @@ class ScriptPool:
                 left.append(process)
             elif process.is_known:
                 self._names.pop(process.name, None)
-                self.pool.ended(process.name, _how(os.waitstatus_to_exitcode(status)))
+                self.pool.ended(process.name, process.fault or _how(os.waitstatus_to_exitcode(status)))
         self._dying = left
 
 

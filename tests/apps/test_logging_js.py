@@ -51,6 +51,14 @@ def test_a_message_is_written_read_and_removed(service: Installed, path: str, me
         assert (response.status, error_of(response)) == (404, {"code": "ResourceNotFound", "message": f"There is no record {key}."})
 
 
+@BOTH
+@pytest.mark.parametrize("segment", ["%FF", "%", "a%2"])
+def test_a_key_that_is_no_text_is_refused_as_in_python(service: Installed, path: str, segment: str) -> None:
+    for method in ("PUT", "GET", "DELETE"):
+        response = service.answer(method, f"{path}/{segment}")
+        assert (response.status, error_of(response)["code"]) == (400, "InvalidResourceName")
+
+
 def test_private_and_public_messages_are_apart_and_public_ones_are_claimed(service: Installed) -> None:
     private, public = service.ask("PUT", "/app/records/k", "private"), service.ask("PUT", "/app/public/records/k", "public")
     assert (private.writes, private.claims_digest) == ({"records": {b"k": b"private"}}, bytes(32))

@@ -1,40 +1,38 @@
 // Text messages under keys, private or public: what apps/logging is in Python.
 
-import { found, missing, texts } from "./texts.js";
+import { found, keyed, missing, texts } from "./texts.js";
 
 const PRIVATE = "records";
 const PUBLIC = "public:records";
 
-function put(map, request) {
-  texts(map).set(request.params.key, request.body.text());
+function put(map, key, text) {
+  texts(map).set(key, text);
   return { statusCode: 204 };
 }
 
-function get(map, request) {
-  return found(texts(map).get(request.params.key), request);
-}
+const get = (map, key) => found(texts(map).get(key), key);
 
-function remove(map, request) {
+function remove(map, key) {
   const messages = texts(map);
-  if (!messages.has(request.params.key)) return missing(request);
-  messages.delete(request.params.key);
+  if (!messages.has(key)) return missing(key);
+  messages.delete(key);
   return { statusCode: 204 };
 }
 
-export const putPrivate = (request) => put(PRIVATE, request);
-export const getPrivate = (request) => get(PRIVATE, request);
-export const deletePrivate = (request) => remove(PRIVATE, request);
+export const putPrivate = keyed((key, request) => put(PRIVATE, key, request.body.text()));
+export const getPrivate = keyed((key) => get(PRIVATE, key));
+export const deletePrivate = keyed((key) => remove(PRIVATE, key));
 
-export function putPublic(request) {
+export const putPublic = keyed((key, request) => {
   ccf.rpc.setClaimsDigest(ccf.crypto.digest("SHA-256", request.body.arrayBuffer()));
-  return put(PUBLIC, request);
-}
+  return put(PUBLIC, key, request.body.text());
+});
 
-export const getPublic = (request) => get(PUBLIC, request);
-export const deletePublic = (request) => remove(PUBLIC, request);
+export const getPublic = keyed((key) => get(PUBLIC, key));
+export const deletePublic = keyed((key) => remove(PUBLIC, key));
 
-export function getPublicThen(request) {
+export const getPublicThen = keyed((key) => {
   const { transactionId, kv, receipt } = ccf.historicalState;
-  const message = texts(PUBLIC, kv).get(request.params.key);
-  return message === undefined ? missing(request) : { body: { transactionId, message, receipt } };
-}
+  const message = texts(PUBLIC, kv).get(key);
+  return message === undefined ? missing(key) : { body: { transactionId, message, receipt } };
+});

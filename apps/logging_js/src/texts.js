@@ -13,9 +13,19 @@ export function texts(name, kv = ccf.kv) {
   };
 }
 
-export const found = (text, request) => (text === undefined ? missing(request) : { body: text });
+// A function of an endpoint whose path ends in a key, which comes as it was sent.
+export const keyed = (serve) => (request) => {
+  let key;
+  try {
+    key = decodeURIComponent(request.params.key);
+  } catch {
+    return refusal(400, "InvalidResourceName", "A percent-escape in the path is broken, or is not UTF-8.");
+  }
+  return serve(key, request);
+};
 
-export const missing = (request) => ({
-  statusCode: 404,
-  body: { error: { code: "ResourceNotFound", message: `There is no record ${request.params.key}.` } },
-});
+export const found = (text, key) => (text === undefined ? missing(key) : { body: text });
+
+export const missing = (key) => refusal(404, "ResourceNotFound", `There is no record ${key}.`);
+
+const refusal = (statusCode, code, message) => ({ statusCode, body: { error: { code, message } } });
