@@ -169,7 +169,7 @@ PROPOSAL="$(jq -n --arg id "$(id_of user0)" '[{name: "remove_user", args: {user_
 expect settlement gov "service/users/$(id_of user0)" .userData.desk
 
 say "a node's certificate, renewed"
-NODE="$(printf '%s\n' "$PENDING" | head -n 1)"
+NODE="${PENDING%%$'\n'*}"
 of_node() { gov "service/nodes/$NODE" "$1"; }
 dates() { openssl x509 -noout -startdate -enddate; }
 BEFORE="$(of_node .certificate | dates)"
@@ -177,12 +177,12 @@ jq -n --arg id "$NODE" --arg from "$(date -u -d '-1 hour' +%y%m%d%H%M%SZ)" \
   '[{name: "set_node_certificate_validity", args: {node_id: $id, valid_from: $from, validity_period_days: 42}}]' | decide
 AFTER="$(of_node .certificate | dates)"
 [ "$AFTER" != "$BEFORE" ] || fail "the certificate is the same"
-ADDRESS="$(of_node '.rpcInterfaces[].publishedAddress' | head -n 1)"
+ADDRESS="$(of_node '[.rpcInterfaces[].publishedAddress][0]')"
 presented() { openssl s_client -connect "$ADDRESS" </dev/null 2>/dev/null | dates; }
 expect "$AFTER" presented
 
 say "a node retires"
-NODE="$(printf '%s\n' "$PENDING" | tail -n 1)"
+NODE="${PENDING##*$'\n'}"
 jq -n --arg id "$NODE" '[{name: "remove_node", args: {node_id: $id}}]' | decide
 expect Retired of_node .status
 expect true of_node .retiredCommitted
