@@ -38,5 +38,5 @@ def test_no_client_is_ever_told_what_is_not_so(seed: int, nodes: int, tmp_path: 
 
 def test_what_is_answered_before_its_commit_is_found(tmp_path: Path) -> None:
     campaign = Campaign(tmp_path, 1, nodes=3, clients=8, enclave=(sys.executable, "-I", "-c", HASTY), only={"isolate"})
-    with pytest.raises(HistoryError, match=r"CommittedIsKept|Linearizable|ReadIsFresh|OneLedger|OrderIsTime"):
+    with pytest.raises(HistoryError, match=r"CommittedIsKept|StatusIsFinal|Linearizable|ReadIsFresh|OneLedger|OrderIsTime"):
         campaign.run(PLANTED_SECONDS)
