@@ -91,7 +91,7 @@ class Execution:
         self._access = kind.access
         self._limits = kind.limits
         self._clock = clock
-        self._known: dict[tuple[str, bytes], bytes | None] | None = None
+        self._known: dict[tuple[str, bytes], bytes | None] = {(name, key): value for name, key, value in self._ahead}
         self._known_bytes = 0
         self._kept = kept
         self._key = None if kind.key is None else (bundle, kind.key)
@@ -349,7 +349,7 @@ class Execution:
             self._remove(name, key)
             return _NONE
         if operation == messages.CLEAR:
-            self._known = {known: value for known, value in self._recollection().items() if known[0] != name}
+            self._known = {known: value for known, value in self._known.items() if known[0] != name}
             self._connection.send([operation, name])
             return _NONE
         if operation == messages.SIZE:
@@ -359,7 +359,7 @@ class Execution:
         if operation == messages.VERSION:
             answer = self._ask([operation, name, key])
             return -1.0 if answer is None else float(answer)
-        answer = self._recollection().get((name, key), _UNKNOWN)
+        answer = self._known.get((name, key), _UNKNOWN)
         if operation == messages.HAS:
             if answer is _UNKNOWN:
                 return _GIVEN if self._ask([operation, name, key]) else _NONE
@@ -392,31 +392,22 @@ class Execution:
     def _set(self, name: str, key: bytes, value: bytes) -> None:
         size = len(key) + len(value)
         self._write(size)
-        if self._known is not None:
-            self._learn(name, key, value)
+        self._learn(name, key, value)
         self._connection.send([messages.SET, name, key, value], size)
 
     def _remove(self, name: str, key: bytes) -> None:
         self._write(len(key))
-        if self._known is not None:
-            self._learn(name, key, None)
+        self._learn(name, key, None)
         self._connection.send([messages.DELETE, name, key], len(key))
-
-    def _recollection(self) -> dict[tuple[str, bytes], bytes | None]:
-        """What is known of the maps."""
-        if self._known is None:
-            self._known = {(name, key): value for name, key, value in self._ahead}
-        return self._known
 
     def _learn(self, name: str, key: bytes, value: bytes | None) -> None:
         """What a further look would find: within one run nothing changes but by the run itself."""
-        known = self._recollection()
         size = len(key) + (0 if value is None else len(value))
         self._known_bytes += size
         if self._known_bytes <= _KNOWN_BYTES_MAX:
-            known[(name, key)] = value
+            self._known[(name, key)] = value
         else:
-            known.pop((name, key), None)
+            self._known.pop((name, key), None)
 
     def _open(self, interpreter: Interpreter, number: int) -> float:
         engine = interpreter.engine

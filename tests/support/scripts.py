@@ -81,7 +81,8 @@ def run_here(
     scope = Scope(store)
     run = Run(job, scope, unscoped(functions))
     here = _Here(run)
-    here.send(Execution(here, job.bundle.modules, job_message(job), prelude(), kept or Interpreters()).run())
+    words = [*job_message(job)[:-1], run.read_ahead()]
+    here.send(Execution(here, job.bundle.modules, words, prelude(), kept or Interpreters()).run())
     assert run.outcome is not None
     return run.outcome, scope.overlay
 

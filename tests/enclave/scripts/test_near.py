@@ -73,6 +73,37 @@ def test_values_of_all_sizes_arrive(size: int) -> None:
     assert overlay.writes["m"] == {b"w%d" % number: bytes([7]) * size for number in range(5)}
 
 
+@pytest.mark.parametrize(
+    ("before", "size"),
+    [
+        ("", 70_000),  # no room for the value within the engine
+        ("for (let i = 0; i < 70; i++) m.set(key(`w${i}`), key(''));", 3),  # the worker has to look by now
+        ("m.set(key('k'), key('other')); m.size;", 70_000),
+    ],
+)
+def test_what_was_foreseen_and_then_written_through_the_door_is_what_is_read(before: str, size: int) -> None:
+    source = f"""
+    {before}
+    m.set(key('k'), new ArrayBuffer({size})); m.set(key('none'), new ArrayBuffer({size}));
+    const seen = [m.get(key('k')).byteLength, m.has(key('none'))];
+    {before}
+    m.delete(key('k'));
+    return {{body: [...seen, m.has(key('k'))]}};
+    """
+    outcome, _ = endpoint(source, store())
+    assert told(outcome) == [size, True, False]
+
+
+def test_what_was_foreseen_and_then_removed_is_not_found_when_the_worker_has_to_be_asked() -> None:
+    source = """
+    m.delete(key('k')); m.set(key('none'), key('x'));
+    for (let i = 0; i < 62; i++) m.has(key('none'));
+    return {body: [m.has(key('k')), m.has(key('none'))]};
+    """
+    outcome, _ = endpoint(source, store())
+    assert told(outcome) == [False, True]
+
+
 def test_every_operation_counts() -> None:
     source = "for (let i = 0; i < {}; i++) m.has(key('k')); return {{body: 1}};"
     for count, end in ((300, End.DONE), (301, End.OPERATIONS)):
