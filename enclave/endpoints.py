@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from ledgerd.enclave import auth
 from ledgerd.enclave.kv import MapHandle, MapView, Transaction
 from ledgerd.enclave.requests import TRANSACTION_ID_HEADER, Request
-from ledgerd.enclave.scripts.overlay import Overlay, OverlayTransaction
+from ledgerd.enclave.scripts.overlay import Mark, Overlay, OverlayTransaction
 from ledgerd.enclave.states import EMPTY_LEDGER, HistoricalState, Ledger, StatesWanted, check_committed, check_wanted
 from ledgerd.ledger.entry import ZERO_DIGEST
 from ledgerd.ledger.errors import FormatError, RequestError, UsageError
@@ -120,6 +120,15 @@ class Context:
         if not isinstance(transaction, OverlayTransaction):
             raise UsageError("only scripted endpoints have an overlay")
         return transaction.overlay
+
+    def mark(self) -> tuple[Mark, bytes, bool | None]:
+        """What scripts have done so far, for `go_back`."""
+        return self.overlay.mark(), self.claims_digest, self.applies_writes
+
+    def go_back(self, mark: tuple[Mark, bytes, bool | None]) -> None:
+        """Undo what they have done since: one is run again."""
+        written, self.claims_digest, self.applies_writes = mark
+        self.overlay.go_back(written)
 
     @property
     def touched(self) -> bool:

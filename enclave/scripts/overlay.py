@@ -10,7 +10,7 @@ Law: nothing of a request is seen by anybody before `write_into`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
 from ledgerd.enclave.kv import MapHandle, MapView, Store, Transaction
 from ledgerd.ledger.errors import UsageError
@@ -21,6 +21,9 @@ PAGE_ENTRIES_MAX: Final = 256  # one answer's worth of `forEach`
 PAGE_BYTES_MAX: Final = 1 << 20
 _NEVER: Final = bytes(1)  # by its identity
 _SINGLETON: Final = bytes(8)  # the only key that maps of signatures have
+
+Mark: TypeAlias = tuple[dict[str, dict[bytes, bytes | None]], frozenset[str]]
+"""What an overlay would do at some moment; for `go_back`."""
 
 
 class Overlay:
@@ -162,6 +165,14 @@ class Overlay:
     def writes(self) -> dict[str, dict[bytes, bytes | None]]:
         """What the request would write so far, by map and key; None removes. To be looked at only."""
         return self._writes
+
+    def mark(self) -> Mark:
+        """What it would do as of now."""
+        return {name: dict(written) for name, written in self._writes.items()}, frozenset(self.due)
+
+    def go_back(self, mark: Mark) -> None:
+        """Undo what was done since; what was read counts on. A mark serves once."""
+        self._writes, self.due = mark[0], set(mark[1])
 
     def take_trial(self) -> list[tuple[str, bytes, bytes | None, bytes | None]]:
         """End a trial: what it would have changed, as (map, key, before, after), sorted.

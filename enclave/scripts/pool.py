@@ -322,7 +322,9 @@ class Pool:
             group.queue.lane(worker.tasks[0].lane).held -= 1
         while worker.tasks:
             task = worker.tasks.pop()
-            task.run = None
+            if task.run is not None:
+                task.run.undo()
+                task.run = None
             group.queue.put_back(task)
 
     def _fill(self, group: _Group) -> None:

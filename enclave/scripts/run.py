@@ -39,6 +39,12 @@ class Scope(Protocol):
     @property
     def overlay(self) -> Overlay: ...
 
+    def mark(self) -> Any:
+        """What the runs for it have done so far."""
+
+    def go_back(self, mark: Any) -> None:
+        """Undo what they have done since."""
+
 
 Call: TypeAlias = Callable[[Any, list[Any]], Any]
 """A function of the enclave's for scripts: given the run's scope, and its arguments, as many as there came, each None, bool, a number, str,
@@ -113,6 +119,7 @@ class Run:
         "_logs",
         "_looked",
         "_maps",
+        "_mark",
         "_operations",
         "_overlay",
         "_scope",
@@ -126,6 +133,7 @@ class Run:
         self.job = job
         self._scope = scope
         self._overlay = scope.overlay
+        self._mark = scope.mark()
         self.outcome: Outcome | None = None
         self.is_waiting = False
         self._calls = {name: calls[name] for name in job.calls}
@@ -182,6 +190,10 @@ class Run:
         self._finish(Outcome(end, None, text))
         assert self.outcome is not None
         return self.outcome
+
+    def undo(self) -> None:
+        """Have it done nothing, for it will be run again."""
+        self._scope.go_back(self._mark)
 
     def answered(self) -> None:
         """What `take` gave was sent; the worker goes on."""

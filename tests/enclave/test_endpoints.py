@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledgerd.enclave.endpoints import Context, Endpoint, Registry, parse_query
+from ledgerd.enclave.endpoints import Context, Endpoint, Maps, Registry, parse_query
+from ledgerd.enclave.kv import Store
+from ledgerd.enclave.requests import Request
+from ledgerd.enclave.scripts.overlay import OverlayTransaction
 from ledgerd.ledger.errors import RequestError, UsageError
 
 
@@ -161,3 +164,21 @@ def test_a_malformed_query_is_refused(query: str) -> None:
     with pytest.raises(RequestError) as caught:
         parse_query(query)
     assert (caught.value.status, caught.value.error_code) == (400, "InvalidQueryParameterValue")
+
+
+def test_what_scripts_did_to_a_request_can_be_undone_and_what_was_done_before_stays() -> None:
+    transaction = OverlayTransaction(Store())
+    context = Context(Request(None, "POST", "/app/x", "", {}, b"", None, ""), {}, None, Maps(transaction), transaction)
+    overlay = context.overlay
+    overlay.set("m", b"before", b"1")
+    context.set_claims_digest(bytes([1]) * 32)
+    mark = context.mark()
+    overlay.set("m", b"k", b"2")
+    overlay.delete("m", b"before")
+    overlay.set("n", b"k", b"3")
+    overlay.due.add("renewal")
+    context.set_claims_digest(bytes([2]) * 32)
+    context.set_apply_writes(True)
+    context.go_back(mark)
+    assert overlay.writes == {"m": {b"before": b"1"}}
+    assert (overlay.due, context.claims_digest, context.applies_writes) == (set(), bytes([1]) * 32, None)

@@ -16,7 +16,7 @@ from ledgerd.enclave.runtime.script_pool import COMMAND, ScriptPool
 from ledgerd.enclave.runtime.script_worker import Execution, compiled_prelude
 from ledgerd.enclave.scripts import messages
 from ledgerd.enclave.scripts.jobs import BYTES, JSON, TEXT, Bundle, Job, Outcome, Result
-from ledgerd.enclave.scripts.overlay import Overlay
+from ledgerd.enclave.scripts.overlay import Mark, Overlay
 from ledgerd.enclave.scripts.pool import Pool
 from ledgerd.enclave.scripts.run import Call, Run, job_message
 
@@ -53,6 +53,14 @@ class Scope:
 
     def __init__(self, store: Store | None = None) -> None:
         self.overlay = Overlay(store or Store())
+
+    def mark(self) -> Mark:
+        """What was written so far."""
+        return self.overlay.mark()
+
+    def go_back(self, mark: Mark) -> None:
+        """Undo what was written since."""
+        self.overlay.go_back(mark)
 
 
 Function = Callable[[list[Any]], Any]

@@ -327,3 +327,21 @@ def test_it_wakes_when_something_is_due_and_not_before() -> None:
     world.submit("a", deadline_ms=2_000)
     world.turn()
     assert world.pool.next_wakeup() == world.now + 2.0 + GRACE_SECONDS
+
+
+def test_what_is_run_again_finds_nothing_of_what_it_did_before() -> None:
+    world = World()
+    world.submit("first")
+    world.submit("behind")
+    world.hello(1)
+    world.say(1, [m.SET, "m", b"k", b"1"], [m.GET, "m", b"k"])
+    assert world.sent[1][-1] == [m.ANSWER, b"1"]
+    world.pool.ended(1, "killed by SIGSEGV")
+    world.turn()
+    new = world.started[-1]
+    world.hello(new)
+    assert world.jobs_of(new) == ["first"]
+    world.say(new, [m.GET, "m", b"k"])
+    assert world.sent[new][-1] == [m.ANSWER, None]
+    world.say(new, DONE)
+    assert world.overlays["first"].writes == {}
