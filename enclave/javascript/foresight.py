@@ -54,8 +54,7 @@ class Foresight:
     def __init__(self) -> None:
         self._guesses: list[Guess] = []
         self._fresh: list[Guess] | None = None  # while they are made anew
-        self._to_probe = 0
-        self._to_learn = 0
+        self._to_learn = 0  # runs of which they still are
         self._before: dict[str, bytes] = {}  # a key of the last run, by its map
         self._runs = 0
         self._tries = 0
@@ -67,11 +66,8 @@ class Foresight:
             self._runs = self._tries = 0
             self._before.clear()
             self._fresh = []
-            self._to_probe = self._to_learn = PROBES
-        if self._to_probe:
-            self._to_probe -= 1
-            return ()
-        if not self._guesses:
+            self._to_learn = PROBES
+        if not self._guesses or (self._fresh is not None and self._runs < PROBES):
             return ()
         fields: dict[str, str] | None = None
         found = []

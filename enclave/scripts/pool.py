@@ -265,11 +265,7 @@ class Pool:
             outcome = task.run.outcome
             if outcome is not None:
                 self._failed_starts = 0
-                worker.tasks.popleft()
-                lane = group.queue.lane(task.lane)
-                self.took = worker.used + self._now - worker.since
-                lane.took(self.took)
-                lane.held -= not worker.tasks
+                self._end_first(group, worker)
                 worker.arm(self._now, anew=True)
                 task.done(outcome)
                 if group.is_alone:
@@ -285,6 +281,15 @@ class Pool:
             run.answered()
             self._answered.add(worker.name)
             worker.arm(self._now, anew=False)
+
+    def _end_first(self, group: _Group, worker: _Worker) -> _Task:
+        """Take the job from a worker that it has run; what is learnt of its time."""
+        task = worker.tasks.popleft()
+        lane = group.queue.lane(task.lane)
+        self.took = worker.used + self._now - worker.since
+        lane.took(self.took)
+        lane.held -= not worker.tasks
+        return task
 
     # Workers come and go.
 
@@ -302,12 +307,7 @@ class Pool:
             for task in worker.tasks:
                 task.is_suspect = True
         elif worker.tasks:
-            guilty = worker.tasks.popleft()
-        if guilty is not None:
-            lane = group.queue.lane(guilty.lane)
-            self.took = worker.used + self._now - worker.since
-            lane.took(self.took)
-            lane.held -= not worker.tasks
+            guilty = self._end_first(group, worker)
         self._discard(group, worker)
         if guilty is not None:
             assert guilty.run is not None, "assigned"
