@@ -324,6 +324,12 @@ def _parse_template(template: str) -> list[tuple[str, tuple[str, str] | None]]:
     return segments
 
 
+def shape(template: str) -> str:
+    """A template without the names of its parameters: those of one shape take the same requests. Raises: UsageError: It is none."""
+    parts = (literal if match is None else f"{{}}:{match[1]}" for literal, match in _parse_template(template))
+    return "/" + "/".join(parts)
+
+
 class _Node:
     """One segment deep in the tree of templates of one verb."""
 

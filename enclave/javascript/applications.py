@@ -8,12 +8,11 @@ effect, and is looked up again.
 Not here: the form of the tables (`enclave.javascript.declared`), when requests run again (`enclave.scripting`).
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from ledgerd.enclave.built_ins import built_in
-from ledgerd.enclave.endpoints import Context, Endpoint, Registry, Result
+from ledgerd.enclave.endpoints import Context, Endpoint, Registry, Result, shape
 from ledgerd.enclave.javascript.declared import HISTORICAL, READWRITE, Declared, read_declared
 from ledgerd.enclave.javascript.foresight import Foresight
 from ledgerd.enclave.javascript.options import Options, read_options
@@ -31,7 +30,6 @@ ENDPOINTS_MAX: Final = 4_096  # more stand in the table in vain: each costs memo
 COMPLAINTS_MAX: Final = 10  # about one application
 TITLE: Final = "Application in JavaScript"
 _PATH_SHOWN_MAX: Final = 256
-_NAMED: Final = re.compile(r"\{[^{}/]*\}")
 CALLS: Final = ("rpc.setApplyWrites", "rpc.setClaimsDigest")
 
 
@@ -123,7 +121,7 @@ class JavaScriptApplication:
                 declared = read_declared(key, record)
                 if broken and not declared.broken:
                     declared = declared._replace(broken=broken)
-                others = ambiguous.get((declared.method, _shape(declared.path)), [])
+                others = ambiguous[(declared.method, shape(declared.path))]
                 if len(others) > 1:
                     if declared.path != others[0]:
                         continue  # the first one answers for all
@@ -232,17 +230,15 @@ def _broken(declared: Declared) -> Callable[[Context], Result]:
     return refuse
 
 
-def _shape(path: str) -> str:
-    """A template without the names of its parameters: those of one shape take the same requests."""
-    return _NAMED.sub("{}", path)
-
-
 def _ambiguous(rows: Mapping[bytes, bytes]) -> dict[tuple[str, str], list[str]]:
     """The templates of each verb and shape, sorted. CCF, too, installs several of one shape, and answers 500 to what any of them takes."""
     found: dict[tuple[str, str], list[str]] = {}
     for key in sorted(rows):
-        method, _, path = key.decode(errors="replace").partition(" ")
-        found.setdefault((method, _shape(path)), []).append(path)
+        try:
+            method, _, path = key.decode().partition(" ")
+            found.setdefault((method, shape(path)), []).append(path)
+        except (UnicodeDecodeError, UsageError):
+            continue  # it is told when its endpoint is made
     return found
 
 

@@ -104,6 +104,14 @@ def test_paths_that_differ_in_names_of_parameters_only_are_refused_by_name_when_
     assert sum("several endpoints" in line for line in service.logs) == 1
 
 
+def test_a_path_that_is_none_takes_no_other_with_it() -> None:
+    service = Installed()
+    service.put(rows({"GET /a/{b c}": {}, "GET /a/{b}": {}}, app("main")))
+    assert body(service, "GET", "/app/a/1") == b"main"
+    (line,) = service.logs
+    assert "b'GET /a/{b c}' is not there" in line
+
+
 def test_what_makes_no_sense_a_thousand_times_is_told_a_few_times() -> None:
     service = Installed()
     service.put(rows({f"GET /{number}": {"mode": 1} for number in range(1_000)}, {}))
