@@ -11,7 +11,7 @@ from ledgerd.enclave.runtime.quickjs import Engine, EngineError, ScriptError
 from ledgerd.enclave.scripts.jobs import Limits, canonical
 
 STACK_BYTES_MAX: Final = 1 << 20  # beside what the script that asks has on the same stack
-_REASON_LENGTH_MAX: Final = 1_000
+REASON_LENGTH_MAX: Final = 1_000
 
 _PROPOSED: Final = "/proposed constitution"
 _LOOK: Final = "/look"
@@ -68,7 +68,7 @@ def check(arguments: list[Any], limits: Limits, deadline: float) -> bool:
     except ScriptError as error:
         if engine.interrupted:
             raise OvertimeError from None
-        text = (error.text or "out of memory")[:_REASON_LENGTH_MAX]
+        text = (error.text or "out of memory")[:REASON_LENGTH_MAX]
         raise RefusalError(f"proposed constitution cannot be loaded: {text}", Kind.TYPE) from None
     finally:
         engine.close()

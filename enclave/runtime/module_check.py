@@ -5,15 +5,12 @@ Not here: whether a text could be a constitution (`enclave.runtime.constitution_
 """
 
 import time
-from typing import Any, Final
+from typing import Any
 
-from ledgerd.enclave.runtime.constitution_check import OvertimeError
+from ledgerd.enclave.runtime.constitution_check import REASON_LENGTH_MAX, STACK_BYTES_MAX, OvertimeError
 from ledgerd.enclave.runtime.crypto.arguments import Kind, RefusalError
 from ledgerd.enclave.runtime.quickjs import Engine, EngineError, ScriptError
 from ledgerd.enclave.scripts.jobs import Limits, canonical
-
-STACK_BYTES_MAX: Final = 1 << 20  # beside what the script that asks has on the same stack
-_REASON_LENGTH_MAX: Final = 1_000
 
 
 def check(arguments: list[Any], limits: Limits, deadline: float) -> bool:
@@ -48,7 +45,7 @@ def check(arguments: list[Any], limits: Limits, deadline: float) -> bool:
     except ScriptError as error:
         where = error.trace.strip().partition("\n")[0].strip()
         text = " ".join(part for part in (error.text or "out of memory", where) if part)
-        raise RefusalError(f"module {name.removeprefix('/')} cannot be loaded: {text}"[:_REASON_LENGTH_MAX], Kind.TYPE) from None
+        raise RefusalError(f"module {name.removeprefix('/')} cannot be loaded: {text}"[:REASON_LENGTH_MAX], Kind.TYPE) from None
     finally:
         engine.close()
     return True

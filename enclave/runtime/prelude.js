@@ -44,7 +44,6 @@
 
   const space = new Bytes(shared);
   const header = new Uint32Array(shared);
-  const room = PART;
   const nothing = new Buffer(0);
   const slice = uncurry(Buffer.prototype.slice);
   defineProperty(shared, 'constructor', { value: undefined }); // which `slice` asks for: a script's getter would be handed `shared`
@@ -62,8 +61,8 @@
   }
 
   function spill(buffer, length) {
-    for (let at = 0; at < length; at += room) {
-      const part = min(room, length - at);
+    for (let at = 0; at < length; at += PART) {
+      const part = min(PART, length - at);
       copyInto(space, new Bytes(buffer, at, part), 0);
       door(-part);
     }
@@ -72,7 +71,7 @@
   function ask(operation, number, key, value) {
     const keyLength = lengthOf(key);
     const valueLength = lengthOf(value);
-    const fits = HEADER + keyLength + valueLength <= room;
+    const fits = HEADER + keyLength + valueLength <= PART;
     if (!fits) {
       spill(key, keyLength);
       spill(value, valueLength);

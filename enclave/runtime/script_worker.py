@@ -95,7 +95,7 @@ class Execution:
         self._known_bytes = 0
         self._kept = kept
         self._key = None if kind.key is None else (bundle, kind.key)
-        self._spilled: bytearray | None = None
+        self._spilled = bytearray()
         self._operations = 0
         self._written = 0
         self._taken = 0  # of the part of shared memory in which the script leaves what it writes
@@ -278,15 +278,13 @@ class Execution:
         assert self._interpreter is not None, "it is its engine that calls"
         engine = self._interpreter.engine
         if count < 0:
-            if self._spilled is None:
-                self._spilled = bytearray()
             self._spilled += engine.shared[:-count]
             return _NONE
         operation, number, key_size, value_size, operations, left = _HEADER.unpack_from(engine.shared)
         self._operations += operations
         if count == _HEADER.size and self._spilled:
             data = bytes(self._spilled)
-            self._spilled = None
+            self._spilled.clear()
         else:
             data = bytes(engine.shared[_HEADER.size : count])
         try:
