@@ -51,9 +51,7 @@ def test_where_there_is_no_ledger_that_is_said(tmp_path: Path) -> None:
         ledger_process.look(tmp_path)
 
 
-def test_a_child_that_says_something_else_is_not_listened_to(
-    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_that_says_something_else_is_not_listened_to(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one may whose memory a hostile file has spoilt; this one does not end by itself."""
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\nexec yes\n")
