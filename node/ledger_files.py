@@ -123,6 +123,8 @@ class LedgerReader:
         """What LMDB finds wrong with its file while it is read is an error of ours."""
         try:
             yield
+        except lmdb.ReadersFullError:
+            raise ConfigurationError(f"too many read the ledger in {self._directory} at once; ask again when one has ended") from None
         except (lmdb.Error, struct.error) as error:
             raise IntegrityError(
                 f"the file {DATA} of the ledger in {self._directory} is damaged ({type(error).__name__}); copy it again while the node "

@@ -3,6 +3,7 @@
 Law: whatever was reported as stored is there, and what is there is what the enclave handed over, up to some batch.
 """
 
+import contextlib
 import mmap
 import random
 import select
@@ -268,6 +269,17 @@ def test_what_is_stored_while_one_looks_hides_nothing_that_was_there(small: None
             found = [data for _, data in reader.entries()]
             assert seams == 2
         assert found in model.states[moment : moment + later + 1]
+
+
+def test_a_ledger_that_too_many_read_is_not_called_damaged(tmp_path: Path) -> None:
+    """Readers' places are in the lock file; here they are taken by one process, as by one that reads in many threads."""
+    Storage(tmp_path / "ledger").close()
+    with contextlib.ExitStack() as held, LedgerReader(tmp_path / "ledger") as reader:
+        with pytest.raises(lmdb.ReadersFullError):
+            while True:
+                held.enter_context(reader._environment.begin())
+        with pytest.raises(ConfigurationError, match="too many read the ledger"):
+            reader.last_seqno()
 
 
 READER = """
