@@ -8,10 +8,8 @@ Databases: `entries` (seqno, 8 bytes big-endian, to entry bytes), `snapshots` (n
 """
 
 import contextlib
-import errno
 import itertools
 import os
-import stat
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ import lmdb
 
 from ledgerd.ledger.errors import ConfigurationError, IntegrityError
 from ledgerd.node import journal
+from ledgerd.node.bounded_file import open_bounded
 
 FORMAT: Final = b"ledgerd ledger 2"
 DATA: Final = "data.mdb"  # LMDB's name for its file
@@ -124,6 +123,8 @@ class LedgerReader:
         """What LMDB finds wrong with its file while it is read is an error of ours."""
         try:
             yield
+        except lmdb.ReadersFullError:
+            raise ConfigurationError(f"too many read the ledger in {self._directory} at once; ask again when one has ended") from None
         except (lmdb.Error, struct.error) as error:
             raise IntegrityError(
                 f"the file {DATA} of the ledger in {self._directory} is damaged ({type(error).__name__}); copy it again while the node "
@@ -137,7 +138,8 @@ class LedgerReader:
         Raises: ConfigurationError: The journal cannot be read, or is not of the same moment as LMDB's file.
         """
         try:
-            records = list(journal.decode(_whole(self._directory / journal.NAME)))
+            with open_bounded(self._directory / journal.NAME, JOURNAL_BYTES_MAX) as file:
+                records = list(journal.decode(file.read()))
         except OSError as error:
             raise ConfigurationError(f"cannot read the journal of the ledger in {self._directory}: {error.strerror}") from None
         with self._damage_told(), self._begin() as transaction:
@@ -184,18 +186,6 @@ class LedgerReader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def _whole(path: Path) -> bytes:
-    """A file's bytes. Raises: OSError: It cannot be read; it is no file, but something that would be waited for; or it is far too large."""
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(file, "rb") as stream:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "it is no file")
-        if found.st_size > JOURNAL_BYTES_MAX:
-            raise OSError(errno.EFBIG, f"it has more than {JOURNAL_BYTES_MAX} bytes")
-        return stream.read()
 
 
 def _number(value: bytes | memoryview | None) -> int:

@@ -22,6 +22,7 @@ from ledgerd.ledger.errors import ConfigurationError, IntegrityError
 _HEAD: Final = struct.Struct(">BQI")
 _LAST, _COMMITTED, _ENTRY, _MISUSE, _DAMAGED, _END = range(1, 7)
 _BYTES_MAX: Final = ENTRY_SIZE_BYTES_MAX + HEADER_SIZE_BYTES
+_NO_ENTRIES: Final = (1, 0)  # first and last: only how far the ledger goes
 _BUFFER_BYTES: Final = 1 << 20
 _REASON_CHARACTERS: Final = 300
 _PATIENCE_S: Final = 10.0  # for a child that nobody listens to any more; it ends at its next write
@@ -32,7 +33,7 @@ def look(directory: Path) -> tuple[int, int]:
 
     Raises: ConfigurationError: There is no ledger, or of another format. IntegrityError: Its file is damaged.
     """
-    told = {kind: number for kind, number, _ in _messages(directory, 1, 0) if kind in (_LAST, _COMMITTED)}
+    told = {kind: number for kind, number, _ in _messages(directory, *_NO_ENTRIES)}
     return told.get(_LAST, 0), told.get(_COMMITTED, 0)
 
 
@@ -67,23 +68,32 @@ def _messages(directory: Path, first: int, last: int) -> Iterator[tuple[int, int
                 seqno = number
             yield kind, number, data
     except EOFError:
-        status = child.wait()
+        status = _end(child)
         ended = signal.Signals(-status).name if status < 0 else f"status {status}"
         raise IntegrityError(
             f"after entry {seqno}: the ledger in {directory} is damaged: LMDB ended the process that read it ({ended}); copy it again "
             "while the node does not run, or take another node's"
         ) from None
     finally:
-        # Not killed at once: LMDB keeps a place in the node's lock file for a reader until that says goodbye.
-        child.stdout.close()
-        try:
-            child.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        _end(child)
+
+
+def _end(child: "subprocess.Popen[bytes]") -> int:
+    """Listen no more, and wait for its end. Not killed at once: LMDB keeps a place in the node's lock file for a reader until that leaves.
+
+    Returns: Its status; minus the signal that ended it.
+    """
+    assert child.stdout is not None, "it is a pipe"
+    child.stdout.close()
+    try:
+        return child.wait(_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()
 
 
 def _read(stream: IO[bytes]) -> tuple[int, int, bytes]:
+    """One message. Raises: EOFError: There is none, or not all of it; or it is none of ours, since the child has lost its way."""
     head = stream.read(_HEAD.size)
     if len(head) != _HEAD.size:
         raise EOFError
@@ -106,9 +116,10 @@ def _serve(directory: Path, first: int, last: int, stream: IO[bytes]) -> None:
 
     try:
         with LedgerReader(directory) as reader:
-            send(_COMMITTED, reader.committed_seqno())
-            send(_LAST, reader.last_seqno())
-            if first <= last:
+            if (first, last) == _NO_ENTRIES:
+                send(_COMMITTED, reader.committed_seqno())  # asked first: what is committed then is there when the last is asked for
+                send(_LAST, reader.last_seqno())
+            else:
                 for seqno, data in reader.entries(first, last):
                     if len(data) > _BYTES_MAX:
                         raise IntegrityError(f"entry {seqno} would have {len(data)} bytes")

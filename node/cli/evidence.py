@@ -98,7 +98,8 @@ def _decoded(text: bytes) -> bytes:
     digits = _HEX.fullmatch(text)
     if digits is not None:
         return bytes.fromhex(digits[1].decode())
-    return _base64(text.translate(_BASE64URL).rstrip(b"=") + b"=" * (-len(text.rstrip(b"=")) % 4))
+    bare = text.translate(_BASE64URL).rstrip(b"=")
+    return _base64(bare + b"=" * (-len(bare) % 4))
 
 
 def _bare(data: bytes) -> bytes:

@@ -20,7 +20,7 @@ class Kind(Enum):
     BUNDLE = auto()  # a folder with app.json and src/, or a JSON file
     SCRIPTS = auto()  # one or more files of JavaScript, without an option's name
     CERTIFIED = auto()  # 64 hexadecimal digits, or the file of the certificate that they are the digest of
-    ID = auto()  # 64 hexadecimal digits
+    ID = auto()  # 64 hexadecimal digits, or the first of them
     HEX = auto()  # bytes in hexadecimal digits
     TEXT = auto()
     WHOLE = auto()

@@ -18,7 +18,6 @@ from ledgerd.node.cli.parameters import PREFIX_MIN, is_id, is_prefix
 _PEM_BYTES_MAX: Final = 1 << 20
 _WHOLE_MAX: Final = (1 << 53) - 1  # what a script reads exactly
 _DIGITS_SHOWN: Final = 16
-_ID_LENGTH: Final = 64
 
 _is_hex: Final = re.compile(r"([0-9a-f]{2})+").fullmatch
 _is_duration: Final = re.compile(r"([1-9][0-9]{0,5})([mhdw])").fullmatch
@@ -137,12 +136,12 @@ def _scripts(argument: Argument, names: tuple[str, ...]) -> str:
 def first_digits(given: str) -> str | None:
     """The digits, if that is how a longer id begins."""
     digits = given.removesuffix("...")
-    return digits if len(digits) < _ID_LENGTH and is_prefix(digits) else None
+    return digits if is_prefix(digits) and not is_id(digits) else None
 
 
 def _id(argument: Argument, given: str) -> str:
     if is_id(given) is None:
-        raise ConfigurationError(f"{given[:80]!r} is no id: give {PREFIX_MIN} to {_ID_LENGTH} of its lower-case hexadecimal digits")
+        raise ConfigurationError(f"{given[:80]!r} is no id: give {PREFIX_MIN} to 64 of its lower-case hexadecimal digits")
     return given
 
 

@@ -60,7 +60,7 @@ def check_proposal_name(name: str, *, whole: bool = False) -> str:
 
 def find_proposal(client: "Client", name: str) -> str:
     """The whole name of a proposal. Raises: NoSuchProposalError: No proposal's name begins so, or several."""
-    if len(name) == 64:
+    if is_id(name):
         return name
     found = [one["proposalId"] for one in read(client, "members/proposals")["value"] if one["proposalId"].startswith(name)]
     if len(found) != 1:

@@ -5,10 +5,9 @@ Nothing here is believed but bytes and the certificate that the caller names.
 
 import mmap
 import os
-import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -16,6 +15,7 @@ import click
 
 from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityError
 from ledgerd.ledger.ids import Seqno, parse_transaction_id
+from ledgerd.node.bounded_file import open_bounded
 from ledgerd.node.cli import node_findings
 from ledgerd.node.cli.allow_list import read_measurements
 from ledgerd.node.cli.evidence import nitro_roots
@@ -108,27 +108,17 @@ class ChunkSource:
 
 @contextmanager
 def mapped(path: Path) -> Iterator["Buffer"]:
-    """The bytes of a file that a stranger may have put there, of up to 4 GiB, without reading all of them into memory.
+    """The bytes of a file that a stranger may have put there, without reading all of them into memory.
 
     Raises: ConfigurationError: It cannot be read; or it is none, but something that a reader would wait for, or never come to the end of.
     """
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open_bounded(path, FILE_BYTES_MAX) as file:
+            there_is_something = os.fstat(file.fileno()).st_size > 0  # there is no map of nothing
+            held = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if there_is_something else nullcontext(b"")
     except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
-    try:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode):
-            raise ConfigurationError(f"{path} is no file; take it out of the folder")
-        if found.st_size > FILE_BYTES_MAX:
-            raise ConfigurationError(f"{path} has {found.st_size} bytes; a chunk file has at most {FILE_BYTES_MAX}")
-        data = mmap.mmap(file, 0, prot=mmap.PROT_READ) if found.st_size else None  # there is no map of nothing
-    finally:
-        os.close(file)
-    if data is None:
-        yield b""
-        return
-    with data:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}; what is no ledger file has no place in the folder") from None
+    with held as data:
         yield data
 
 

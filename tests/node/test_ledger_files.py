@@ -3,6 +3,7 @@
 Law: whatever was reported as stored is there, and what is there is what the enclave handed over, up to some batch.
 """
 
+import contextlib
 import mmap
 import random
 import select
@@ -12,12 +13,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import lmdb
 import pytest
 
 from ledgerd.ledger.errors import ConfigurationError
-from ledgerd.node import ledger_files
+from ledgerd.node.bounded_file import open_bounded
 from ledgerd.node.journal import BLOCK_BYTES, Journal, decode
 from ledgerd.node.ledger_files import LedgerReader
 from ledgerd.node.storage import Append, Read, Report, Storage
@@ -236,7 +238,7 @@ def test_what_is_stored_while_one_looks_hides_nothing_that_was_there(small: None
     look = tmp_path / "look"
     look.mkdir()
     seams = 0
-    begin, whole = LedgerReader._begin, ledger_files._whole
+    begin = LedgerReader._begin
 
     def put(moment: int) -> None:
         for name, data in zip(FILES, files[moment], strict=True):
@@ -253,25 +255,37 @@ def test_what_is_stored_while_one_looks_hides_nothing_that_was_there(small: None
         seam()
         return begin(self)
 
-    def reading(self: Path) -> bytes:
+    def opening(path: Path, bytes_max: int) -> BinaryIO:
         seam()
-        return whole(self)
+        return open_bounded(path, bytes_max)
 
     put(max(range(len(files)), key=lambda moment: len(files[moment][0])))  # LMDB's file never shrinks under its reader
     for moment in range(len(files) - later):
         put(moment)
         with LedgerReader(look) as reader, pytest.MonkeyPatch.context() as patch:
             patch.setattr(LedgerReader, "_begin", beginning)
-            patch.setattr(ledger_files, "_whole", reading)
+            patch.setattr("ledgerd.node.ledger_files.open_bounded", opening)
             seams = 0
             found = [data for _, data in reader.entries()]
             assert seams == 2
         assert found in model.states[moment : moment + later + 1]
 
 
+def test_a_ledger_that_too_many_read_is_not_called_damaged(tmp_path: Path) -> None:
+    """Readers' places are in the lock file; here they are taken by one process, as by one that reads in many threads."""
+    Storage(tmp_path / "ledger").close()
+    with contextlib.ExitStack() as held, LedgerReader(tmp_path / "ledger") as reader:
+        with pytest.raises(lmdb.ReadersFullError):
+            while True:
+                held.enter_context(reader._environment.begin())
+        with pytest.raises(ConfigurationError, match="too many read the ledger"):
+            reader.last_seqno()
+
+
 READER = """
 import mmap, sys
 from pathlib import Path
+from typing import BinaryIO
 from ledgerd.node.ledger_files import LedgerReader
 with open(sys.argv[2], "r+b") as file, LedgerReader(Path(sys.argv[1])) as reader:
     shared = mmap.mmap(file.fileno(), 8)
@@ -331,6 +345,7 @@ def test_a_reader_of_a_running_node_sees_what_was_stored_before_it_looked(small:
 KILLED = """
 import select, sys
 from pathlib import Path
+from typing import BinaryIO
 from ledgerd.node.storage import Append, Storage
 storage = Storage(Path(sys.argv[1]))
 seqno = 0

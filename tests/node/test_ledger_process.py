@@ -51,6 +51,16 @@ def test_where_there_is_no_ledger_that_is_said(tmp_path: Path) -> None:
         ledger_process.look(tmp_path)
 
 
+def test_a_child_that_says_something_else_is_not_listened_to(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one may whose memory a hostile file has spoilt; this one does not end by itself."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec yes\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    with pytest.raises(IntegrityError, match=r"^after entry 0: .* is damaged"):
+        ledger_process.look(directory)
+
+
 def cut(data: bytearray) -> None:
     del data[3 * PAGE_BYTES :]
 

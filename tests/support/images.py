@@ -26,8 +26,10 @@ COMMAND_LINE: Final = "reboot=k panic=30 pci=off nomodules console=ttyS0 random.
 
 def kept(request: pytest.FixtureRequest) -> Path:
     """A folder that lasts from run to run, for packages and wheels; in a cache folder as `ledgerd` would make it in the user's."""
-    assert request.config.cache is not None
-    return Path(request.config.cache.mkdir("home")) / "ledgerd" / "image"
+    cache: pytest.Cache | None = getattr(request.config, "cache", None)  # there by pytest's plugin only
+    if cache is None:
+        pytest.fail("what images are made of is fetched once and kept in pytest's cache: run without `-p no:cacheprovider`", pytrace=False)
+    return Path(cache.mkdir("home")) / "ledgerd" / "image"
 
 
 def packages() -> list[Tree]:
