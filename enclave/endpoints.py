@@ -56,25 +56,16 @@ class Maps:
 class ApplicationMaps(Maps):
     """The maps that an application may open for writing: all but those of the service itself."""
 
-    __slots__ = ("_opened",)
-
-    def __init__(self, transaction: Transaction) -> None:
-        super().__init__(transaction)
-        self._opened: dict[str, MapHandle] = {}
-        transaction.remembered_in(self._opened)
+    __slots__ = ()
 
     def __getitem__(self, name: str) -> MapHandle:
         """The map `name`. `public:` maps stand in the ledger in plain text, all others are sealed.
 
         Raises: UsageError: The name belongs to the service (`ccf.`, `ledgerd.`); some of those can be read, see `Context.governance`.
         """
-        handle = self._opened.get(name)
-        if handle is None:
-            if name.removeprefix("public:").startswith(RESERVED) or not 0 < len(name) <= NAME_LENGTH_MAX:
-                raise UsageError(f"map {name[:NAME_LENGTH_MAX]!r} is not for applications to write")
-            handle = self._opened[name] = self._transaction.map(name)
-        self._transaction.touched = True
-        return handle
+        if name.removeprefix("public:").startswith(RESERVED) or not 0 < len(name) <= NAME_LENGTH_MAX:
+            raise UsageError(f"map {name[:NAME_LENGTH_MAX]!r} is not for applications to write")
+        return self._transaction.map(name)
 
 
 RESERVED: Final = ("ccf.", "ledgerd.")

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Final, TypeAlias
-from weakref import WeakValueDictionary
 
 from ledgerd.enclave.ordered import SortedKeys
 from ledgerd.ledger.entry import WriteSet
@@ -17,19 +16,17 @@ from ledgerd.ledger.errors import UsageError
 
 _Slot: TypeAlias = tuple[bytes, int]  # value, version (seqno of the write)
 _PAGE_KEYS: Final = 512  # keys that `items` looks up at once
-_NAMES_MAX: Final = 1024  # of maps without a key that are remembered all the same; more than that only somebody's callers can think of
+_HANDLES_MAX: Final = 1024  # remembered from one request to the next; names of more maps only an application's callers can think of
 
 
 class _Map:
     """One map as applied: slots by key, and an order index once somebody has asked for order."""
 
-    __slots__ = ("__weakref__", "name", "order", "slots", "window")
+    __slots__ = ("order", "slots")
 
-    def __init__(self, name: str, window: int) -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.slots: dict[bytes, _Slot] = {}
         self.order: SortedKeys | None = None
-        self.window = window
 
     def ordered(self) -> SortedKeys:
         """The order index; the first call sorts the map (about 0.7 s for a million keys), later ones are free."""
@@ -39,23 +36,25 @@ class _Map:
         return order
 
 
+_NOTHING: Final = _Map()  # any map without a key
+
+
 class MapView:
-    """A map as last applied, for reading. Lookups cost one dict access; ranges are in ascending byte order of keys."""
+    """A map as last applied, for reading; it follows later changes. Lookups cost two dict accesses; ranges are in byte order of keys.
 
-    __slots__ = ("_map", "_slots")
+    Attributes:
+        name: The map's name, `public:` prefix included.
+    """
 
-    def __init__(self, state: _Map) -> None:
-        self._map = state
-        self._slots = state.slots
+    __slots__ = ("_maps", "name")
 
-    @property
-    def name(self) -> str:
-        """The map's name, `public:` prefix included."""
-        return self._map.name
+    def __init__(self, store: "Store", name: str) -> None:
+        self._maps = store._maps
+        self.name = name
 
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
-        slot = self._slots.get(key)
+        slot = self._state().slots.get(key)
         return None if slot is None else slot[0]
 
     def has(self, key: bytes) -> bool:
@@ -64,12 +63,12 @@ class MapView:
 
     def version_of(self, key: bytes) -> int | None:
         """Seqno of the last applied write of `key`, or None if it has no applied value. Own uncommitted writes do not count."""
-        slot = self._slots.get(key)
+        slot = self._state().slots.get(key)
         return None if slot is None else slot[1]
 
     def size(self) -> int:
         """Number of keys."""
-        return len(self._slots)
+        return len(self._state().slots)
 
     def range(
         self, start: bytes | None = None, end: bytes | None = None, *, limit: int | None = None, reverse: bool = False
@@ -88,9 +87,13 @@ class MapView:
             start = page[-1][0] + b"\0"
 
     def _pairs(self, start: bytes | None, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
-        slots = self._slots
-        for key in self._map.ordered().keys(start, end, reverse=reverse):
+        state = self._state()
+        slots = state.slots
+        for key in state.ordered().keys(start, end, reverse=reverse):
             yield key, slots[key][0]
+
+    def _state(self) -> _Map:
+        return self._maps.get(self.name, _NOTHING)
 
 
 class MapHandle(MapView):
@@ -98,8 +101,8 @@ class MapHandle(MapView):
 
     __slots__ = ("_transaction", "_writes")
 
-    def __init__(self, state: _Map, transaction: "Transaction") -> None:
-        super().__init__(state)
+    def __init__(self, store: "Store", name: str, transaction: "Transaction") -> None:
+        super().__init__(store, name)
         self._transaction = transaction
         self._writes: dict[bytes, bytes | None] | None = None
 
@@ -108,7 +111,7 @@ class MapHandle(MapView):
         writes = self._writes
         if writes is not None and key in writes:
             return writes[key]
-        slot = self._slots.get(key)
+        slot = self._maps.get(self.name, _NOTHING).slots.get(key)
         return None if slot is None else slot[0]
 
     def set(self, key: bytes, value: bytes) -> None:
@@ -131,7 +134,7 @@ class MapHandle(MapView):
         writes = self._writes
         if writes is None:
             writes = self._begin_writing()
-        if key in self._slots:
+        if key in self._state().slots:
             there = writes.get(key, b"") is not None
             writes[key] = None
             return there
@@ -144,11 +147,11 @@ class MapHandle(MapView):
         """
         writes = self._begin_writing() if self._writes is None else self._writes
         writes.clear()
-        writes.update(dict.fromkeys(self._slots))
+        writes.update(dict.fromkeys(self._state().slots))
 
     def size(self) -> int:
         """Number of keys as this transaction sees it."""
-        slots = self._slots
+        slots = self._state().slots
         size = len(slots)
         for key, value in (self._writes or {}).items():
             size += (value is not None) - (key in slots)
@@ -195,12 +198,11 @@ class Transaction:
         readonly: Writing raises UsageError.
     """
 
-    __slots__ = ("_handles", "_others", "_store", "_writing", "readonly", "touched")
+    __slots__ = ("_handles", "_store", "_writing", "readonly", "touched")
 
     def __init__(self, store: "Store") -> None:
         self._store = store
         self._handles: dict[str, MapHandle] = {}
-        self._others: list[dict[str, MapHandle]] = []
         self._writing: list[MapHandle] = []
         self.touched = False
         self.readonly = False
@@ -210,36 +212,25 @@ class Transaction:
         self.touched = True
         handle = self._handles.get(name)
         if handle is None:
-            handle = self._handles[name] = MapHandle(self._store._state(name), self)
+            handle = self._handles[name] = MapHandle(self._store, name, self)
         return handle
-
-    def remembered_in(self, handles: dict[str, MapHandle]) -> None:
-        """Empty this, too, whenever the handles are given up: somebody keeps them there by name."""
-        self._others.append(handles)
-
-    def forget_handles(self) -> None:
-        """Between two requests: give up the handles, if there are many."""
-        if len(self._handles) > _NAMES_MAX:
-            self._handles.clear()
-            for handles in self._others:
-                handles.clear()
 
     def applied(self, name: str) -> MapView:
         """Read view of the map `name` without this transaction's writes."""
         self.touched = True
-        return MapView(self._store._state(name))
+        return MapView(self._store, name)
 
     @property
     def writes(self) -> WriteSet:
         """What the transaction would change: real writes only, maps without any left out."""
-        return {handle._map.name: handle._writes for handle in self._writing if handle._writes}
+        return {handle.name: handle._writes for handle in self._writing if handle._writes}
 
     def take(self) -> WriteSet:
         """End the transaction and hand over its writes, for `Store.apply`."""
         writes: WriteSet = {}
         for handle in self._writing:
             if handle._writes:
-                writes[handle._map.name] = handle._writes
+                writes[handle.name] = handle._writes
             handle._writes = None
         self._writing.clear()
         return writes
@@ -262,24 +253,18 @@ class Store:
         rollbacks: How often entries were undone: while it stays, what was seen has only been added to.
     """
 
-    __slots__ = (
-        *("_compacted", "_emptied", "_expiring", "_looked_at", "_maps", "_transaction", "_undo", "_version", "_windows"),
-        "rollbacks",
-    )
+    __slots__ = ("_compacted", "_expiring", "_maps", "_transaction", "_undo", "_version", "_windows", "rollbacks")
 
     def __init__(self, windows: Mapping[str, int] | None = None) -> None:
         self.rollbacks = 0
-        # Every map that holds a key is in the first; of the others only some. Callers of an application may think of names without end, so
-        # what holds nothing is forgotten once nobody looks at it.
+        # Maps that hold a key, and no others: an application's callers may think of names without end. Everything else knows maps by name.
         self._maps: dict[str, _Map] = {}
-        self._looked_at: WeakValueDictionary[str, _Map] = WeakValueDictionary()
-        self._emptied: deque[tuple[int, _Map]] = deque()  # with the seqno whose commit makes that final, unless it is filled again
         self._windows = dict(windows or {})
         self._version = 0
         self._compacted = 0
         # One list per applied entry above `_compacted`: (map, key, slot before), to be undone from the right.
-        self._undo: deque[list[tuple[_Map, bytes, _Slot | None]]] = deque()
-        self._expiring: deque[tuple[int, _Map, bytes]] = deque()
+        self._undo: deque[list[tuple[str, bytes, _Slot | None]]] = deque()
+        self._expiring: deque[tuple[int, str, bytes]] = deque()
         self._transaction = Transaction(self)
 
     @property
@@ -297,7 +282,8 @@ class Store:
         transaction = self._transaction
         if transaction._writing:
             transaction.discard()
-        transaction.forget_handles()
+        if len(transaction._handles) > _HANDLES_MAX:
+            transaction._handles.clear()
         transaction.touched = False
         transaction.readonly = readonly
         return transaction
@@ -312,11 +298,11 @@ class Store:
 
     def map(self, name: str) -> MapView:
         """Read view of the map as applied; it follows later changes."""
-        return MapView(self._state(name))
+        return MapView(self, name)
 
     def names(self) -> list[str]:
         """Names of maps that hold a key, sorted."""
-        return sorted(name for name, state in self._maps.items() if state.slots)
+        return sorted(self._maps)
 
     def start_at(self, seqno: int) -> None:
         """Declare the state to be that of `seqno`, with nothing to undo: for a state loaded at once."""
@@ -331,12 +317,12 @@ class Store:
         if seqno != self._version + 1:
             raise UsageError(f"entry {seqno} cannot be applied to the state at {self._version}")
         self._version = seqno
-        undo: list[tuple[_Map, bytes, _Slot | None]] = []
+        undo: list[tuple[str, bytes, _Slot | None]] = []
         maps = self._maps
         for name, changes in writes.items():
             state = maps.get(name)
             if state is None:
-                state = maps[name] = self._state(name)
+                state = maps[name] = _Map()
             slots = state.slots
             order = state.order
             for key, value in changes.items():
@@ -351,13 +337,13 @@ class Store:
                         order.remove(key)
                 else:
                     continue
-                undo.append((state, key, before))
+                undo.append((name, key, before))
             if not slots:
-                self._emptied.append((seqno, state))
-            if state.window:
+                del maps[name]
+            if name in self._windows:
                 for key, value in changes.items():
                     if value is not None:
-                        self._expiring.append((seqno, state, key))
+                        self._expiring.append((seqno, name, key))
         self._undo.append(undo)
 
     def rollback(self, seqno: int) -> None:
@@ -369,27 +355,19 @@ class Store:
             raise UsageError(f"cannot roll back to {seqno}: the state reaches from {self._compacted} to {self._version}")
         self._transaction.discard()
         self.rollbacks += 1
-        emptied = self._emptied
-        later = []
-        while emptied and emptied[-1][0] > seqno:
-            later.append(emptied.pop()[1])
+        maps = self._maps
         for _ in range(self._version - seqno):
-            for state, key, before in self._undo.pop():  # a key stands once in an entry, so their order does not matter
-                slots = state.slots
-                order = state.order
-                outlived = before is not None and state.window and before[1] <= self._compacted - state.window
-                if before is not None and not outlived:
-                    if order is not None and key not in slots:
-                        order.add(key)
-                    slots[key] = before
-                    self._maps[state.name] = state
-                elif key in slots:
-                    del slots[key]
-                    if order is not None:
-                        order.remove(key)
-                    if not slots:
-                        emptied.append((seqno, state))
-        emptied.extend((seqno, state) for state in later if not state.slots)
+            for name, key, before in self._undo.pop():  # a key stands once in an entry, so their order does not matter
+                window = self._windows.get(name)
+                if before is None or (window is not None and before[1] <= self._compacted - window):  # was not there, or outlived its time
+                    self._remove(name, key)
+                    continue
+                state = maps.get(name)
+                if state is None:
+                    state = maps[name] = _Map()
+                if state.order is not None and key not in state.slots:
+                    state.order.add(key)
+                state.slots[key] = before
         expiring = self._expiring
         while expiring and expiring[-1][0] > seqno:
             expiring.pop()
@@ -407,27 +385,17 @@ class Store:
             popleft()
         self._compacted = max(seqno, self._compacted)
         expiring = self._expiring
-        while expiring and expiring[0][0] <= self._compacted - expiring[0][1].window:
-            version, state, key = expiring.popleft()
-            slot = state.slots.get(key)
+        while expiring and expiring[0][0] <= self._compacted - self._windows[expiring[0][1]]:
+            version, name, key = expiring.popleft()
+            state = self._maps.get(name)
+            slot = state.slots.get(key) if state is not None else None
             if slot is not None and slot[1] == version:  # not rewritten since
-                del state.slots[key]
-                if state.order is not None:
-                    state.order.remove(key)
-        emptied = self._emptied
-        while emptied and emptied[0][0] <= self._compacted:
-            _, state = emptied.popleft()
-            if not state.slots and len(self._maps) > _NAMES_MAX and self._maps.pop(state.name, None) is not None:
-                self._looked_at[state.name] = state  # who looks at it is to see it filled again
+                self._remove(name, key)
 
-    def _state(self, name: str) -> _Map:
+    def _remove(self, name: str, key: bytes) -> None:
         state = self._maps.get(name)
-        if state is None:
-            state = self._looked_at.get(name)
-        if state is None:
-            state = _Map(name, self._windows.get(name, 0))
-            if state.window or len(self._maps) < _NAMES_MAX:
-                self._maps[name] = state
-            else:
-                self._looked_at[name] = state
-        return state
+        if state is not None and state.slots.pop(key, None) is not None:
+            if state.order is not None:
+                state.order.remove(key)
+            if not state.slots:
+                del self._maps[name]

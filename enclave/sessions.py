@@ -167,7 +167,6 @@ class Sessions:
     def _read(self, session: Session, data: bytes) -> None:
         tls = session.tls
         protocol = session.protocol
-        session.greeted = True
         chunks = tls.feed(data)
         if protocol is None:
             if not session.dirty:
@@ -244,6 +243,7 @@ class Sessions:
         self._flush_all(output)
         if self._greetings:
             for session, data in self._greetings.due(now if is_busy or output else None):
+                session.greeted = True
                 self._read(session, data)
             self._flush_all(output)
         closing = self._closing

@@ -210,51 +210,51 @@ class OverlayMap(MapHandle):
     __slots__ = ("_overlay", "_readonly")
 
     def __init__(self, overlay: Overlay, name: str, transaction: Transaction, *, readonly: bool) -> None:
-        super().__init__(overlay._store._state(name), transaction)
+        super().__init__(overlay._store, name, transaction)
         self._overlay = overlay
         self._readonly = readonly
 
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
-        return self._overlay.get(self._map.name, key)
+        return self._overlay.get(self.name, key)
 
     def version_of(self, key: bytes) -> int | None:
         """Seqno of the last applied write of `key`, or None if it has no applied value."""
-        return self._overlay.version(self._map.name, key)
+        return self._overlay.version(self.name, key)
 
     def size(self) -> int:
         """Number of keys."""
-        return self._overlay.size(self._map.name)
+        return self._overlay.size(self.name)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All pairs in ascending order of keys, as of now."""
-        yield from self._overlay.range(self._map.name)
+        yield from self._overlay.range(self.name)
 
     def set(self, key: bytes, value: bytes) -> None:
         """Write `value` under `key`. Raises: UsageError: The endpoint is read-only, or key or value are not bytes."""
         self._check_writable()
         if type(key) is not bytes or type(value) is not bytes:
             raise UsageError(f"map {self.name}: keys and values are bytes, not {type(key).__name__} and {type(value).__name__}")
-        self._overlay.set(self._map.name, key, value)
+        self._overlay.set(self.name, key, value)
 
     def delete(self, key: bytes) -> bool:
         """Remove `key`; True if it had a value. Raises: UsageError: The endpoint is read-only."""
         self._check_writable()
         there = self.get(key) is not None
-        self._overlay.delete(self._map.name, key)
+        self._overlay.delete(self.name, key)
         return there
 
     def clear(self) -> None:
         """Remove every key. Raises: UsageError: The endpoint is read-only."""
         self._check_writable()
-        self._overlay.clear(self._map.name)
+        self._overlay.clear(self.name)
 
     def _check_writable(self) -> None:
         if self._readonly:
             raise UsageError(f"map {self.name}: a read-only endpoint cannot write")
 
     def _pairs(self, start: bytes | None, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
-        pairs = self._overlay.range(self._map.name, start, end)
+        pairs = self._overlay.range(self.name, start, end)
         yield from reversed(pairs) if reverse else pairs
 
 

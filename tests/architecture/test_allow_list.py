@@ -28,7 +28,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
     "governance": names("base64 collections datetime hashlib json re typing cryptography"),
     "enclave": names("""
         base64 binascii bisect collections contextlib dataclasses datetime enum functools hashlib hmac http inspect ipaddress itertools
-        json operator re struct types typing urllib weakref
+        json operator re struct types typing urllib
         cbor2 cryptography httptools msgpack nacl OpenSSL
     """),
     # The enclave's entry: the one place with I/O. Of others' libraries, a script worker's process has msgpack, the JavaScript engine, and

@@ -27,12 +27,12 @@ writes = st.dictionaries(names, st.dictionaries(keys, st.none() | values, max_si
 class StoreAgainstModel(RuleBasedStateMachine):
     """The model: `states[i]` is the whole state at seqno `base + i`; nothing below `base` is kept."""
 
-    @initialize(block=st.integers(2, 6), order_early=st.booleans(), names_max=st.integers(0, 3), held=st.booleans())
-    def start(self, block: int, order_early: bool, names_max: int, held: bool) -> None:
+    @initialize(block=st.integers(2, 6), order_early=st.booleans(), handles_max=st.integers(0, 3), held=st.booleans())
+    def start(self, block: int, order_early: bool, handles_max: int, held: bool) -> None:
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(ordered, "BLOCK_KEYS_MAX", block)
         self.patch.setattr(kv, "_PAGE_KEYS", block)
-        self.patch.setattr(kv, "_NAMES_MAX", names_max)
+        self.patch.setattr(kv, "_HANDLES_MAX", handles_max)
         self.store = Store({"short": WINDOW})
         self.base = 0
         self.states: list[Model] = [{name: {} for name in NAMES}]
@@ -262,14 +262,9 @@ def test_names_are_of_maps_that_hold_something() -> None:
     assert store.names() == ["a"]
 
 
-def remembered(store: Store) -> int:
-    """How many maps a store knows."""
-    return len({*store._maps, *store._looked_at})
-
-
 def test_names_that_were_only_asked_for_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers of an application may think of names without end."""
-    monkeypatch.setattr(kv, "_NAMES_MAX", 10)
+    monkeypatch.setattr(kv, "_HANDLES_MAX", 10)
     store = Store()
     for number in range(1_000):
         transaction = store.begin()
@@ -277,27 +272,35 @@ def test_names_that_were_only_asked_for_are_forgotten(monkeypatch: pytest.Monkey
         assert store.map(f"n{number}").size() == 0
         assert transaction.applied(f"o{number}").range() == []
         transaction.discard()
-    assert remembered(store) <= 10 + 2 * (kv._NAMES_MAX + 2)
-    assert len(transaction._handles) <= kv._NAMES_MAX + 1
+    assert store._maps == {}
+    assert len(transaction._handles) <= kv._HANDLES_MAX + 1
 
 
-def test_names_of_maps_that_hold_nothing_any_more_are_forgotten_once_that_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kv, "_NAMES_MAX", 10)
+def test_names_of_maps_that_hold_nothing_any_more_are_forgotten() -> None:
     store = Store()
     for number in range(100):
         store.apply(2 * number + 1, {f"m{number}": {b"k": b"v"}})
         store.apply(2 * number + 2, {f"m{number}": {b"k": None}})
-    assert remembered(store) == 100, "all of it may be undone"
-    store.rollback(151)
+    assert store._maps == {}
+    store.rollback(151)  # all of it may be undone
     assert store.get("m75", b"k") == b"v"
     store.compact(151)
-    assert remembered(store) <= 12
-    assert store.names() == ["m75"]
+    assert store.names() == ["m75"] == list(store._maps)
 
 
-def test_handles_that_an_application_keeps_by_name_are_given_up_with_the_transaction_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_map_is_forgotten_with_the_last_record_that_outlived_its_window() -> None:
+    store = Store({"m": 1})
+    store.apply(1, {"m": {b"k": b"v"}})
+    store.apply(2, {})
+    store.compact(2)
+    assert store._maps == {}
+    store.rollback(2)
+    assert store._maps == {}
+
+
+def test_an_application_s_maps_are_the_transaction_s_also_after_handles_were_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else one map would have two in one request, and each would not see what the other writes."""
-    monkeypatch.setattr(kv, "_NAMES_MAX", 10)
+    monkeypatch.setattr(kv, "_HANDLES_MAX", 10)
     store = Store()
     transaction = store.begin()
     maps = ApplicationMaps(transaction)

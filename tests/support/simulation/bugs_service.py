@@ -15,7 +15,7 @@ from ledgerd.enclave.forwarding import Forwarded
 from ledgerd.enclave.frontend import Frontend
 from ledgerd.enclave.history import History
 from ledgerd.enclave.idempotency import MAP, Idempotency
-from ledgerd.enclave.kv import Store, Transaction
+from ledgerd.enclave.kv import Store, Transaction, _Map
 from ledgerd.enclave.ranges import CheckedEntry
 from ledgerd.enclave.refusals import rolled_back
 from ledgerd.enclave.replica import Replica
@@ -81,8 +81,8 @@ def idempotency_outlives_a_rollback(self: Any, seqno: int) -> None:
     state = self._maps.get(MAP)
     kept = dict(state.slots) if state is not None else {}
     _rollback(self, seqno)
-    if state is not None:
-        state.slots.update(kept)
+    if kept:
+        self._maps.setdefault(MAP, _Map()).slots.update(kept)
 
 
 def idempotency_forgets_when_it_compacts(self: Any, seqno: int) -> None:
@@ -91,20 +91,20 @@ def idempotency_forgets_when_it_compacts(self: Any, seqno: int) -> None:
     state = self._maps.get(MAP)
     if state is not None:
         for key in [key for key, (_, version) in state.slots.items() if version <= seqno]:
-            del state.slots[key]
+            self._remove(MAP, key)
 
 
 def undo_does_not_restore_removed_keys(self: Any, seqno: int) -> None:
     """Leaves a key removed though its removal was rolled back."""
     lost = [
-        (state, key)
+        (name, key)
         for undo in list(self._undo)[max(0, seqno - self._compacted) :]
-        for state, key, before in undo
-        if before is not None and key not in state.slots
+        for name, key, before in undo
+        if before is not None and self.get(name, key) is None
     ]
     _rollback(self, seqno)
-    for state, key in lost:
-        state.slots.pop(key, None)
+    for name, key in lost:
+        self._remove(name, key)
 
 
 def undo_restores_the_newest(self: Any, seqno: int) -> None:
@@ -112,11 +112,11 @@ def undo_restores_the_newest(self: Any, seqno: int) -> None:
     undone = list(self._undo)[max(0, seqno - self._compacted) :]
     _rollback(self, seqno)
     for undo in undone:
-        for state, key, before in undo:
+        for name, key, before in undo:
             if before is None:
-                state.slots.pop(key, None)
+                self._remove(name, key)
             else:
-                state.slots[key] = before
+                self._maps.setdefault(name, _Map()).slots[key] = before
 
 
 def tree_keeps_a_leaf(self: Any, to: Seqno) -> None:
