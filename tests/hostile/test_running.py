@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from ledgerd.enclave import boundary, forwarding, http
+from ledgerd.enclave.javascript import declared, options
 from ledgerd.enclave.requests import Response
 from ledgerd.ledger import cose, entry, receipt
 from ledgerd.ledger.ids import NodeId
@@ -162,6 +163,14 @@ PLANTED: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "an entry whose sizes nobody compares": (
         "entry-public",
         lambda patch: patch.setattr(entry, "_read_fixed", lambda data: (2, 3, 0, entry._DOMAIN_END)),
+    ),
+    "a choice of an endpoint's that is any word": (
+        "javascript-endpoint",
+        lambda patch: patch.setattr(declared, "_choice", lambda said, name, choices, default: said.get(name, default)),
+    ),
+    "limits of scripts that are not the image's": (
+        "javascript-options",
+        lambda patch: patch.setattr(options, "HEAP_BYTES_MAX", 1 << 60),
     ),
 }
 

@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from ledgerd.enclave.consensus.core import Consensus
-from support.consensus_bugs import FOUND_BY_SCENARIOS, PLANTED
+from support.consensus_bugs import FOUND_BY_SIMULATION, PLANTED
 from support.scenarios.driver import Driver
 from support.scenarios.habits import CcfConsensus, with_habits
 
@@ -19,7 +19,7 @@ def test_every_habit_replaces_a_method_that_the_core_has(name: str) -> None:
     assert inspect.signature(getattr(CcfConsensus, name)) == ours
 
 
-@pytest.mark.parametrize("bug", [*PLANTED, *FOUND_BY_SCENARIOS])
+@pytest.mark.parametrize("bug", [*PLANTED, *FOUND_BY_SIMULATION])
 def test_a_planted_bug_stands_above_the_habits(bug: type[Consensus]) -> None:
     order = with_habits(bug).__mro__
     assert order.index(bug) < order.index(CcfConsensus) < order.index(Consensus)

@@ -3,8 +3,11 @@
 Each class changes one decision of the core and is otherwise the core.
 """
 
+from typing import Final
+
 from ledgerd.enclave.consensus.core import Consensus
 from ledgerd.enclave.consensus.messages import AppendAccepted, AppendEntries, AppendRefused, RequestVote, Vote
+from ledgerd.enclave.consensus.progress import Progress
 from ledgerd.enclave.consensus.quorum import majority, quorum_seqno
 from ledgerd.enclave.consensus.roles import Cause, Retirement, Role
 from ledgerd.ledger.ids import NodeId, Seqno, View
@@ -17,7 +20,6 @@ class QuorumOfTheUnion(Consensus):
         active = self._configurations
         union = frozenset[NodeId]().union(*(c.nodes for c in active))
         if active and len(self._votes & union) >= majority(len(union)):
-            self._configurations = []
             self._configurations = [active[0]._replace(nodes=frozenset(self._votes))]
             try:
                 super()._count_votes()
@@ -172,88 +174,6 @@ class HashNotCompared(Consensus):
         super()._receive_accepted(sender, message if digest is None else message._replace(digest=digest))
 
 
-class CountsOldVotes(Consensus):
-    """Counts a vote that was given in an earlier view, to a candidacy that came to nothing."""
-
-    def _receive_vote(self, sender: NodeId, message: Vote) -> None:
-        super()._receive_vote(sender, message._replace(view=max(message.view, self.view)) if message.granted else message)
-
-
-class RemembersWhomItRefused(Consensus):
-    """Notes the last candidate that asked instead of the one that it voted for."""
-
-    def _receive_request_vote(self, sender: NodeId, message: RequestVote) -> None:
-        super()._receive_request_vote(sender, message)
-        if message.view == self.view and not message.pre_vote:
-            self._voted_for = sender
-
-
-class KeepsUnsigned(Consensus):
-    """A winner goes on where its log ends, signed or not."""
-
-    def _discard_unsigned(self) -> None:
-        pass
-
-
-class OlderQuorumOffByOne(Consensus):
-    """Commits with one node too few of the older configurations."""
-
-    def _advance_commit(self) -> None:
-        stored = {node: peer.match for node, peer in self._peers.items()}
-        stored[self.node_id] = self.stored_seqno
-        for seqno in reversed(self._log.committables):
-            if seqno < self._view_start:
-                return
-            counted = [configuration for configuration in self._configurations if configuration.seqno <= seqno]
-            holders = [sum(stored.get(node, 0) >= seqno for node in configuration.nodes) for configuration in counted]
-            spared = [index < len(counted) - 1 for index in range(len(counted))]
-            if counted and all(
-                holding + spare >= majority(len(configuration.nodes))
-                for holding, spare, configuration in zip(holders, spared, counted, strict=True)
-            ):
-                self._commit(seqno)
-                return
-
-
-class LosesQuestions(Consensus):
-    """Begins a round for new reads before the round for earlier ones is over, and forgets those."""
-
-    def _begin_round(self) -> None:
-        if self._questions:
-            self._asked = []
-        super()._begin_round()
-
-
-class BelievesAnyRound(Consensus):
-    """Takes any answer of a peer for one to the round that reads wait for, however old."""
-
-    def _answer_questions(self) -> None:
-        for peer in self._peers.values():
-            if peer.heard_at >= self._view_heard_at:
-                peer.round = max(peer.round, self._asked_round)
-        super()._answer_questions()
-
-    @property
-    def _view_heard_at(self) -> float:
-        return self._now - self._settings.election_timeout
-
-
-class GrantsToTheRemoved(Consensus):
-    """Counts the votes of whoever gave one, members or not."""
-
-    def _count_votes(self) -> None:
-        active = self._configurations
-        if active and len(self._votes) >= majority(len(active[-1].nodes)):
-            self._configurations = [active[-1]._replace(nodes=frozenset(self._votes))]
-            try:
-                super()._count_votes()
-            finally:
-                self._configurations = active
-
-
-# From here on, those that scenarios are to find; the simulation is not asked to.
-
-
 class ChecksNewestQuorum(Consensus):
     """CheckQuorum asks for a majority of the newest configuration only (CCF #7375)."""
 
@@ -322,7 +242,84 @@ class LeadsWhenRemoved(Consensus):
         self.role = role
 
 
-FOUND_BY_SCENARIOS: tuple[type[Consensus], ...] = (
+class CountsOldVotes(Consensus):
+    """Counts a vote that was given in an earlier view, to a candidacy that came to nothing."""
+
+    def _receive_vote(self, sender: NodeId, message: Vote) -> None:
+        super()._receive_vote(sender, message._replace(view=max(message.view, self.view)) if message.granted else message)
+
+
+class RemembersWhomItRefused(Consensus):
+    """Notes the last candidate that asked instead of the one that it voted for."""
+
+    def _receive_request_vote(self, sender: NodeId, message: RequestVote) -> None:
+        super()._receive_request_vote(sender, message)
+        if message.view == self.view and not message.pre_vote:
+            self._voted_for = sender
+
+
+class KeepsUnsigned(Consensus):
+    """A winner goes on where its log ends, signed or not."""
+
+    def _discard_unsigned(self) -> None:
+        pass
+
+
+class OlderQuorumOffByOne(Consensus):
+    """Commits with one node too few of the older configurations."""
+
+    def _advance_commit(self) -> None:
+        stored = {node: peer.match for node, peer in self._peers.items()}
+        stored[self.node_id] = self.stored_seqno
+        for seqno in reversed(self._log.committables):
+            counted = [c.nodes for c in self._configurations if c.seqno <= seqno]
+            lacking = [majority(len(nodes)) - sum(stored.get(node, 0) >= seqno for node in nodes) for nodes in counted]
+            if seqno >= self._view_start and lacking and lacking[-1] <= 0 and max(lacking) <= 1:
+                self._commit(seqno)
+                return
+
+
+class LosesQuestions(Consensus):
+    """Begins a round for new reads before the round for earlier ones is over, and forgets those."""
+
+    def _begin_round(self) -> None:
+        if self._questions:
+            self._asked = []
+        super()._begin_round()
+
+
+class BelievesAnyRound(Consensus):
+    """Takes any answer of a peer for one to the round that reads wait for, however old."""
+
+    def _heard(self, sender: NodeId, view: View, answered: int) -> Progress | None:
+        return super()._heard(sender, view, self._round)
+
+
+class CountsVotesOfOthers(Consensus):
+    """Counts the votes of whoever gave one, member of the configuration or not."""
+
+    def _count_votes(self) -> None:
+        active, votes = self._configurations, frozenset(self._votes)
+        self._configurations = [c._replace(nodes=votes) if len(votes) >= majority(len(c.nodes)) else c for c in active]
+        try:
+            super()._count_votes()
+        finally:
+            self._configurations = active
+
+
+PLANTED: Final[tuple[type[Consensus], ...]] = (
+    QuorumOfTheUnion,
+    NewestConfigurationOnly,
+    CommitsEarlierViews,
+    CommitsUnsigned,
+    CommitsOnRefusal,
+    AcknowledgesItsWholeLog,
+    TruncatesToTheMessage,
+    CommitsItsOwnSuffix,
+    VotesForAnyone,
+    VotesTwice,
+    KeepsLostConfigurations,
+    RemovedNodesNeverStand,
     ChecksNewestQuorum,
     ForgetsItsVote,
     ForgetsSignatures,
@@ -331,34 +328,20 @@ FOUND_BY_SCENARIOS: tuple[type[Consensus], ...] = (
     KeepsItsRemoval,
     LeadsWhenRemoved,
 )
+"""Those that both the simulation and a scenario file are asked to find."""
 
-PLANTED: tuple[type[Consensus], ...] = (
-    QuorumOfTheUnion,
-    NewestConfigurationOnly,
-    CommitsEarlierViews,
-    CommitsUnsigned,
-    CommitsOnRefusal,
-    AcknowledgesItsWholeLog,
+FOUND_BY_SIMULATION: Final[tuple[type[Consensus], ...]] = (
     AcknowledgesMemory,
     CountsItsOwnMemory,
     BelievesOldGenerations,
-    TruncatesToTheMessage,
-    CommitsItsOwnSuffix,
-    VotesForAnyone,
-    VotesTwice,
     AnswersByLease,
-    KeepsLostConfigurations,
-    RemovedNodesNeverStand,
     HashNotCompared,
-)
-
-# Those that only the simulation is asked to find.
-FOUND_BY_SIMULATION: tuple[type[Consensus], ...] = (
     CountsOldVotes,
     RemembersWhomItRefused,
     KeepsUnsigned,
     OlderQuorumOffByOne,
     LosesQuestions,
     BelievesAnyRound,
-    GrantsToTheRemoved,
+    CountsVotesOfOthers,
 )
+"""Those that only the simulation is asked to find; the first five are of disks, reads and memories, of which scenarios know nothing."""

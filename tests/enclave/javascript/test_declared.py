@@ -80,7 +80,7 @@ def test_a_record_that_cannot_be_served_is_an_endpoint_that_says_so(changed: dic
     assert (declared.method, declared.path, declared.hidden) == ("GET", "/records/{key}", True)
 
 
-@pytest.mark.parametrize("record", [b"", b"x", b"[]", b"7", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("record", [b"", b"x", b"[]", b"7", b"\xff", b"[" * 100_000, b'{"openapi":{"x":1e999}}'])
 def test_a_record_that_is_no_object_too(record: bytes) -> None:
     assert "no JSON object" in read_declared(b"GET /x", record).broken
 

@@ -14,6 +14,7 @@ from OpenSSL import SSL
 from ledgerd.apps.logging import app
 from ledgerd.enclave import configuration as configurations
 from ledgerd.enclave import joining
+from ledgerd.enclave.admission import NONCE_SIZE_BYTES
 from ledgerd.enclave.boundary import Configured, Ready
 from ledgerd.enclave.channels import check_node_certificate
 from ledgerd.enclave.core import Enclave
@@ -210,14 +211,21 @@ def _recorded() -> _Recorded:
 
 
 def _join_request() -> Target:
-    """What a stranger posts to `/node/join`: its nonce is taken for granted, all else is looked at."""
+    """What a stranger posts to `/node/join`: a nonce that could be ours is taken for granted, all else is looked at."""
     recorded = _recorded()
     serving = recorded.first.enclave._serving
     assert serving is not None
     executor = serving._answering._executor
     admission = serving._admission
     admission._throttle.refused = lambda remote, now: None  # type: ignore[method-assign]
-    admission._nonces.redeem = lambda nonce, now: None  # type: ignore[method-assign]
+    redeem = admission._nonces.redeem
+
+    def redeem_any(nonce: bytes, now: float) -> None:
+        if len(nonce) == NONCE_SIZE_BYTES:  # it gives no others
+            admission._nonces._given[nonce] = now + 1
+        redeem(nonce, now)
+
+    admission._nonces.redeem = redeem_any  # type: ignore[method-assign]
     serving.status.log = lambda level, text: None
     seeds = [body for path, body in recorded.asked if path == "/node/join"][:1]
     genuine = json.loads(seeds[0])

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from support.fuzzing import admission, attestation, frames, machines, members, records, scripts, tokens, web
+from support.fuzzing import admission, attestation, frames, javascript, machines, members, records, scripts, tokens, web
 from support.fuzzing.laws import Maker
 
 MAKERS: Final[dict[str, Maker]] = {
@@ -13,6 +13,7 @@ MAKERS: Final[dict[str, Maker]] = {
     **machines.MAKERS,
     **members.MAKERS,
     **scripts.MAKERS,
+    **javascript.MAKERS,
     **tokens.MAKERS,
     **attestation.MAKERS,
 }

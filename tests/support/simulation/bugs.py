@@ -52,6 +52,7 @@ class Bug(NamedTuple):
 
 _STEERED: Final = {
     "BelievesOldGenerations": ("late sync", 3),
+    "BelievesAnyRound": ("deposed reader", 3),
     "AnswersByLease": ("deposed reader", 3),
     "KeepsItsRemoval": ("lost configuration", 3),
     "RemembersWhomItRefused": ("double vote", 3),
@@ -68,7 +69,7 @@ _LYING: Final = ("believes_storage",)
 
 def _consensus() -> list[Bug]:
     found = []
-    for bug in (*consensus_bugs.PLANTED, *consensus_bugs.FOUND_BY_SCENARIOS, *consensus_bugs.FOUND_BY_SIMULATION):
+    for bug in (*consensus_bugs.PLANTED, *consensus_bugs.FOUND_BY_SIMULATION):
         recipe, nodes = _STEERED.get(bug.__name__, (None, None))
         changes: tuple[Change, ...] = ((core_world, "Consensus", bug), (serving, "Consensus", bug))
         found.append(Bug(bug.__name__, changes, "core", 30, recipe, nodes, set_back=bug.__name__ in _SET_BACK))

@@ -2,38 +2,33 @@
 
 Attestation, joins, channels, sessions, HTTP and the link's bytes are the product's. Hosts are made of lists, and carry bytes of streams;
 what a hostile network does with them is done to bytes. With `--crypto real` everything is OpenSSL's; otherwise TLS (`stand_in_tls`) and the
-signatures of ledgers and attestation documents (`stand_in`) are stand-ins. X.509, and the ECDSA in it, and AES-GCM are real in both; nodes'
+signatures of ledgers and attestation documents (`platform`) are stand-ins. X.509, and the ECDSA in it, and AES-GCM are real in both; nodes'
 keys are drawn from the seed.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from functools import lru_cache
 from random import Random
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ledgerd.enclave import boundary, channels, entropy, joining, keys, replica, serving
+from ledgerd.enclave import boundary, channels, entropy, joining, keys
 from ledgerd.enclave import core as enclave_core
 from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER
 from ledgerd.enclave.consensus.core import Retirement
 from ledgerd.enclave.core import Enclave
-from ledgerd.enclave.group_commit import GroupCommit
 from ledgerd.enclave.joining import ATTEMPTS_MAX
 from ledgerd.enclave.outbound import HttpClient
 from ledgerd.enclave.serving import Serving
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.governance import tables
-from ledgerd.ledger.attestation import nitro
 from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.ids import FIRST_VIEW, NodeId
 from ledgerd.ledger.receipt import VerifiedReceipt, verify_cose
 from ledgerd.node.simulator.nsm import SimulatedNsm
-from ledgerd.node.simulator.pki import Chain, Signer, SimulatedRoot, make_root
-from support.simulation import stand_in, stand_in_tls
+from support.simulation import platform, stand_in_tls
 from support.simulation.application import app
 from support.simulation.clients import Asked, Client
 from support.simulation.disk import Report, flip
@@ -44,48 +39,9 @@ from support.simulation.service_world import ServiceWorld, document, new_service
 from support.simulation.world import Event, Node
 
 PCRS: Final = {0: b"\x10" * 48, 1: b"\x11" * 48, 2: b"\x12" * 48}
-_BEGAN: Final = 1_800_000_000.0  # seconds since 1970, by the platform's clock
 _BOOT_STEPS: Final = 400
 _TOO_YOUNG: Final = "refused by rule 'age'"
 _LAG_SECONDS: Final = 55.0  # a document may be 60 s younger than now, by the clock of who judges it; some of it is the way's
-_FIRST: Final = ("i-00000000000000001", "enc0000000000000001")
-
-
-# The platform is the same in every world of this process: its keys are no more of a run than AWS's are of a service. Every world begins at
-# the same time, so certificates that were made then are valid in each.
-
-
-@lru_cache(maxsize=1)
-def _root() -> SimulatedRoot:
-    return make_root()
-
-
-@lru_cache(maxsize=64)
-def _chain(instance_id: str, enclave_id: str, crypto: str) -> Chain:
-    chain: Chain = _CHAINS[crypto](_root(), instance_id, enclave_id)
-    if instance_id != _FIRST[0]:
-        chain._authorities = _chain(*_FIRST, crypto)._authorities[:2]  # one region, one zone
-    chain.leaf(datetime.fromtimestamp(_BEGAN, UTC))
-    return chain
-
-
-class _StandInChain(Chain):
-    """Its leaf, which signs documents, does so with a key that stands in for the one that its certificate names."""
-
-    def _make_leaf(self, begin: datetime) -> Signer:
-        real = super()._make_leaf(begin)
-        return Signer(_signing(real.key), real.certificate)
-
-
-_CHAINS: Final[dict[str, type[Chain]]] = {"real": Chain, "stand-in": _StandInChain}
-
-
-def _signing(real: ec.EllipticCurvePrivateKey) -> Any:
-    return stand_in.PrivateKey(stand_in.PublicKey.of(real.public_key()))
-
-
-def _verifying(real: ec.EllipticCurvePublicKey) -> Any:
-    return stand_in.PublicKey.of(real)
 
 
 class Dial:
@@ -116,8 +72,8 @@ class CompleteNode(Node):
         self.dials: deque[Dial] = deque(maxlen=ATTEMPTS_MAX)
         self.enclave = Enclave(app, self.clock)
         instance_id, enclave_id = f"i-{int(name[1:]):017x}", f"enc{int(name[1:]):016x}"
-        self.nsm = SimulatedNsm(world.root, PCRS, instance_id=instance_id, enclave_id=enclave_id, clock=lambda: _BEGAN + world.time)
-        self.nsm._chain = _chain(instance_id, enclave_id, world.plan.crypto)
+        self.nsm = SimulatedNsm(world.root, PCRS, instance_id=instance_id, enclave_id=enclave_id, clock=lambda: platform.BEGAN + world.time)
+        self.nsm._chain = platform.chain(instance_id, enclave_id, world.plan.crypto)
         self.inbox: list[Any] = [boundary.Configured(document)]
         self.streams: dict[int, tuple[Any, int]] = {}
         self.questions: deque[tuple[Any, int]] = deque()
@@ -161,7 +117,7 @@ class CompleteWorld(ServiceWorld):
         super().__init__(plan)
         _Watched.world = self
         self.tls: Any = TlsContext if plan.crypto == "real" else stand_in_tls.Context
-        self.root = _root()
+        self.root = platform.root()
         self.joining: dict[str, CompleteNode] = {}
         self.lines: dict[tuple[str, str], Line] = {}
         self.registry.winners[FIRST_VIEW] = "n1"
@@ -289,19 +245,16 @@ class CompleteWorld(ServiceWorld):
             is_patient = len(tried) == ATTEMPTS_MAX and any(dial.target == node.told for dial in tried)
             if status == 1 and _TOO_YOUNG in reason and tried and abs(self._lag(tried[-1].target)) > _LAG_SECONDS:
                 self.faults["joiner refused by a clock that stood"] += 1
-                node.is_up = False
-                self.crashed(node)  # while it is no part of the network yet
-                del self.joining[node.name]
-                return
-            if status != 1 or not reason.startswith("gave up after") or not is_patient or not all(dial.is_hindered for dial in tried):
+            elif status != 1 or not reason.startswith("gave up after") or not is_patient or not all(dial.is_hindered for dial in tried):
                 ways = " ".join(f"{dial.target}{'' if dial.is_hindered else ' (open)'}" for dial in tried)
                 raise Violation("NobodyStops", f"{node.name}, which joins, stops with {status}: {reason}; told to ask {node.told}; {ways}")
-            del self.joining[node.name]
-            self.faults["joiner gives up"] += 1
+            else:
+                self.faults["joiner gives up"] += 1
         elif status != 0 or node.core.retirement is not Retirement.RETIRED_COMMITTED:
             raise Violation("NobodyStops", f"{node.name} stops with {status}: {reason}")
         node.is_up = False
-        self.crashed(node)
+        self.crashed(node)  # a joiner while it is one: its connections are not yet the network's
+        self.joining.pop(node.name, None)
 
     def _lag(self, name: str) -> float:
         """How many seconds a node's clock has lost since the node began."""
@@ -459,7 +412,7 @@ class CompleteWorld(ServiceWorld):
 
     def verify_receipt(self, receipt: bytes) -> VerifiedReceipt:
         key = self.nodes["n1"].serving.status.service.identity.public_key()
-        return verify_cose(receipt, key if self.plan.crypto == "real" else _verifying(key))
+        return verify_cose(receipt, key if self.plan.crypto == "real" else platform.verifying(key))
 
     @property
     def secret(self) -> bytes:
@@ -495,24 +448,6 @@ class _Curves:
         return ec.derive_private_key(self._chance.getrandbits(curve.key_size - 1) | 1, curve)
 
 
-def _signatures() -> list[Change]:
-    """Signatures of ledgers and of attestation documents stand in for ECDSA's; those of certificates stay."""
-    key_of, verify_chain = replica._key, nitro._verify_chain
-
-    def group_commit(node_id: NodeId, node_key: Any, certificate: str, service_key: Any) -> GroupCommit:
-        return GroupCommit(node_id, _signing(node_key), certificate, _signing(service_key))
-
-    def stand_in_chain(*arguments: Any) -> tuple[Any, Any]:
-        root, leaf = verify_chain(*arguments)
-        return root, _verifying(leaf)
-
-    return [
-        (serving, "GroupCommit", group_commit),
-        (replica, "_key", lru_cache(maxsize=64)(lambda pem: _verifying(key_of(pem)))),
-        (nitro, "_verify_chain", stand_in_chain),
-    ]
-
-
 @contextmanager
 def seams(plan: Plan) -> Iterator[None]:
     """What stands in for what, while this world is used; and small limits, so that they are met with."""
@@ -525,6 +460,6 @@ def seams(plan: Plan) -> Iterator[None]:
     ]
     if plan.crypto != "real":
         changes += [(module, "TlsContext", stand_in_tls.Context) for module in (enclave_core, channels, joining)]
-        changes += _signatures()
+        changes += platform.signatures()
     with patched(changes):
         yield

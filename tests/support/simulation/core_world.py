@@ -14,6 +14,7 @@ from typing import Any, Final
 from ledgerd.enclave.consensus.core import Appended, Configuration, Consensus, LogEntry, Note, Role, Settings
 from ledgerd.ledger.errors import HostError, IntegrityError
 from ledgerd.ledger.ids import FIRST_VIEW, NodeId, Seqno, TransactionId, View
+from support.simulation import elections
 from support.simulation.disk import Disk, Report
 from support.simulation.invariants import Violation
 from support.simulation.observation import PLAIN, Meaning, plain
@@ -329,7 +330,7 @@ class CoreWorld(World):
         former, clock, rate = node.disk, node.clock, node.rate
         vars(node).update(vars(copied))
         node.former, node.clock, node.rate, node.disk.lie = former, clock, rate, former.lie
-        node.watch_elections()
+        elections.watch(node)
         self.asked = {token: asked for token, asked in self.asked.items() if asked[0] != name}
         self.wake(node)
 

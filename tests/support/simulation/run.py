@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Final
 
 from support.simulation import complete_world, coverage, ending, replica_world
@@ -93,12 +92,6 @@ def _run(plan: Plan, events: Iterable[Event] | None, trace: Any, result: Result)
 _GC_THRESHOLDS: Final = (50_000, 50, 1_000)
 
 
-@cache
-def _sweep_first() -> None:
-    """Once per process, before anything is set aside."""
-    gc.collect()
-
-
 @contextmanager
 def _garbage_kept() -> Iterator[None]:
     """Collect garbage at the end of the block, and seldom within: a world is one heap of cycles that dies as a whole.
@@ -107,7 +100,6 @@ def _garbage_kept() -> Iterator[None]:
     ever, since others ask the collector who holds an object (hypothesis does, and ends a test run where nobody seems to).
     """
     thresholds = gc.get_threshold()
-    _sweep_first()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     try:

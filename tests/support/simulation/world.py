@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ledgerd.enclave.consensus.core import Consensus, Role
-from ledgerd.enclave.consensus.messages import ProposeVote, RequestVote, Vote
-from ledgerd.ledger.ids import NodeId
-from support.simulation import invariants
+from support.simulation import elections
 from support.simulation.disk import LIES, Disk, Report, Write
 from support.simulation.invariants import Judge, Violation
 from support.simulation.network import Network
@@ -63,41 +61,7 @@ class Node:
         """From now on, what its log does is known; to be called before it has any entry."""
         self.shadow = Shadow(self.node_id, registry, judge)
         self.core._log = ObservedLog(self.shadow)
-        self.watch_elections()
-
-    def watch_elections(self) -> None:
-        """From now on, its votes are known and judged, and how it wins; and `may_stand` says whether it may. One wake-up may hold more than
-        one step of an election: after a pause, a timer and the answers to the question before.
-        """
-        core, registry = self.core, self.shadow.registry
-        receive_proposal, ask_for_votes = type(core)._receive_propose_vote, type(core)._ask_for_votes
-        receive_request, lead = type(core)._receive_request_vote, type(core)._lead
-
-        def receive_and_note(sender: NodeId, message: ProposeVote) -> None:
-            self.may_stand = True
-            receive_proposal(core, sender, message)
-
-        def ask_and_note(*, pre_vote: bool) -> None:
-            self.may_stand |= pre_vote
-            if not pre_vote:
-                invariants.one_vote(self, core.view, self.node_id, registry)
-            ask_for_votes(core, pre_vote=pre_vote)
-
-        def vote_and_note(sender: NodeId, message: RequestVote) -> None:
-            receive_request(core, sender, message)
-            to, vote = core._messages[-1]
-            if isinstance(vote, Vote) and vote.granted and not vote.pre_vote:
-                invariants.one_vote(self, vote.view, to, registry)
-
-        def lead_and_judge() -> None:
-            invariants.won_by_votes(self, registry)
-            lead(core)
-            invariants.begins_signed(self)
-
-        core._receive_propose_vote = receive_and_note  # type: ignore[method-assign]  # watched
-        core._ask_for_votes = ask_and_note  # type: ignore[method-assign]  # watched
-        core._receive_request_vote = vote_and_note  # type: ignore[method-assign]  # watched
-        core._lead = lead_and_judge  # type: ignore[method-assign]  # watched
+        elections.watch(self)
 
 
 class World:
