@@ -24,6 +24,7 @@ from ledgerd.governance import requests
 from ledgerd.governance.actions import REMOVE_NODE, Action
 from ledgerd.ledger.audit import Auditor
 from ledgerd.ledger.entry import read_public
+from ledgerd.ledger.ids import parse_transaction_id
 from ledgerd.ledger.receipt import load_certificate, public_key, verify_cose
 from nemesis.clients import Workload
 from nemesis.faults import Heal, Victims
@@ -132,6 +133,7 @@ class Campaign:
         with self.service as service:
             urls = [node.url for node in service.nodes]
             with Workload(urls, str(service.certificate), self._clients, self.report.seed) as workload:
+                self._settle(workload)
                 while time.monotonic() - began < seconds and not workload.problems:
                     self._trouble(workload)
                 self._network.heal()
@@ -145,6 +147,21 @@ class Campaign:
             self._judge(workload)
         self.report.seconds = time.monotonic() - began
         return self.report
+
+    def _settle(self, workload: Workload) -> None:
+        """Wait until all nodes know that the service as it is now is committed.
+
+        A primary that dies before it has told that of the last node leaves backups for which the nodes before it must agree, too: of two,
+        both, and one of them is dead. So it is with every Raft that changes its nodes by entries, and no fault of the service.
+        """
+        wait_for(lambda: workload.committed or workload.problems, "the first commit")
+        committed = max(self._commit(node) for node in self.service.nodes)
+        wait_for(lambda: all(self._commit(node) >= committed for node in self.service.nodes), "all nodes know of the first commit")
+
+    @staticmethod
+    def _commit(node: Node) -> int:
+        with node.session() as session:
+            return parse_transaction_id(session.ask("GET", "/node/commit").json()["transaction_id"]).seqno
 
     def _trouble(self, workload: Workload) -> None:
         choose, victims = self._choose, self._victims
