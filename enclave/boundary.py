@@ -224,6 +224,8 @@ _READY_FIELDS: Final = (
     "generation",
     "logs",
     "notices",
+    "once_stored",
+    "patience_ms",
     "peer_bytes",
     "stop",
     "truncate_after",
@@ -235,10 +237,14 @@ class Ready:
     """What the host must do now, in this order.
 
     1. `truncate_after`: forget entries above it. Storing first would delete the new suffix.
-    2. `entries`: store from `first_seqno` on and sync; report `Stored(generation, ...)`. `generation` grows with every truncation,
-       so that a sync that ends after one acknowledges nothing. Do not wait for the sync to do the rest.
+    2. `entries`: store from `first_seqno` on and sync; report `Stored(generation, ...)`, within `patience_ms` if nothing else is to be
+       said before. `generation` grows with every truncation, so that a sync that ends after one acknowledges nothing. Do not wait for the
+       sync to do the rest.
     3. `committed`: entries up to it will never be truncated.
-    4. `peer_bytes`, then `client_bytes`: send; drop the stream (and say Closed) when its buffer is full, never wait.
+    4. `peer_bytes`, then `client_bytes`: send; drop the stream (and say Closed) when its buffer is full, never wait. Both may as well be
+       sent before anything is stored.
+       `once_stored`, sealed after `peer_bytes`: send once all entries of this Ready and earlier ones are on disk, before anything that a
+       later Ready has for the same stream. It tells a peer that they are, without a detour through this enclave.
     5. `connects`, `closes` (after what was sent is flushed), `fetches`.
     6. `logs` (level, text) and `notices` (name, text): tell the operator.
        Notices: `isolation`, `node_id`, `service_certificate` (PEM), `state`, `open`, `refused` (why the node cannot go on), `retired`,
@@ -253,8 +259,10 @@ class Ready:
         self.generation = 0
         self.view = 0  # of the last entry in `entries`, to be repeated in Stored
         self.first_seqno = 0
+        self.patience_ms = 0
         self.entries: list[bytes] = []
         self.committed: int | None = None
+        self.once_stored: list[tuple[int, bytes]] = []
         self.peer_bytes: list[tuple[int, bytes]] = []
         self.client_bytes: list[tuple[int, bytes]] = []
         self.connects: list[Connect] = []
@@ -268,6 +276,7 @@ class Ready:
         """True when there is nothing to do."""
         return not (
             self.entries
+            or self.once_stored
             or self.peer_bytes
             or self.client_bytes
             or self.connects
@@ -319,7 +328,7 @@ def _split(ready: Ready) -> Iterator[Ready]:
             part, room = following, READY_BYTES_MAX
         part.entries.append(data)
         room -= len(data) + _ITEM_BYTES
-    part.view, part.committed = ready.view, ready.committed
+    part.view, part.patience_ms, part.committed = ready.view, ready.patience_ms, ready.committed
     for name in ("peer_bytes", "client_bytes"):
         for stream, whole in getattr(ready, name):
             # Bytes of a stream may be cut anywhere.
@@ -338,6 +347,7 @@ def _split(ready: Ready) -> Iterator[Ready]:
                 yield part
                 part = Ready()
             setattr(part, name, items[start : start + LIST_MAX])
+    part.once_stored = ready.once_stored  # not before: it follows the peer's other bytes
     part.notices, part.stop = ready.notices, ready.stop
     yield part
 
@@ -347,6 +357,7 @@ _EMPTY_READY: Final = tuple((name, type(getattr(Ready(), name))) for name in _RE
 
 # msgpack knows no tuples: what becomes of the items of these lists.
 _ITEMS: Final[dict[str, Callable[[Any], Any]]] = {
+    "once_stored": tuple,
     "peer_bytes": tuple,
     "client_bytes": tuple,
     "connects": Connect._make,
@@ -425,6 +436,8 @@ _READY_SHAPES: Final[dict[str, Callable[[Any], bool]]] = {
     "generation": _is_count,
     "logs": _is_texts,
     "notices": _is_texts,
+    "once_stored": _is_stream_bytes,
+    "patience_ms": _is_count,
     "peer_bytes": _is_stream_bytes,
     "stop": lambda value: value is None or (type(value) is int and 0 <= value < 256),
     "truncate_after": _is_optional_count,

@@ -295,6 +295,18 @@ class Channels:
             self._mark(channel)
         return True
 
+    def seal(self, node_id: NodeId, message: bytes) -> tuple[int, bytes] | None:
+        """Seal a message that the host is to send later, but before anything that is sealed after it.
+
+        Returns: Its stream and bytes, with whatever was queued before it; None if the channel is not up, or was cut because it is full.
+        """
+        channel = self._dialled.get(node_id)
+        if channel is None or not channel.tls.established or not self.send(node_id, message):
+            return None
+        output: list[tuple[int, bytes]] = []
+        self._flush(channel, output)
+        return output[0] if output else None
+
     def connected(self, node_id: NodeId) -> bool:
         """Whether the channel that we dialled to that node is up, as far as we can know."""
         channel = self._dialled.get(node_id)

@@ -147,6 +147,7 @@ class Serving:
         self._verifying = False
         self._verified_at = now
         self._dial_at = now
+        self._promise: tuple[NodeId, messages.Message] | None = None  # what goes with the entries of this wake-up
         self._ends_at = float("inf")  # a retired node ends itself
 
         store = Store(windows={IDEMPOTENCY_MAP: WINDOW_ENTRIES})
@@ -156,6 +157,7 @@ class Serving:
             heartbeat=configuration.heartbeat_seconds,
             election_timeout=configuration.election_timeout_seconds,
             unsigned_entries=UNSIGNED_ENTRIES,
+            promise=True,
             newcomer=NEWCOMER_SECONDS,
         )
         self._consensus = Consensus(keys.id, self._replica, settings, jitter, now)
@@ -354,6 +356,8 @@ class Serving:
         output, closing = channels.take_output()
         ready.peer_bytes.extend(output)
         ready.closes.extend(closing)
+        if self._promise is not None:
+            self._seal_promise(ready)
         if self._archive.wanted:
             ready.fetches.extend(self._archive.wanted)
             self._archive.wanted.clear()
@@ -395,10 +399,12 @@ class Serving:
         ready.truncate_after = wanted.truncate_after
         ready.generation, ready.view = wanted.generation, wanted.view
         ready.first_seqno, ready.entries = wanted.first_seqno, wanted.entries
+        ready.patience_ms = wanted.patience_ms
         ready.committed = wanted.commit
         send = self._dialling.channels.send
         for node_id, message in wanted.messages:
             send(node_id, _CONSENSUS + messages.encode(message))
+        self._promise = wanted.promise
         for first in wanted.fetch:
             self._archive.feed_peer(first, self._now)
         if wanted.became_backup is not None or wanted.became_primary is not None:
@@ -407,6 +413,17 @@ class Serving:
         answering.refused(wanted.refused)
         if wanted.commit is not None:
             answering.committed()
+
+    def _seal_promise(self, ready: Ready) -> None:
+        """Hand over what acknowledges the entries beside it. What else goes to that node now is sealed already: it need not wait."""
+        assert self._promise is not None, "asked for when there is one"
+        node_id, message = self._promise
+        self._promise = None
+        sealed = self._dialling.channels.seal(node_id, _CONSENSUS + messages.encode(message))
+        if sealed is None:
+            self._consensus.cut(node_id)
+        else:
+            ready.once_stored.append(sealed)
 
     def _change_role(self, wanted: ConsensusReady) -> None:
         if wanted.became_backup is not None:

@@ -34,6 +34,7 @@ from ledgerd.enclave.boundary import (
 from ledgerd.ledger.errors import FormatError, HostError, LedgerdError
 from ledgerd.network.streams import Kind, Streams
 from ledgerd.node.printing import one_line, printable
+from ledgerd.node.promises import Promises
 from ledgerd.node.storage import Append, Read, Storage, StorageError
 
 EXIT_OK: Final = 0
@@ -97,6 +98,10 @@ class Host:
         self._unsent = bytearray()  # framed, waiting for the link's socket; bounded by credit
         self._frames: deque[bytes] = deque()  # bodies that wait for credit; nothing is read while there are any
         self._storage = storage
+        self._appends = self._appended = 0  # handed to the storage; on disk
+        self._promises = Promises()
+        self._stored: Stored | None = None  # to be told with the next frame
+        self._stored_by = 0.0  # or by then
         self._streams = streams
         self._outbound = outbound
         self._output = output
@@ -135,7 +140,7 @@ class Host:
         self._flush()
         try:
             while self._status is None:
-                woken = streams.poll(_SLEEP_SECONDS)
+                woken = streams.poll(_SLEEP_SECONDS if self._stored is None else max(0.0, self._stored_by - time.monotonic()))
                 if self._busy and not woken and streams.received:
                     time.sleep(GATHER_SECONDS)
                     woken = streams.poll(0.0)
@@ -153,7 +158,11 @@ class Host:
                         if _STOPPING & wanted:
                             self.stop()
                 self._busy = len(streams.received) >= GATHER_STREAMS_MIN
-                if streams.received or streams.opened or streams.closed or self._others:
+                has_news = streams.received or streams.opened or streams.closed or self._others
+                if self._stored is not None and (has_news or time.monotonic() >= self._stored_by):
+                    self._others.append(self._stored)
+                    self._stored = None
+                if has_news or self._others:
                     self._frames.extend(encode_streams(streams.opened, streams.received, streams.closed, self._others))
                     streams.opened.clear()
                     streams.received.clear()
@@ -217,17 +226,26 @@ class Host:
         """Do what the enclave is ready with, in the order that `boundary.Ready` gives."""
         if self._status is not None:
             return
+        send = self._streams.send
+        for stream, data in ready.peer_bytes:
+            if self._promises.size_bytes and self._promises.holds(stream):
+                self._follow(stream, data)
+            else:
+                send(stream, data)
+        for stream, data in ready.client_bytes:
+            send(stream, data)
         if ready.truncate_after is not None or ready.entries:
-            self._storage.append(Append(ready.generation, ready.view, ready.truncate_after, ready.first_seqno, ready.entries))
+            self._storage.append(
+                Append(ready.generation, ready.view, ready.truncate_after, ready.first_seqno, ready.entries, ready.patience_ms)
+            )
+            self._appends += 1
             size -= sum(map(len, ready.entries))
         self._framing.consumed(size)
         if ready.committed is not None:
             self._storage.committed(ready.committed)
-        send = self._streams.send
-        for stream, data in ready.peer_bytes:
-            send(stream, data)
-        for stream, data in ready.client_bytes:
-            send(stream, data)
+        if ready.once_stored:
+            self._promises.promise(self._appends, ready.once_stored)
+            self._keep_promises()
         for connect in ready.connects:
             self._streams.connect(connect.stream, connect.host, connect.port, self._outbound)
         for stream in ready.closes:
@@ -243,6 +261,19 @@ class Host:
             self._notice(name, text)
         if ready.stop is not None:
             self._status = ready.stop
+
+    def _keep_promises(self) -> None:
+        """Send what has waited for the disk."""
+        if self._promises.size_bytes:
+            for stream, data in self._promises.due(self._appended):
+                self._streams.send(stream, data)
+
+    def _follow(self, stream: int, data: bytes) -> None:
+        """Keep what a peer gets after something that waits for the disk; give the stream up if that lasts too long for all that comes."""
+        if self._promises.size_bytes > PEER_UNSENT_BYTES_MAX:
+            self._streams.close(stream)
+        else:
+            self._promises.follow(stream, data)
 
     def _fetch(self) -> None:
         """Read one range at a time, and none while the enclave is behind: an answer may be 8 MiB."""
@@ -277,8 +308,12 @@ class Host:
         report = self._storage.collect()
         if report.stored_bytes:
             self._framing.consumed(report.stored_bytes)
+        self._appended = report.appends
+        self._keep_promises()
         if report.stored is not None:
-            self._others.append(Stored(*report.stored))
+            due = time.monotonic() + report.patience_ms / 1000
+            self._stored_by = due if self._stored is None else min(due, self._stored_by)
+            self._stored = Stored(*report.stored)
         for request, entries in report.read:
             self._frames.append(encode_events([Fetched(request, entries)]))
             self._fetching = False

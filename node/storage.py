@@ -48,7 +48,7 @@ class StorageError(LedgerdError):
 class Append(NamedTuple):
     """Forget entries above `truncate_after` (if given), then store `entries` from `first_seqno` on.
 
-    `generation` and `view` are for the report; with view 0 there is none.
+    `generation` and `view` are for the report; with view 0 there is none. `patience_ms`: how long it may wait for others.
     """
 
     generation: int
@@ -56,6 +56,7 @@ class Append(NamedTuple):
     truncate_after: int | None
     first_seqno: int
     entries: list[bytes]
+    patience_ms: int = 0
 
 
 class Read(NamedTuple):
@@ -76,12 +77,16 @@ class Report(NamedTuple):
 
     Attributes:
         stored: (generation, view, seqno) up to which all is on disk, or None.
+        patience_ms: How long nobody need be told of `stored`.
+        appends: How many batches, of all since the start, are on disk.
         stored_bytes: Size of the entries whose transaction ended, for credit.
         read: (request, entries) for each Read.
         failed: Why nothing more will be stored, or None.
     """
 
     stored: tuple[int, int, int] | None
+    patience_ms: int
+    appends: int
     stored_bytes: int
     read: list[tuple[int, list[bytes]]]
     failed: str | None
@@ -136,6 +141,8 @@ class Storage:
         self._resting = False  # the thread waits without end: LMDB lacks nothing
         self._work: queue.SimpleQueue[Append | Read | _Wake | None] = queue.SimpleQueue()
         self._stored: tuple[int, int, int] | None = None
+        self._patience_ms = 0
+        self._appends = 0
         self._stored_bytes = 0
         self._reads: deque[tuple[int, list[bytes]]] = deque()
         self._failed: str | None = None
@@ -146,7 +153,7 @@ class Storage:
     # The host's side: never waits.
 
     def append(self, append: Append) -> None:
-        """Queue a batch; batches are stored in the order given."""
+        """Queue a batch; batches are stored in the order given. See `Report.appends`."""
         self._work.put(append)
 
     def read(self, read: Read) -> None:
@@ -165,7 +172,7 @@ class Storage:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.wake)
         with self._lock:
-            report = Report(self._stored, self._stored_bytes, list(self._reads), self._failed)
+            report = Report(self._stored, self._patience_ms, self._appends, self._stored_bytes, list(self._reads), self._failed)
             self._stored = None
             self._stored_bytes = 0
             self._reads.clear()
@@ -283,6 +290,9 @@ class Storage:
                 if append.view:
                     stored = (append.generation, append.view, append.first_seqno + len(append.entries) - 1)
         with self._lock:
+            patience_ms = min(append.patience_ms for append in appends)
+            self._patience_ms = patience_ms if self._stored is None else min(patience_ms, self._patience_ms)
+            self._appends += len(appends)
             self._stored_bytes += size
             self._stored = stored or (None if any(append.truncate_after is not None for append in appends) else self._stored)
 

@@ -28,6 +28,8 @@ class Settings(NamedTuple):
         window_entries, window_bytes: Committed entries kept in memory for peers that lag; the host is asked for older ones.
         unsigned_entries: What no signature entry covers yet is kept from the disk, up to so many entries: it cannot be committed before,
             and a round of commits then costs each disk one sync. 0 to store and send everything at once, as CCF does.
+        promise: A backup hands its acknowledgement over together with the entries (`ConsensusReady.promise`), for whoever stores them to
+            send, instead of making it when they are reported as stored.
         ahead_entries: A primary sends such entries to peers once it has made so many, so that they are worked on over there while more
             are made here; fewer go with their signature.
         pre_vote: Ask before standing.
@@ -46,6 +48,7 @@ class Settings(NamedTuple):
     window_bytes: int = 2 << 20
     unsigned_entries: int = 0
     ahead_entries: int = 1_000
+    promise: bool = False
     pre_vote: bool = True
 
 
@@ -87,8 +90,10 @@ class ConsensusReady:
     1. `truncate_after`: forget stored entries above it.
     2. `entries`: store from `first_seqno` on and sync; report as `stored(generation, view, last)`, where `view` is that of the last one.
        `generation` has grown if something was truncated: a report of an older one acknowledges nothing.
+       `patience_ms`: how long the report may wait, to come together with other news.
     3. `commit`: everything up to it is final (already told to the state machine).
     4. `messages`: send each to its node; do not wait for the sync. Losing one is safe.
+       `promise`: send it once `entries` are on disk, and before any later message to that node. If it cannot be sent, say `unpromise`.
     5. `fetch`: read, verify and give to `fetched` consecutive entries from each of these seqnos on; all are committed.
     6. `became_primary`: the view won; write a signature entry in it, since nothing commits before. `became_backup`: the view in which this
        node is primary no longer (set only if it was).
@@ -107,6 +112,8 @@ class ConsensusReady:
         "first_seqno",
         "generation",
         "messages",
+        "patience_ms",
+        "promise",
         "refused",
         "truncate_after",
         "view",
@@ -118,8 +125,10 @@ class ConsensusReady:
         self.view = View(0)
         self.first_seqno = Seqno(0)
         self.entries: list[bytes] = []
+        self.patience_ms = 0
         self.commit: Seqno | None = None
         self.messages: list[tuple[NodeId, Message]] = []
+        self.promise: tuple[NodeId, Message] | None = None
         self.fetch: list[Seqno] = []
         self.became_primary: View | None = None
         self.became_backup: View | None = None

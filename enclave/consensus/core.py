@@ -61,6 +61,11 @@ _HANDLERS: Final[dict[type[Any], str]] = {
 
 _NO_VIEW: Final = View(0)
 
+# For how long reports of the disk may wait for other news. A backup that has handed over its acknowledgement needs them only to answer
+# questions; a primary needs acknowledgements as well, and they mostly come later than its own disk's.
+_PROMISED_MS: Final = 20
+_NOT_ALONE_MS: Final = 1
+
 
 class Consensus(Elections):
     """One node's consensus. Call `tick` first at each wake-up: it also sets the time for what follows.
@@ -167,7 +172,7 @@ class Consensus(Elections):
         self.stored_seqno = seqno
         if self.role is Role.PRIMARY:
             self._advance_commit()
-        elif self.primary_id is not None:
+        elif seqno > self._promised:
             self._acknowledge()
 
     # Output.
@@ -192,6 +197,11 @@ class Consensus(Elections):
             ready.view = log.view_of(last)
             self._handed = last
             self._kept_messages = 0
+            ready.promise = self._promise()
+            if ready.promise is not None:
+                ready.patience_ms = _PROMISED_MS
+            elif self._peers:
+                ready.patience_ms = _NOT_ALONE_MS
         if self._told_commit < self.commit_seqno:
             ready.commit = self._told_commit = self.commit_seqno
         if self._messages:

@@ -4,7 +4,7 @@ Not here: when to stop following and to stand (`consensus.elections`).
 """
 
 from ledgerd.enclave.consensus.membership import Membership
-from ledgerd.enclave.consensus.messages import NO_DIGEST, AppendAccepted, AppendEntries, AppendRefused
+from ledgerd.enclave.consensus.messages import NO_DIGEST, AppendAccepted, AppendEntries, AppendRefused, Message
 from ledgerd.enclave.consensus.roles import Cause, Role
 from ledgerd.ledger.errors import FormatError, IntegrityError
 from ledgerd.ledger.ids import NodeId, Seqno, View
@@ -52,11 +52,13 @@ class Following(Membership):
         if message.prev_seqno <= self._proven:
             self._proven = max(self._proven, covered)
         self._commit_up_to(min(message.committed, self._proven))
-        # Entries are acknowledged when they are on disk (`stored`). Everything else wants an answer now.
+        # Entries are acknowledged when they are on disk (`_promise`, `stored`). Everything else wants an answer now.
         if not message.entries or message.round > self._answered_round or self._refusing or self.stored_seqno >= covered:
             self._answered_round = max(self._answered_round, message.round)
             self._refusing = False
             self._acknowledge()
+        elif covered <= self._handed:
+            self._promised = Seqno(0)  # sent once more: what was promised for them may be lost
 
     def _remembers(self, message: AppendEntries) -> bool:
         """Compare the primary's memory of our last acknowledgement with our own; stop if ours was rolled back by whoever runs us."""
@@ -148,11 +150,29 @@ class Following(Membership):
         """Tell the primary how far our disk holds its log. Not further: an entry of ours beyond `_matched` may be of a view that it never
         saw.
         """
-        seqno = min(self._matched, self.stored_seqno)
+        acknowledgement = self._acknowledgement(min(self._matched, self.stored_seqno))
+        if acknowledgement is not None:
+            self._messages.append(acknowledgement)
+
+    def _promise(self) -> tuple[NodeId, Message] | None:
+        """The acknowledgement of what is being handed over for the disk, for the host to send once it is there.
+
+        To the primary it is a message that was long on its way. It may arrive after this node has followed another one, as any other may:
+        by then a majority of votes for that one was given by logs that had these entries, this node's among them.
+        """
+        seqno = min(self._matched, self._handed)
+        if not self._settings.promise or self.role is not Role.BACKUP or seqno <= max(self.stored_seqno, self._promised):
+            return None
+        promise = self._acknowledgement(seqno)
+        if promise is not None:
+            self._promised = seqno
+        return promise
+
+    def _acknowledgement(self, seqno: Seqno) -> tuple[NodeId, Message] | None:
         digest = self._log.digest(seqno)
         if digest is None or self.primary_id is None:
-            return
-        self._messages.append((self.primary_id, AppendAccepted(self.view, max(self._answered_round, 0), seqno, digest)))
+            return None
+        return self.primary_id, AppendAccepted(self.view, max(self._answered_round, 0), seqno, digest)
 
     def _commit_up_to(self, limit: Seqno) -> None:
         """Commit the last signature entry at or below `limit`."""

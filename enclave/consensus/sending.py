@@ -43,6 +43,8 @@ class Sending(Following):
         """The channel to `node_id` broke: what was on the way may be lost; or it is there anew, and may be probed at once. (Without this
         call the next heartbeat finds out.)
         """
+        if node_id == self.primary_id:
+            self._promised = Seqno(0)
         peer = self._peers.get(node_id)
         if peer is not None:
             peer.move(Reply.CUT)

@@ -79,6 +79,7 @@ class State:
         # For the disk.
         self._generation = 0
         self._handed = Seqno(0)
+        self._promised = Seqno(0)  # up to here the report that it is stored needs no acknowledgement: the host sends one
         self._truncate_after: Seqno | None = None
 
         # For the next ready().
@@ -179,5 +180,6 @@ class State:
         self._matched = self._proven = self.commit_seqno
         self._answered_round = -1
         self._refusing = False
+        self._promised = Seqno(0)
         if was is not Role.BACKUP or self._election_at == NEVER:
             self._rest()

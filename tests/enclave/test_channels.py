@@ -94,6 +94,28 @@ def test_messages_arrive_in_order_with_their_sender() -> None:
     assert wire.closed == []
 
 
+def test_what_is_sealed_for_later_stands_between_what_was_sent_before_and_after() -> None:
+    wire = joined()
+    wire.a.send(B.node_id, b"before")
+    before, _ = wire.a.take_output()
+    sealed = wire.a.seal(B.node_id, b"later")
+    assert sealed is not None
+    wire.a.send(B.node_id, b"after")
+    after, _ = wire.a.take_output()
+    for stream, data in [*before, sealed, *after]:
+        wire.b.received(-stream, data)
+    assert wire.b.take_messages() == [(A.node_id, b"before"), (A.node_id, b"later"), (A.node_id, b"after")]
+
+
+def test_nothing_is_sealed_for_later_before_the_channel_is_up() -> None:
+    wire = Wire(A.channels(), B.channels())
+    assert wire.a.seal(B.node_id, b"later") is None
+    wire.dial()
+    assert wire.a.seal(B.node_id, b"later") is None
+    wire.carry()
+    assert wire.b.take_messages() == [], "nor does it wait, to be sent when nobody says so"
+
+
 def test_messages_of_one_wake_up_leave_as_one_write() -> None:
     wire = joined()
     for number in range(50):

@@ -27,8 +27,9 @@ from ledgerd.enclave.boundary import (
 )
 from ledgerd.ledger.errors import LedgerdError
 from ledgerd.network.streams import WAKE_UP_BYTES_MAX, Streams
+from ledgerd.node import host
 from ledgerd.node.host import EnclaveLostError, Host, kinds
-from ledgerd.node.storage import Storage, StorageError
+from ledgerd.node.storage import Append, Storage, StorageError
 from support.enclave_end import EnclaveEnd
 
 SECONDS_MAX = 10.0
@@ -126,6 +127,78 @@ def test_entries_are_reported_once_they_are_stored(rig: Rig) -> None:
     assert rig.enclave.wait(Stored) == [Stored(1, 2, 2)]
     rig.enclave.send(ready(lambda it: it.fetches.append(Fetch(9, 1, 100, 1 << 20))))
     assert rig.enclave.wait(Fetched) == [Fetched(9, [b"1", b"2'"])]
+
+
+class Gate:
+    """A disk that stores nothing before it is told to."""
+
+    def __init__(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._free = threading.Event()
+        self._store = rig.storage._store
+        monkeypatch.setattr(rig.storage, "_store", self._wait)
+
+    def _wait(self, appends: list[Append]) -> None:
+        assert self._free.wait(SECONDS_MAX)
+        self._store(appends)
+
+    def open(self) -> None:
+        self._free.set()
+
+
+def test_what_waits_for_the_disk_is_sent_with_it_and_before_what_comes_later(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(rig, monkeypatch)
+    peer, other = rig.client(), rig.client()
+    stored = entries(1, [b"1"])
+    stored.peer_bytes, stored.once_stored = [(1, b"at once ")], [(1, b"stored ")]
+    rig.enclave.send(stored)
+    later = Ready()
+    later.peer_bytes = [(1, b"later"), (2, b"not concerned")]
+    rig.enclave.send(later)
+    assert other.recv(100) == b"not concerned"
+    assert peer.recv(100) == b"at once "
+    assert not select.select([peer], [], [], 0)[0], "the other stream was served after what waits"
+    gate.open()
+    received = b""
+    while len(received) < len(b"stored later"):
+        received += peer.recv(100)
+    assert received == b"stored later"
+
+
+def test_what_waits_for_a_disk_that_has_finished_does_not_wait(rig: Rig) -> None:
+    """A Ready of several frames: the disk may be done before the last of them comes."""
+    peer = rig.client()
+    rig.enclave.send(entries(1, [b"1"]))
+    rig.enclave.wait(Stored)
+    rig.enclave.send(ready(lambda it: it.once_stored.append((1, b"stored"))))
+    assert peer.recv(100) == b"stored"
+
+
+def test_a_stream_for_which_too_much_waits_behind_a_disk_is_given_up(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "PEER_UNSENT_BYTES_MAX", 1000)
+    gate = Gate(rig, monkeypatch)
+    rig.client()
+    stored = entries(1, [b"1"])
+    stored.once_stored = [(1, b"stored")]
+    rig.enclave.send(stored)
+    rig.enclave.send(ready(lambda it: it.peer_bytes.append((1, bytes(1000)))))
+    rig.enclave.send(ready(lambda it: it.peer_bytes.append((1, bytes(1000)))))
+    assert rig.enclave.wait(Closed) == [Closed(1)]
+    gate.open()
+
+
+def test_a_report_with_patience_comes_with_other_news_or_when_its_time_is_over(rig: Rig) -> None:
+    client = rig.client()
+    patient = entries(1, [b"1"])
+    patient.patience_ms = 10_000
+    rig.enclave.send(patient)
+    rig.enclave.send(ready(lambda it: it.fetches.append(Fetch(9, 1, 0, 100))))
+    assert rig.enclave.wait(Fetched) == [Fetched(9, [b"1"])], "it is on disk"
+    client.sendall(b"news")
+    assert rig.enclave.wait(Stored) == [Received(1, b"news"), Stored(0, 2, 1)]
+    soon = entries(2, [b"2"])
+    soon.patience_ms = 1
+    rig.enclave.send(soon)
+    assert rig.enclave.wait(Stored) == [Stored(0, 2, 2)]
 
 
 def test_the_enclave_can_connect_and_close(rig: Rig) -> None:

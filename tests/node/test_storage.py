@@ -47,6 +47,19 @@ def storage(tmp_path: Path) -> Iterator[Storage]:
     storage.close()
 
 
+def test_a_report_is_as_patient_as_the_least_patient_of_what_it_tells(storage: Storage) -> None:
+    storage.append(Append(0, 2, None, 1, [entry(1)], patience_ms=20))
+    assert wait(storage, lambda report: report.appends == 1).patience_ms == 20
+    storage.append(Append(0, 2, None, 2, [entry(2)]))
+    assert select.select([storage.wake], [], [], SECONDS_MAX)[0]
+    storage.append(Append(0, 2, None, 3, [entry(3)], patience_ms=20))
+    storage.read(Read(1, 3, 3, 100))  # in a turn of its own, after that
+    while not storage._reads:
+        assert select.select([storage.wake], [], [], SECONDS_MAX)[0]
+    report = storage.collect()
+    assert (report.appends, report.stored, report.patience_ms) == (3, (0, 2, 3), 0)
+
+
 def contents(directory: Path) -> list[tuple[int, bytes]]:
     with LedgerReader(directory) as reader:
         return list(reader.entries())

@@ -336,7 +336,7 @@ class Cluster:
                 self._arrive(host, boundary.Stored(ready.generation, ready.view, len(host.entries)))
         if ready.committed is not None:
             host.committed = ready.committed
-        for stream, data in (*ready.peer_bytes, *ready.client_bytes):
+        for stream, data in (*ready.peer_bytes, *(ready.once_stored if host.stores else ()), *ready.client_bytes):
             self._carry(host, stream, data)
         for connect in ready.connects:
             self._connect(host, connect)

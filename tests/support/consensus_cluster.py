@@ -100,6 +100,7 @@ class Write(NamedTuple):
     first_seqno: int
     entries: list[bytes]
     view: int
+    promise: tuple[NodeId, Message] | None
 
 
 class Member:
@@ -241,7 +242,7 @@ class Cluster:
         if ready.became_backup is not None:
             self.note(f"{node_id} is primary no longer, view {ready.became_backup}")
         if ready.truncate_after is not None or ready.entries:
-            member.writes.append(Write(ready.generation, ready.truncate_after, ready.first_seqno, ready.entries, ready.view))
+            member.writes.append(Write(ready.generation, ready.truncate_after, ready.first_seqno, ready.entries, ready.view, ready.promise))
             if ready.truncate_after is not None:
                 self.note(f"{node_id} rolls back to {ready.truncate_after}, generation {ready.generation}")
         if ready.commit is not None:
@@ -306,6 +307,10 @@ class Cluster:
             last = f"{write.view}.{write.first_seqno + len(write.entries) - 1}"
             ignored = ": ignored" if write.generation < generation else ""
             self.note(f"{node_id} stores generation {write.generation} up to {last}{ignored}")
+        if write.promise is not None:
+            to, message = write.promise
+            self.note(f"{node_id}->{to} {describe(message)}, as promised")
+            self._post(Packet(node_id, to, messages.encode(message)))
         self.pump(node_id)
 
     def settle(self, limit: int = 10_000) -> None:

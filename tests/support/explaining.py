@@ -7,6 +7,7 @@ signature covers may be stored and sent, as they may with some settings. Not her
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -57,8 +58,9 @@ TRACED: Final = (
 
 
 def recorded(seed: int, bug: type[Consensus] | None = None) -> Recording:
-    """The run of a seed, without its end."""
-    return record(draw(seed, "core", steps=EVENTS), bug or Consensus)
+    """The run of a seed, without its end, and without promises: over there, an acknowledgement is said by whose disk has the entries."""
+    plan = draw(seed, "core", steps=EVENTS)
+    return record(replace(plan, settings={**plan.settings, "promise": False}), bug or Consensus)
 
 
 def explain(tlc: Tlc, recording: Recording, seconds: float = SECONDS_MAX) -> Explanation:

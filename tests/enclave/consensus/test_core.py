@@ -692,6 +692,112 @@ def test_a_primary_whose_peer_catches_up_slowly_is_not_stalled() -> None:
     assert (n1.role, n1.commit_seqno) == (Role.PRIMARY, n1.last_seqno)
 
 
+# Acknowledgements that are handed over beside the entries.
+
+PROMISING = Settings(promise=True)
+
+
+def acknowledged(cluster: Cluster) -> list[int]:
+    """What acknowledgements are on their way, by seqno; they are taken off it."""
+    decoded = [messages.decode(packet.data) for packet in cluster.packets]
+    cluster.packets.clear()
+    return [message.seqno for message in decoded if isinstance(message, AppendAccepted)]
+
+
+def handed_over(cluster: Cluster) -> Member:
+    """A backup whose disk has not yet what it was given last."""
+    write(cluster, "n1")
+    cluster.store("n1")
+    while cluster.packets:
+        cluster.deliver()
+    backup = cluster.members["n2"]
+    assert backup.core.stored_seqno < backup.core.last_seqno
+    return backup
+
+
+def test_a_promise_is_sent_by_who_stores_the_entries_and_the_report_of_it_is_no_news() -> None:
+    cluster = service("n1", "n2", settings=PROMISING)
+    backup = handed_over(cluster)
+    last = backup.core.last_seqno
+    assert cluster.members["n1"].core.commit_seqno < last, "nothing is acknowledged before it is stored"
+    write_ = backup.writes[-1]
+    assert write_.promise is not None and write_.promise[0] == "n1"
+    while backup.writes:
+        cluster.store("n2")
+    assert acknowledged(cluster) == [last], "the promise, and no second one when the disk's report came"
+    assert backup.core.stored_seqno == last
+
+
+def test_a_promise_that_arrives_commits() -> None:
+    cluster = service("n1", "n2", settings=PROMISING)
+    backup = handed_over(cluster)
+    while backup.writes:
+        cluster.store("n2")
+    while cluster.packets:
+        cluster.deliver()
+    assert cluster.members["n1"].core.commit_seqno == backup.core.last_seqno
+
+
+def test_what_is_sent_once_more_is_acknowledged_once_more() -> None:
+    """The primary's channel broke, and the promise with it."""
+    cluster = service("n1", "n2", settings=PROMISING)
+    backup = handed_over(cluster)
+    cluster.members["n1"].core.cut(NodeId("n2"))
+    cluster.pump("n1")
+    for _ in range(4):
+        while cluster.packets:
+            cluster.deliver()
+    while backup.writes:
+        backup.writes[0] = backup.writes[0]._replace(promise=None)
+        cluster.store("n2")
+    assert acknowledged(cluster) == [backup.core.last_seqno]
+
+
+def test_a_promise_that_cannot_be_sent_is_replaced_when_the_disk_reports() -> None:
+    cluster = service("n1", "n2", settings=PROMISING)
+    backup = handed_over(cluster)
+    backup.core.cut(NodeId("n1"))
+    while backup.writes:
+        backup.writes[0] = backup.writes[0]._replace(promise=None)
+        cluster.store("n2")
+    assert acknowledged(cluster) == [backup.core.last_seqno]
+
+
+def test_a_promise_to_one_primary_is_none_to_the_next() -> None:
+    cluster = service("n1", "n2", "n3", settings=PROMISING)
+    backup = handed_over(cluster)
+    assert backup.core._promised == backup.core.last_seqno
+    view = View(backup.core.view + 1)
+    digest = backup.core._log.digest(backup.core.last_seqno)
+    assert digest is not None
+    cluster.packets.clear()
+    prev = (backup.core.view_of(backup.core.last_seqno), backup.core.last_seqno)
+    assert prev[0] is not None
+    message = AppendEntries(view, prev[0], prev[1], backup.core.commit_seqno, prev[0], 0, Seqno(0), NO_DIGEST, digest, [])
+    backup.core.receive(NodeId("n3"), message)
+    cluster.pump("n2")
+    while backup.writes:
+        backup.writes[0] = backup.writes[0]._replace(promise=None)
+        cluster.store("n2")
+    assert acknowledged(cluster)[-1] == backup.core.last_seqno
+
+
+def test_reports_of_the_disk_are_patient_where_others_are_waited_for() -> None:
+    alone = Cluster(PROMISING)
+    first = alone.start("n1")
+    first.replicate(sign=True)
+    assert first.core.ready().patience_ms == 0
+    cluster = service("n1", "n2", settings=PROMISING)
+    primary, backup = cluster.members["n1"].core, cluster.members["n2"].core
+    cluster.members["n1"].replicate(sign=True)
+    sent = primary.ready()
+    assert sent.patience_ms == 1
+    for to, message in sent.messages:
+        assert to == "n2"
+        backup.receive(NodeId("n1"), message)
+    assert backup.ready().patience_ms > 1
+
+
 # The tables.
 
 

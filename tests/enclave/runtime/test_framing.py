@@ -166,9 +166,10 @@ def test_a_ready_comes_out_with_the_types_that_it_declares() -> None:
     """msgpack makes lists of tuples; compiled code believes a declaration, and raises TypeError where it is not true."""
     ready = Ready()
     ready.client_bytes, ready.peer_bytes, ready.logs, ready.notices = [(1, b"a")], [(2, b"b")], [("info", "c")], [("state", "d")]
+    ready.once_stored = [(3, b"e")]
     ready.connects, ready.fetches = [Connect(-1, "host", 443)], [Fetch(1, 2, 3, 4)]
     decoded = decode_ready(encode_ready(ready))
-    for name in ("client_bytes", "peer_bytes", "logs", "notices", "connects", "fetches"):
+    for name in ("client_bytes", "peer_bytes", "once_stored", "logs", "notices", "connects", "fetches"):
         assert [(type(item), item) for item in getattr(decoded, name)] == [(type(item), item) for item in getattr(ready, name)]
 
 
@@ -177,6 +178,7 @@ def test_a_large_ready_is_several_frames_that_do_the_same() -> None:
     ready.truncate_after, ready.generation, ready.view, ready.first_seqno, ready.committed = 6, 4, 9, 7, 5
     ready.entries = [bytes([number]) * (3 << 20) for number in range(7)]
     ready.peer_bytes = [(-1, b"p" * (1 << 20)), (-2, b"q")]
+    ready.patience_ms, ready.once_stored = 7, [(-2, b"stored")]
     ready.client_bytes = [(1, b"a" * (20 << 20)), (2, b"b")]
     ready.connects, ready.closes, ready.fetches = [Connect(-3, "h", 1)], [2], [Fetch(1, 2, 3, 4)]
     ready.stop = 0
@@ -191,6 +193,7 @@ def test_a_large_ready_is_several_frames_that_do_the_same() -> None:
             assert part.first_seqno == 7 + len(stored)
             stored += part.entries
             assert part.view == (9 if len(stored) == 7 else 0), "only the end of the whole batch may be reported"
+            assert part.patience_ms == (7 if len(stored) == 7 else 0)
     assert stored == ready.entries
     for name in ("peer_bytes", "client_bytes"):
         whole: dict[int, bytes] = {}
@@ -199,7 +202,9 @@ def test_a_large_ready_is_several_frames_that_do_the_same() -> None:
                 whole[stream] = whole.get(stream, b"") + data
         assert list(whole.items()) == getattr(ready, name)
     assert [part.closes for part in parts[:-1]] == [[]] * (len(parts) - 1)
+    assert [part.once_stored for part in parts[:-1]] == [[]] * (len(parts) - 1), "it follows what else the peer gets"
     last = parts[-1]
+    assert last.once_stored == [(-2, b"stored")]
     assert (last.connects, last.closes, last.fetches, last.stop) == (ready.connects, ready.closes, ready.fetches, 0)
     assert [part.committed for part in parts if part.committed is not None] == [5]
 
@@ -273,6 +278,8 @@ def test_a_ready_of_too_many_items_is_refused_and_never_made() -> None:
         {"client_bytes": [(1, "text")]},
         {"client_bytes": [(1, b"a", 2)]},
         {"peer_bytes": [7]},
+        {"once_stored": [(-1, None)]},
+        {"patience_ms": -1},
         {"closes": [0]},
         {"connects": [(1, "host", 0)]},
         {"connects": [(1, "", 80)]},

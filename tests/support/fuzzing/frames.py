@@ -167,9 +167,10 @@ def _is_ready(ready: Ready) -> bool:
 
     return (
         all(value is None or number(value) for value in (ready.truncate_after, ready.committed, ready.stop))
-        and all(number(value) for value in (ready.generation, ready.view, ready.first_seqno))
+        and all(number(value) for value in (ready.generation, ready.view, ready.first_seqno, ready.patience_ms))
         and all(type(entry) is bytes for entry in ready.entries)
         and streams(ready.peer_bytes)
+        and streams(ready.once_stored)
         and streams(ready.client_bytes)
         and all(number(item.stream) and type(item.host) is str and number(item.port) for item in ready.connects)
         and all(map(number, ready.closes))
@@ -183,7 +184,16 @@ def _link_ready() -> Target:
     """One frame of the enclave's, which somebody else may have built."""
     seeds = [
         _ready(),
-        _ready(truncate_after=4, generation=1, view=3, first_seqno=5, entries=[b"a", b"bc"], committed=4),
+        _ready(
+            truncate_after=4,
+            generation=1,
+            view=3,
+            first_seqno=5,
+            entries=[b"a", b"bc"],
+            committed=4,
+            patience_ms=1,
+            once_stored=[(-1, b"s")],
+        ),
         _ready(peer_bytes=[(-1, b"p")], client_bytes=[(1, b"c"), (2, b"d" * 400)], closes=[2, -1]),
         _ready(connects=[Connect(-2, "n1.peer", 9001)], fetches=[Fetch(1, 5, 9, 8 << 20)]),
         _ready(logs=[("info", "text")], notices=[("state", "x")], stop=0),

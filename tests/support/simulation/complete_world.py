@@ -168,6 +168,9 @@ class CompleteWorld(ServiceWorld):
     def stored(self, node: CompleteNode, report: Report) -> None:
         node.inbox.append(boundary.Stored(*report))
 
+    def promised(self, node: CompleteNode, packet: Any) -> None:
+        self._carry(node, *packet)
+
     def fetched(self, node: CompleteNode, request: int, entries: list[bytes]) -> None:
         node.inbox.append(boundary.Fetched(request, entries))
 
@@ -216,7 +219,14 @@ class CompleteWorld(ServiceWorld):
 
     def _obey(self, node: CompleteNode, ready: boundary.Ready) -> None:
         self.store(node, ready)
-        for stream, data in (*ready.peer_bytes, *ready.client_bytes):
+        for stream, data in ready.peer_bytes:
+            if any(waiting[0] == stream for _, waiting in node.promises):
+                node.promises.append((node.promises[-1][0], (stream, data)))  # a stream's bytes stay in their order
+            else:
+                self._carry(node, stream, data)
+        for promise in ready.once_stored:
+            self.promise(node, promise)
+        for stream, data in ready.client_bytes:
             self._carry(node, stream, data)
         for connect in ready.connects:
             self._connect(node, connect)

@@ -174,6 +174,11 @@ class CoreWorld(World):
     def stored(self, node: CoreNode, report: Report) -> None:
         node.core.stored(report.generation, View(plain(report.view)), Seqno(report.seqno))
 
+    def promised(self, node: CoreNode, packet: Any) -> None:
+        to, message = packet
+        if to in self.nodes:
+            self.network.post((node.name, to), message)
+
     def broken(self, node: CoreNode, other: CoreNode) -> None:
         node.core.cut(NodeId(other.name))
 
@@ -189,6 +194,8 @@ class CoreWorld(World):
             for to, message in ready.messages:
                 if to in self.nodes:
                     post((node.name, to), message)
+            if ready.promise is not None:
+                self.promise(node, ready.promise)
             if ready.confirmed or ready.refused:
                 self._answered(node, ready.confirmed, ready.refused)
             for first in ready.fetch:

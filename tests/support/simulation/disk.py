@@ -48,6 +48,7 @@ class Disk:
 
     Attributes:
         queue: Work that is not done.
+        submitted, done: How many pieces of work there were, and how many of them are done.
         entries: What it was given and has stored; entry i is at i - 1.
         views: View of each of them, by seqno; `views[0]` is 0.
         lie: (name, parameter) of what it lies about now, or None.
@@ -55,6 +56,8 @@ class Disk:
 
     def __init__(self) -> None:
         self.queue: deque[Write] = deque()
+        self.submitted = 0
+        self.done = 0
         self.entries: list[bytes] = []
         self.views: list[int] = [0]
         self.lie: tuple[str, int] | None = None
@@ -62,6 +65,7 @@ class Disk:
 
     def submit(self, write: Write) -> Report | None:
         """Take a piece of work; the report, if the host says at once that it is done."""
+        self.submitted += 1
         if self.lie is not None and self.lie[0] == "eager":
             while self.queue:
                 self._carry_out(self.queue.popleft())
@@ -80,6 +84,7 @@ class Disk:
         return self.views[seqno : seqno + 1] == [view]
 
     def _carry_out(self, write: Write) -> Report | None:
+        self.done += 1
         if write.truncate_after is not None:
             for seqno in range(write.truncate_after + 1, len(self.entries) + 1):
                 self._truncated[seqno] = self.entries[seqno - 1]

@@ -119,6 +119,8 @@ def draw(seed: int, world: str, *, nodes: int | None = None, crypto: str = "stan
     settings: dict[str, Any] = dict(SMALL) if chance.random() < 0.7 else {}
     if world == "core" and chance.random() < 0.4:
         settings |= {"unsigned_entries": chance.choice([3, 2_000]), "ahead_entries": chance.choice([1, 2, 7, 128])}
+    if world == "core":
+        settings["promise"] = random.Random(f"promise {seed}").random() < 0.5  # apart: older seeds stay what they were in all else
     calm = chance.random() < 0.05
     faults = {} if calm else {name: round(chance.uniform(0.1, 1.0), 2) for name, likely in FAULTS.items() if chance.random() < likely}
     most = chance.choice([2, 3, 3, 3, 4, 5, 5])

@@ -51,6 +51,9 @@ class Channels:
         self._world.network.post((self._world.by_id[self._node_id].name, other.name), message)
         return True
 
+    def seal(self, node_id: NodeId, message: bytes) -> tuple[NodeId, bytes] | None:
+        return (node_id, message) if self.connected(node_id) else None
+
     def connected(self, node_id: NodeId) -> bool:
         return node_id in self._world.by_id and bool(self._world.by_id[node_id].is_up)
 
@@ -229,6 +232,9 @@ class ReplicaWorld(ServiceWorld):
         node.serving.tick(node.clock)
         node.serving.stored(*report)
 
+    def promised(self, node: ReplicaNode, packet: Any) -> None:
+        node.channels.send(*packet)
+
     def fetched(self, node: ReplicaNode, request: int, entries: list[bytes]) -> None:
         node.serving.tick(node.clock)
         node.serving.fetched(request, entries)
@@ -254,6 +260,8 @@ class ReplicaWorld(ServiceWorld):
         ready = Ready()
         served.carry_out(ready)
         self.store(node, ready)
+        for sealed in ready.once_stored:
+            self.promise(node, sealed)
         for fetch in ready.fetches:
             node.questions.append((fetch, self.entries_asked(node, fetch)))
         self.judge.look(node)

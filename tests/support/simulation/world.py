@@ -7,7 +7,7 @@ What a node is made of, how clients reach it and how its membership changes is f
 """
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -30,6 +30,7 @@ class Node:
         clock: Its own monotonic seconds; `rate`: how fast they go.
         is_up, is_paused, is_frozen: Whether it lives; is stopped for a while; has a clock that stands.
         disk: Its host's.
+        promises: What its host is to send once so many pieces of work of the disk are done.
     """
 
     core: Consensus
@@ -43,6 +44,7 @@ class Node:
         self.is_paused = False
         self.is_frozen = False
         self.disk = Disk()
+        self.promises: deque[tuple[int, Any]] = deque()
         # What `invariants` saw last.
         self.shadow: Shadow
         self.view = 0
@@ -118,6 +120,25 @@ class World:
             report = node.disk.submit(Write(ready.generation, ready.truncate_after, ready.first_seqno, ready.entries, views))
             if report is not None:
                 self.stored(node, report)
+
+    def promise(self, node: Any, packet: Any) -> None:
+        """Keep what a node's host is to send once the disk has all that it was given up to now."""
+        node.promises.append((node.disk.submitted, packet))
+        self._keep_promises(node)
+
+    def finish(self, node: Any) -> Report | None:
+        """A disk finishes its oldest piece of work, and its host sends what waited for that."""
+        report: Report | None = node.disk.finish()
+        self._keep_promises(node)
+        return report
+
+    def _keep_promises(self, node: Any) -> None:
+        while node.promises and node.promises[0][0] <= node.disk.done:
+            self.promised(node, node.promises.popleft()[1])
+
+    def promised(self, node: Any, packet: Any) -> None:
+        """Send what has waited for the disk."""
+        raise NotImplementedError
 
     def stored(self, node: Any, report: Report) -> None:
         """Tell a node what its host says."""
@@ -212,7 +233,7 @@ class World:
                 taken += 1
                 self.arrive(node, self.nodes[pair[0]], packet)
         for _ in range(min(most, len(node.disk.queue))):
-            report = node.disk.finish()
+            report = self.finish(node)
             if report is not None:
                 taken += 1
                 self.stored(node, report)
@@ -328,7 +349,7 @@ class World:
         node = self._node(name)
         if node is None:
             return
-        report = node.disk.finish()
+        report = self.finish(node)
         if report is not None:
             self.inputs += 1
             self.stored(node, report)
