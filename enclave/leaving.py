@@ -62,6 +62,17 @@ def trusted_nodes(records: dict[NodeId, dict[str, Any]]) -> frozenset[NodeId]:
     return frozenset(node_id for node_id, record in records.items() if record["status"] == tables.TRUSTED)
 
 
+def address_elsewhere(store: Store, node_id: NodeId, primary: NodeId | None) -> str | None:
+    """Where clients of a node that leaves reach the primary, or while none is known any other node that is trusted; None without any."""
+    records = {NodeId(key.decode()): tables.decode(value) for key, value in store.map(tables.NODE_INFO).items()}
+    trusted = sorted(trusted_nodes(records) - {node_id})
+    if not trusted:
+        return None
+    record = records[primary if primary in trusted else trusted[0]]
+    address: str = next(iter(record["rpc_interfaces"].values()))["published_address"]
+    return address
+
+
 def check_quorum(before: Collection[NodeId], after: Collection[NodeId], live: Collection[NodeId]) -> None:
     """Refuse a change of the trusted nodes after which nothing could be committed any more; etcd has the same rule for its members.
 

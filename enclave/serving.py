@@ -42,7 +42,7 @@ from ledgerd.enclave.javascript.applications import JavaScriptApplication
 from ledgerd.enclave.jwt.refresh import Refresh
 from ledgerd.enclave.keys import NodeKeys, ServiceKeys
 from ledgerd.enclave.kv import Store
-from ledgerd.enclave.leaving import RETIRED_SECONDS, Elsewhere, Leaving
+from ledgerd.enclave.leaving import RETIRED_SECONDS, Elsewhere, Leaving, address_elsewhere
 from ledgerd.enclave.ledger_secrets import LedgerSecrets
 from ledgerd.enclave.nsm import Nsm
 from ledgerd.enclave.replica import Proposal, Replica, Unverified, verify_signatures
@@ -356,8 +356,7 @@ class Serving:
         output, closing = channels.take_output()
         ready.peer_bytes.extend(output)
         ready.closes.extend(closing)
-        if self._promise is not None:
-            self._seal_promise(ready)
+        self._seal_promise(ready)
         if self._archive.wanted:
             ready.fetches.extend(self._archive.wanted)
             self._archive.wanted.clear()
@@ -416,9 +415,10 @@ class Serving:
 
     def _seal_promise(self, ready: Ready) -> None:
         """Hand over what acknowledges the entries beside it. What else goes to that node now is sealed already: it need not wait."""
-        assert self._promise is not None, "asked for when there is one"
-        node_id, message = self._promise
-        self._promise = None
+        promise, self._promise = self._promise, None
+        if promise is None:
+            return
+        node_id, message = promise
         sealed = self._dialling.channels.seal(node_id, _CONSENSUS + messages.encode(message))
         if sealed is None:
             self._consensus.cut(node_id)
@@ -451,22 +451,11 @@ class Serving:
 
     def _retire(self) -> None:
         """This node is not needed any more. Whoever waits here is told so, and whoever asks from now on is shown the way."""
-        self._answering.retire(Elsewhere(self._other_address))
+        self._answering.retire(Elsewhere(lambda: address_elsewhere(self._replica.store, self._keys.id, self._consensus.primary_id)))
         self._ends_at = self._now + RETIRED_SECONDS
         text = f"this node is retired and may be stopped; it shows clients the way, and ends in {RETIRED_SECONDS:.0f} s"
         self._log("info", text)
         self._notices.append(("retired", text))
-
-    def _other_address(self) -> str | None:
-        """Where clients reach the primary, or while none is known any other node that is trusted; None without any."""
-        nodes = {key.decode(): tables.decode(value) for key, value in self._replica.store.map(tables.NODE_INFO).items()}
-        trusted = sorted(node_id for node_id, record in nodes.items() if record["status"] == tables.TRUSTED and node_id != self._keys.id)
-        if not trusted:
-            return None
-        primary = self._consensus.primary_id
-        record = nodes[primary if primary in trusted else trusted[0]]
-        address: str = next(iter(record["rpc_interfaces"].values()))["published_address"]
-        return address
 
     def _is_former(self, node_id: NodeId) -> bool:
         return self._leaving.is_former(node_id)
