@@ -183,7 +183,7 @@ class Described(NamedTuple):
 _TRANSACTION: Final = (
     query(
         "transaction_id",
-        {"type": "string", "pattern": "^(0|[1-9][0-9]{0,15})\\.(0|[1-9][0-9]{0,15})$"},
+        {"type": "string", "pattern": "^[1-9][0-9]{0,15}\\.[1-9][0-9]{0,15}$"},
         "VIEW.SEQNO, such as 2.18.",
         required=True,
     ),

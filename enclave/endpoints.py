@@ -17,7 +17,7 @@ from ledgerd.enclave.scripts.overlay import Mark, Overlay, OverlayTransaction
 from ledgerd.enclave.states import EMPTY_LEDGER, HistoricalState, Ledger, StatesWanted, check_committed, check_wanted
 from ledgerd.ledger.entry import ZERO_DIGEST
 from ledgerd.ledger.errors import FormatError, RequestError, UsageError
-from ledgerd.ledger.ids import Seqno, TransactionId, View, parse_transaction_id
+from ledgerd.ledger.ids import Seqno, TransactionId, View, parse_entry_id
 
 Forwarding: TypeAlias = Literal["always", "sometimes", "never"]
 METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
@@ -201,7 +201,7 @@ class Context:
         if text is None:
             raise RequestError(400, "MissingRequiredHeader", f"Historical query is missing '{TRANSACTION_ID_HEADER}' header.")
         try:
-            transaction = parse_transaction_id(text)
+            transaction = parse_entry_id(text)
         except FormatError as error:
             raise RequestError(400, "InvalidHeaderValue", f"The value of header '{TRANSACTION_ID_HEADER}' is not one: {error}.") from None
         check_committed(transaction, self._ledger.status_of(transaction))
