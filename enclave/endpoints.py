@@ -224,7 +224,7 @@ class Endpoint:
         policies: Authentication policies in the order in which they are tried; none means no authentication at all.
         readonly: Writing is refused; by default for GET and HEAD.
         forwarding: When a backup passes the request to the primary: `always` (by default for endpoints that write), `sometimes` (by default
-            for others: executed here), `never`.
+            for others: executed here, and passed on only if it has written), `never`.
         system: The handler may open every map. Applications' endpoints may not.
         scripted: The handler is a generator that has scripts run: see `enclave.scripting`.
         operation: OpenAPI operation object; what it leaves out is filled in.

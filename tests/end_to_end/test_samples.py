@@ -23,10 +23,11 @@ from support.processes import Node, Service
 SAMPLES = Path(__file__).parent.parent / "support" / "samples"
 USERS = ("user0", "user1", "user2", "user3")
 
+SOMETIMES = {"forwarding_required": "sometimes"}  # a backup begins it, and passes it on when it has written
 ROLES: dict[str, dict[str, Any]] = {
     "GET /secret": {"js_module": "roles.js", "js_function": "readSecret", "authn_policies": ["user_cert"], "mode": "readonly"},
-    "POST /secret": {"js_module": "roles.js", "js_function": "writeSecret", "authn_policies": ["user_cert"]},
-    "POST /roles": {"js_module": "roles.js", "js_function": "giveRole", "authn_policies": ["user_cert"]},
+    "POST /secret": {"js_module": "roles.js", "js_function": "writeSecret", "authn_policies": ["user_cert"], **SOMETIMES},
+    "POST /roles": {"js_module": "roles.js", "js_function": "giveRole", "authn_policies": ["user_cert"], **SOMETIMES},
 }
 EITHER = ["member_cert", "user_cert"]
 RECONCILIATION: dict[str, dict[str, Any]] = {
