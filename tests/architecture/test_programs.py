@@ -28,6 +28,9 @@ WRONG = {
     "simulate --bug nothing": "there is no planted bug nothing; scripts/simulate --bug list names those that there are",
     "simulate --replay /nowhere": "--replay /nowhere: No such file or directory",
     "model --workers 0": "argument --workers: '0' is not a whole number from 1 on",
+    "picture --nothing": "unrecognized arguments: --nothing",
+    "commands --write --check": "argument --check: not allowed with argument --write",
+    "oracles --nothing": "unrecognized arguments: --nothing",
     "model nothing": "no such size: nothing; there are change, ",
 }
 
