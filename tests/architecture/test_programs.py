@@ -80,26 +80,20 @@ def _below(root: int) -> set[int]:
 def test_one_that_is_interrupted_says_so_in_a_line_and_leaves_nothing(tmp_path: Path, words: str, processes: int, told: str) -> None:
     """As a terminal does it: everything in its group is told."""
     name, *arguments = words.format(folder=tmp_path).split()
-    program = subprocess.Popen(
-        [sys.executable, ROOT / "scripts" / name, *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = [sys.executable, ROOT / "scripts" / name, *arguments]
     started: set[int] = set()
-    try:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True) as program:
 
         def is_at_work() -> bool:
             started.update(_below(program.pid))
             return len(started) >= processes or program.poll() is not None
 
-        wait_for(is_at_work, f"{name} works", 60.0)
-        os.killpg(program.pid, signal.SIGINT)
-        _, errors = program.communicate(timeout=30)
-    finally:
-        program.kill()
-        program.wait()
+        try:
+            wait_for(is_at_work, f"{name} works", 60.0)
+            os.killpg(program.pid, signal.SIGINT)
+            _, errors = program.communicate(timeout=30)
+        finally:
+            program.kill()
     assert (program.returncode, errors) == (130, f"{name}: {told}\n")
     wait_for(lambda: not started & set(_parents()), f"what {name} has started ends", 10.0)
     assert list(tmp_path.iterdir()) == []
