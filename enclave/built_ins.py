@@ -10,7 +10,8 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, NotRequired, TypedDict
 
-from ledgerd.enclave.endpoints import Endpoint, Handler
+from ledgerd.enclave.accepts import check_takes_json
+from ledgerd.enclave.endpoints import Context, Endpoint, Handler, Result
 from ledgerd.enclave.operations import operation, query
 from ledgerd.enclave.requests import COSE
 
@@ -182,7 +183,7 @@ class Described(NamedTuple):
 _TRANSACTION: Final = (
     query(
         "transaction_id",
-        {"type": "string", "pattern": "^(0|[1-9][0-9]{0,15})\\.(0|[1-9][0-9]{0,15})$"},
+        {"type": "string", "pattern": "^[1-9][0-9]{0,15}\\.[1-9][0-9]{0,15}$"},
         "VIEW.SEQNO, such as 2.18.",
         required=True,
     ),
@@ -203,6 +204,7 @@ _OLD: Final = {
 _DOCUMENT: Final = {400: "InvalidQueryParameterValue", 503: "AttestationUnavailable, TooManyRequests"}
 _JSON_OBJECT: Final = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
 _ELSEWHERE: Final = {308: "NodeCannotHandleRequest"}
+_BAD_ACCEPT: Final = "InvalidHeaderValue"
 
 DESCRIBED: Final = {
     "GET /commit": Described(
@@ -265,9 +267,27 @@ DESCRIBED: Final = {
 
 
 def built_in(method: str, path: str, handler: Handler, **options: Any) -> Endpoint:
-    """One of these endpoints, described. Args: options: as `Endpoint`'s."""
-    described, schemas = _described(f"{method} {path}")
-    return Endpoint(method, path, handler, operation=described, schemas=schemas, **options)
+    """One of these endpoints, described; where it answers JSON, only to clients that take it. Args: options: as `Endpoint`'s."""
+    label = f"{method} {path}"
+    described, schemas = _described(label)
+    answer = _negotiated(handler) if gives_json(label) else handler
+    return Endpoint(method, path, answer, operation=described, schemas=schemas, **options)
+
+
+def gives_json(label: str) -> bool:
+    """Whether this endpoint answers with JSON when all goes well."""
+    return any(answer is not None and not isinstance(answer, str) for answer in DESCRIBED[label].answers.values())
+
+
+def _negotiated(handler: Handler) -> Handler:
+    """The same, for clients that take JSON. Others are still told what went wrong; what the handler has written goes with the answer."""
+
+    def answer(context: Context) -> Result:
+        result = handler(context)
+        check_takes_json(context.request.headers)
+        return result
+
+    return answer
 
 
 @cache
@@ -275,7 +295,11 @@ def _described(label: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """What OpenAPI says of one of them, and the schemas that it names: the same for all frontends, and for nobody to change."""
     words = DESCRIBED[label]
     schemas: dict[str, Any] = {}
-    described = operation(words.summary, words.answers, words.refusals, schemas, words.parameters)
+    refusals = dict(words.refusals)
+    if gives_json(label):
+        refusals[400] = f"{refusals[400]}, {_BAD_ACCEPT}" if 400 in refusals else _BAD_ACCEPT
+        refusals[406] = "UnsupportedContentType"
+    described = operation(words.summary, words.answers, refusals, schemas, words.parameters)
     if words.body is not None:
         described["requestBody"] = words.body
     return described, schemas

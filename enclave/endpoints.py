@@ -17,7 +17,7 @@ from ledgerd.enclave.scripts.overlay import Mark, Overlay, OverlayTransaction
 from ledgerd.enclave.states import EMPTY_LEDGER, HistoricalState, Ledger, StatesWanted, check_committed, check_wanted
 from ledgerd.ledger.entry import ZERO_DIGEST
 from ledgerd.ledger.errors import FormatError, RequestError, UsageError
-from ledgerd.ledger.ids import Seqno, TransactionId, View, parse_transaction_id
+from ledgerd.ledger.ids import Seqno, TransactionId, View, parse_entry_id
 
 Forwarding: TypeAlias = Literal["always", "sometimes", "never"]
 METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
@@ -201,7 +201,7 @@ class Context:
         if text is None:
             raise RequestError(400, "MissingRequiredHeader", f"Historical query is missing '{TRANSACTION_ID_HEADER}' header.")
         try:
-            transaction = parse_transaction_id(text)
+            transaction = parse_entry_id(text)
         except FormatError as error:
             raise RequestError(400, "InvalidHeaderValue", f"The value of header '{TRANSACTION_ID_HEADER}' is not one: {error}.") from None
         check_committed(transaction, self._ledger.status_of(transaction))
@@ -224,7 +224,7 @@ class Endpoint:
         policies: Authentication policies in the order in which they are tried; none means no authentication at all.
         readonly: Writing is refused; by default for GET and HEAD.
         forwarding: When a backup passes the request to the primary: `always` (by default for endpoints that write), `sometimes` (by default
-            for others: executed here), `never`.
+            for others: executed here, and passed on only if it has written), `never`.
         system: The handler may open every map. Applications' endpoints may not.
         scripted: The handler is a generator that has scripts run: see `enclave.scripting`.
         operation: OpenAPI operation object; what it leaves out is filled in.

@@ -233,6 +233,8 @@ class Executor:
                 if writes:
                     size = self._size(writes)
                     if not is_primary:
+                        if endpoint.forwarding == "sometimes":
+                            return Outcome(endpoint, FORWARD)  # nothing was done here, so the primary may do it
                         raise RequestError(503, "TransactionReplicationFailed", "Transaction failed to replicate.")
         except RequestError as error:
             transaction.discard()

@@ -15,7 +15,7 @@ from ledgerd.enclave.requests import COSE, JSON, Response
 from ledgerd.governance import tables
 from ledgerd.ledger.attestation.evidence import NITRO
 from ledgerd.ledger.errors import FormatError, RequestError
-from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View, parse_transaction_id
+from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View, parse_entry_id
 
 NONCE_SIZE_BYTES_MIN: Final = 16
 NONCE_SIZE_BYTES_MAX: Final = 512  # AWS's text allows 512, though its documents have been seen with 1,024
@@ -373,7 +373,7 @@ def _transaction_id(context: Context) -> TransactionId:
     if text is None:
         raise RequestError(400, "InvalidQueryParameterValue", "Query parameter 'transaction_id' is missing; give VIEW.SEQNO, such as 2.18.")
     try:
-        return parse_transaction_id(text)
+        return parse_entry_id(text)
     except FormatError as error:
         raise RequestError(400, "InvalidQueryParameterValue", f"The value of 'transaction_id' is not one: {error}.") from None
 

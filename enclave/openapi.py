@@ -25,7 +25,7 @@ _ERROR: Final = {
 }
 _FORWARDING: Final = {
     "always": "A backup passes this request to the primary.",
-    "sometimes": "A backup answers this request itself, from the state that it has.",
+    "sometimes": "A backup answers this request itself, from the state that it has, unless it turns out to write.",
     "never": "The node that gets this request answers it.",
 }
 

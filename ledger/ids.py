@@ -44,5 +44,16 @@ def parse_transaction_id(text: str) -> TransactionId:
     return TransactionId(View(int(view)), Seqno(int(seqno)))
 
 
+def parse_entry_id(text: str) -> TransactionId:
+    """Read what names an entry: as `parse_transaction_id`, but neither number is 0, as in CCF.
+
+    Raises: FormatError: It is anything else.
+    """
+    found = parse_transaction_id(text)
+    if 0 in found:
+        raise FormatError(f"transaction id {found} names no transaction: views and seqnos begin with 1")
+    return found
+
+
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 20 and (text == "0" or text[0] != "0") and int(text) <= NUMBER_MAX

@@ -18,7 +18,7 @@ from ledgerd.governance import tables
 from ledgerd.governance.requests import SignedRequest
 from ledgerd.ledger.errors import RequestError
 
-API_VERSIONS: Final = ("2024-07-01",)
+API_VERSIONS: Final = ("2023-06-01-preview", "2024-07-01")  # CCF's; the same to every endpoint, as there
 JAVASCRIPT: Final = "text/javascript"
 
 _is_id: Final = re.compile(r"[0-9A-Fa-f]{64}").fullmatch

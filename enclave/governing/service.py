@@ -10,7 +10,7 @@ from ledgerd.enclave.governing.api import JAVASCRIPT, id_in_path, javascript, re
 from ledgerd.enclave.kv import MapView
 from ledgerd.governance import descriptions, tables
 from ledgerd.ledger.errors import FormatError, RequestError
-from ledgerd.ledger.ids import TransactionId, parse_transaction_id
+from ledgerd.ledger.ids import TransactionId, parse_entry_id
 
 _MISSING: Final = {404: "ResourceNotFound"}
 _BY_ID: Final = {400: "InvalidResourceName", 404: "ResourceNotFound"}
@@ -94,7 +94,7 @@ class ServiceState:
 
     def _transaction(self, context: Context) -> Result:
         try:
-            return self._status(parse_transaction_id(context.params["transactionId"]))
+            return self._status(parse_entry_id(context.params["transactionId"]))
         except FormatError as error:
             raise RequestError(400, "InvalidQueryParameterValue", f"transactionId is none: {error}.") from None
 

@@ -17,7 +17,7 @@ from ledgerd.enclave.javascript.declared import HISTORICAL, READWRITE, Declared,
 from ledgerd.enclave.javascript.foresight import Foresight
 from ledgerd.enclave.javascript.options import Options, read_options
 from ledgerd.enclave.javascript.requests import request_object, signed_content
-from ledgerd.enclave.javascript.responses import respond
+from ledgerd.enclave.javascript.responses import respond, used_up
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.scripting import Steps
 from ledgerd.enclave.scripts.access import Access
@@ -187,6 +187,8 @@ class JavaScriptApplication:
         is_historical = declared.mode == HISTORICAL
 
         def handle(context: Context) -> Steps:
+            if options.used_up:
+                raise used_up(options)
             if is_historical:
                 _ = context.historical  # the state must be at hand; so are refused the requests that name none
             ahead = foresight.keys(context)

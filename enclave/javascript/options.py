@@ -14,7 +14,7 @@ DEFAULTS: Final = Limits()
 HEAP_BYTES_MAX: Final = 200 << 20
 STACK_BYTES_MAX: Final = 4 << 20
 EXECUTION_MS_MAX: Final = 10_000  # for which one request may keep one worker
-# Below these the engine does not even start.
+# Below these the engine does not even start: as in CCF, every request then fails as if its script had used them up.
 HEAP_BYTES_MIN: Final = 1 << 20
 STACK_BYTES_MIN: Final = 64 << 10
 EXECUTION_MS_MIN: Final = 1
@@ -28,11 +28,13 @@ class Options(NamedTuple):
         limits: Of one run.
         logs_exceptions: The operator is told what scripts throw. Their texts may hold what the application keeps secret.
         returns_exceptions: The client is told.
+        used_up: What is too little for the engine to start: `out of memory` or `stack overflow`; "" where it starts.
     """
 
     limits: Limits = DEFAULTS
     logs_exceptions: bool = False
     returns_exceptions: bool = False
+    used_up: str = ""
 
 
 def read_options(record: bytes | None) -> tuple[Options, str]:
@@ -49,6 +51,7 @@ def read_options(record: bytes | None) -> tuple[Options, str]:
     if type(said) is not dict:
         return Options(), "the runtime options of JavaScript applications are no JSON object; the defaults hold until a proposal sets them"
     wrong: list[str] = []
+    used_up = ""
 
     def number(name: str, default: int, least: int, most: int) -> int:
         value = said.get(name, default)
@@ -59,6 +62,15 @@ def read_options(record: bytes | None) -> tuple[Options, str]:
             wrong.append(f"{name} is {value}, and is taken as {min(max(value, least), most)}: the image allows {least} to {most}")
         return min(max(value, least), most)
 
+    def enough(name: str, default: int, least: int, most: int, what: str) -> int:
+        nonlocal used_up
+        value = said.get(name, default)
+        if type(value) is not int or value >= least:
+            return number(name, default, least, most)
+        wrong.append(f"{name} is {value}, with which no request can be answered: the engine needs {least} to start")
+        used_up = used_up or what
+        return max(value, 0)
+
     def flag(name: str) -> bool:
         value = said.get(name, False)
         if type(value) is not bool:
@@ -67,12 +79,13 @@ def read_options(record: bytes | None) -> tuple[Options, str]:
 
     options = Options(
         DEFAULTS._replace(
-            heap_bytes=number("max_heap_bytes", DEFAULTS.heap_bytes, HEAP_BYTES_MIN, HEAP_BYTES_MAX),
-            stack_bytes=number("max_stack_bytes", DEFAULTS.stack_bytes, STACK_BYTES_MIN, STACK_BYTES_MAX),
+            heap_bytes=enough("max_heap_bytes", DEFAULTS.heap_bytes, HEAP_BYTES_MIN, HEAP_BYTES_MAX, "out of memory"),
+            stack_bytes=enough("max_stack_bytes", DEFAULTS.stack_bytes, STACK_BYTES_MIN, STACK_BYTES_MAX, "stack overflow"),
             deadline_ms=number("max_execution_time_ms", DEFAULTS.deadline_ms, EXECUTION_MS_MIN, EXECUTION_MS_MAX),
             interpreters=number("max_cached_interpreters", DEFAULTS.interpreters, 0, INTERPRETERS_MAX),
         ),
         flag("log_exception_details"),
         flag("return_exception_details"),
     )
+    options = options._replace(used_up=used_up)
     return options, f"runtime options of JavaScript applications: {'; '.join(wrong)}" if wrong else ""

@@ -14,6 +14,7 @@ from ledgerd.enclave.scripts import jobs
 from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, End, Outcome
 from ledgerd.ledger.errors import RequestError
 
+THROWN_TEXT: Final = "Exception thrown while executing."
 LOG_LINES_MAX: Final = 100  # of one request: the way to the host is everybody's
 LOG_LENGTH_MAX: Final = 2_048  # of a line
 
@@ -56,8 +57,14 @@ def respond(outcome: Outcome, options: Options, label: str, log: Log) -> Respons
         details = ({**detail, "trace": trace} if trace else detail,)
     if not is_response:
         raise _invalid(outcome.text, details)
-    text = DEADLINE_TEXT if outcome.end is End.DEADLINE else "Exception thrown while executing."
+    text = DEADLINE_TEXT if outcome.end is End.DEADLINE else THROWN_TEXT
     raise RequestError(500, "InternalError", text, (), details)
+
+
+def used_up(options: Options) -> RequestError:
+    """The answer where not even the engine can start: what a script is told that has used up the same."""
+    details = ({"code": "JSException", "message": f"InternalError: {options.used_up}"},) if options.returns_exceptions else ()
+    return RequestError(500, "InternalError", THROWN_TEXT, (), details)
 
 
 def _response(said: jobs.Response) -> Response:

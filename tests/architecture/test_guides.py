@@ -28,7 +28,7 @@ def blocks(document: str, language: str) -> list[str]:
 
 
 def test_the_page_of_commands_is_their_present_help() -> None:
-    assert (DOCS / "cli.md").read_text() == COMMANDS["page"](), "run: .venv/bin/python scripts/commands --write"
+    assert (DOCS / "cli.md").read_text() == COMMANDS["page"](), "run: scripts/commands --write"
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

@@ -12,7 +12,7 @@ PICTURE: Final[dict[str, Any]] = runpy.run_path(str(ROOT / "scripts" / "picture"
 
 def test_the_document_shows_the_present_picture() -> None:
     before = (ROOT / "docs" / "architecture.md").read_text()
-    assert PICTURE["embed"](before, PICTURE["draw"]()) == before, "run: .venv/bin/python scripts/picture --write"
+    assert PICTURE["embed"](before, PICTURE["draw"]()) == before, "run: scripts/picture --write"
 
 
 @pytest.mark.parametrize(

@@ -166,9 +166,25 @@ def test_a_read_may_ask_for_the_primary() -> None:
     assert service.ask("GET", "/app/m/k").kind == FORWARD
 
 
-@pytest.mark.parametrize("forwarding", ["sometimes", "never"])
-def test_a_backup_that_executes_a_writer_does_not_write(forwarding: str) -> None:
-    service = Node([endpoint("PUT", "/m/{key}", put, forwarding=forwarding)])
+def test_what_turns_out_to_write_at_a_backup_is_the_primarys_to_do() -> None:
+    def read_or_write(context: Context) -> str:
+        if context.request.body:
+            context.kv["m"].set(b"k", context.request.body)
+        return "done"
+
+    service = Node([endpoint("POST", "/m", read_or_write, forwarding="sometimes")])
+    service.is_primary = False
+    answered = service.ask("POST", "/app/m")
+    assert (answered.kind, answered.response and answered.response.status) == (ANSWER, 200)
+    outcome = service.ask("POST", "/app/m", "v", headers={"idempotency-key": "one"})
+    assert (outcome.kind, outcome.response, outcome.writes) == (FORWARD, None, None)
+    service.is_primary = True
+    again = service.ask("POST", "/app/m", "v", headers={"idempotency-key": "one"})
+    assert (again.kind, again.replayed, service.store.get("m", b"k")) == (ANSWER, False, b"v")
+
+
+def test_a_backup_that_executes_a_writer_does_not_write() -> None:
+    service = Node([endpoint("PUT", "/m/{key}", put, forwarding="never")])
     service.is_primary = False
     outcome = service.ask("PUT", "/app/m/k", "v")
     assert outcome.response is not None and outcome.writes is None

@@ -221,13 +221,16 @@ class Handle {
   get rows() {
     if (state.phase === "none") throw new TypeError("no table may be read here");
     if (!this.name.startsWith("public:ccf.")) throw new TypeError(`${this.name} may not be read`);
+    return this.all;
+  }
+  get all() {
     if (!state.tables.has(this.name)) state.tables.set(this.name, new Map());
     return state.tables.get(this.name);
   }
   get writable() {
-    const allowed = state.phase === "write" && this.name.startsWith("public:ccf.gov.");
+    const allowed = state.phase === "write" && /^public:(ccf\.gov\.|(?!ccf\.|ledgerd\.))/.test(this.name);
     if (!allowed) throw new TypeError(`${this.name} may not be written`);
-    return this.rows;
+    return this.all;
   }
   get size() {
     return this.rows.size;

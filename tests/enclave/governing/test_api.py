@@ -76,7 +76,7 @@ def test_every_endpoint_stands_in_one_of_the_two_lists(node: Governed) -> None:
     ("query", "expected"),
     [
         ("", "MissingApiVersionParameter"),
-        ("?api-version=2023-06-01-preview", "UnsupportedApiVersionValue"),
+        ("?api-version=2023-06-01", "UnsupportedApiVersionValue"),
         ("?api-version=latest", "UnsupportedApiVersionValue"),
         ("?api-version=", "UnsupportedApiVersionValue"),
         ("?API-VERSION=2024-07-01", "MissingApiVersionParameter"),
@@ -89,6 +89,14 @@ def test_the_version_is_demanded_everywhere(node: Governed, query: str, expected
         assert "2024-07-01" in error_of(refusal)["message"]
     for path, kind, _ in SIGNED:
         assert code(node.post(path, envelope(ALICE, kind), query)) == (400, expected)
+
+
+def test_ccfs_preview_of_this_version_is_the_same(node: Governed) -> None:
+    for path in READ:
+        assert node.get(path, "?api-version=2023-06-01-preview") == node.get(path)
+    for path, kind, _ in SIGNED:
+        answer = node.post(path, envelope(ALICE, kind), "?api-version=2023-06-01-preview")
+        assert answer.status < 300 or "Version" not in code(answer)[1]
 
 
 # Who may ask.
@@ -191,7 +199,7 @@ def test_the_document_keeps_the_rules_of_openapi(document: dict[str, Any]) -> No
     for path, method, operation in operations(document):
         parameters = {parameter["name"]: parameter for parameter in operation["parameters"]}
         assert parameters["api-version"]["required"]
-        assert parameters["api-version"]["schema"]["enum"] == ["2024-07-01"]
+        assert parameters["api-version"]["schema"]["enum"] == ["2023-06-01-preview", "2024-07-01"]
         assert "400" in operation["responses"]
         assert ("401" in operation["responses"]) is (method == "post")
         assert ("requestBody" in operation) is (method == "post")

@@ -13,7 +13,7 @@ import pytest
 from ledgerd.governance import constitution, tables
 from ledgerd.ledger import chunks
 from ledgerd.ledger.entry import read_public
-from support.cluster import make_identity
+from support.cluster import Identity, make_identity
 from support.constitution import text_of
 from support.governed import id_of
 from support.members import node_id
@@ -132,3 +132,60 @@ def test_with_a_rule_that_accepts_at_once_as_in_ccfs_sandbox_one_member_is_enoug
     consortium = Consortium(constitution=text.replace("export function resolve(", "function resolveByMajority(") + rule, active=1)
     assert shown(consortium.propose(consortium.members[0], opening(consortium)))["proposalState"] == "Accepted"
     assert consortium.read("service/info")["status"] == "Open"
+
+
+# As in CCF's sample of roles: the members say what a role may do, and which roles a user has; the application asks.
+ROLES = """
+actions.set(
+  "set_role_definition",
+  new Action(
+    (args) => {
+      checkType(args.role, "string", "role");
+      checkType(args.actions, "array", "actions");
+    },
+    (args) => {
+      const may = ccf.kv[`public:programmability.roles.${args.role}`];
+      may.clear();
+      for (const action of args.actions) may.set(ccf.jsonCompatibleToBuf(action), new ArrayBuffer(8));
+    },
+  ),
+);
+"""
+ROLES_APP = """
+const may = (roles, action) =>
+  roles.some((role) => ccf.kv[`public:programmability.roles.${role}`].has(ccf.jsonCompatibleToBuf(action)));
+export function get(request) {
+  const action = `/${request.url.split("/")[2]}/read`;
+  return may(request.caller.data?.roles ?? [], action) ? { body: { payload: action } } : { statusCode: 403 };
+}
+"""
+
+
+def test_members_say_what_a_role_may_do_by_an_action_of_their_own(text: str) -> None:
+    consortium = Consortium(constitution=text + ROLES)
+    consortium.open()
+    reader, other = make_identity("reader"), make_identity("other")
+    endpoints = {path: {"get": {**ENDPOINT, "js_function": "get"}} for path in ("/content", "/more")}
+    app = {"metadata": {"endpoints": endpoints}, "modules": [{"name": "a.js", "module": ROLES_APP}]}
+    users = [("set_user", {"cert": reader.pem, "user_data": {"roles": ["reader"]}}), ("set_user", {"cert": other.pem})]
+    assert shown(consortium.carry(*users, ("set_js_app", {"bundle": app})))["proposalState"] == "Accepted"
+
+    def asked(who: Identity | None, path: str) -> int:
+        status: int = consortium.cluster.client(consortium.host, who).ask("GET", f"/app/{path}").status
+        return status
+
+    def define(**roles: list[str]) -> None:
+        actions = [("set_role_definition", {"role": role, "actions": actions}) for role, actions in roles.items()]
+        assert shown(consortium.carry(*actions))["proposalState"] == "Accepted"
+
+    assert (asked(reader, "content"), asked(other, "content"), asked(None, "content")) == (403, 403, 401)
+    define(reader=["/content/read"])
+    assert (asked(reader, "content"), asked(reader, "more"), asked(other, "content")) == (200, 403, 403)
+    define(reader=[])
+    assert asked(reader, "content") == 403
+    define(reader=["/content/read"], editor=["/content/read", "/more/read"])
+    assert shown(consortium.carry(("set_user_data", {"user_id": id_of(other), "user_data": {"roles": ["editor"]}})))
+    assert (asked(reader, "content"), asked(reader, "more")) == (200, 403)
+    assert (asked(other, "content"), asked(other, "more")) == (200, 200)
+    refused = consortium.propose(consortium.members[0], ("set_role_definition", {"role": 1, "actions": []}))
+    assert code(refused) == (400, "ProposalFailedToValidate")

@@ -325,3 +325,25 @@ def test_openapi_has_what_bundles_say_and_hides_what_is_to_be_hidden() -> None:
     assert (shown["summary"], shown["x-their-own"], shown["x-ledgerd-policies"]) == ("Read a record.", [1], ["user_cert"])
     assert [parameter["name"] for parameter in shown["parameters"]] == ["key"]
     assert status(service, "GET", "/app/secret") == 200
+
+
+@pytest.mark.parametrize(
+    ("option", "shown", "text"),
+    [
+        ("max_heap_bytes", "max_heap_size", "InternalError: out of memory"),
+        ("max_stack_bytes", "max_stack_size", "InternalError: stack overflow"),
+    ],
+)
+def test_where_not_even_the_engine_can_start_every_request_fails_until_there_is_more(option: str, shown: str, text: str) -> None:
+    """As CCF's own test of limits has it, where the least is 100 bytes."""
+    service = Installed()
+    service.install("return {body: 'done'};")
+    for returns, details in ((False, []), (True, [{"code": "JSException", "message": text}])):
+        said = {option: 100, "return_exception_details": returns}
+        service.put({tables.JS_RUNTIME_OPTIONS: {tables.SINGLETON: tables.encode(said)}})
+        error = error_of(service.answer("POST", "/app/x"))
+        assert (error["message"], error.get("details", [])) == ("Exception thrown while executing.", details)
+        assert json.loads(body(service, "GET", "/node/js_metrics"))[shown] == 100
+        assert "no request can be answered" in service.logs[-1]
+    service.put({tables.JS_RUNTIME_OPTIONS: {tables.SINGLETON: b"{}"}})
+    assert body(service, "POST", "/app/x") == b"done"

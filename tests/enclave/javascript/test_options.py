@@ -33,11 +33,22 @@ def test_a_record_is_taken_as_it_is_within_the_limits_of_the_image() -> None:
     assert (options.logs_exceptions, options.returns_exceptions, complaint) == (True, True, "")
 
 
-@pytest.mark.parametrize(("said", "taken"), [(1 << 60, HEAP_BYTES_MAX), (1, 1 << 20), (0, 1 << 20), (-5, 1 << 20)])
-def test_what_the_image_does_not_allow_is_cut_and_told(said: int, taken: int) -> None:
-    options, complaint = read_options(record(max_heap_bytes=said))
-    assert options.limits.heap_bytes == taken
-    assert f"max_heap_bytes is {said}, and is taken as {taken}" in complaint
+def test_what_the_image_does_not_allow_is_cut_and_told() -> None:
+    options, complaint = read_options(record(max_heap_bytes=1 << 60))
+    assert (options.limits.heap_bytes, options.used_up) == (HEAP_BYTES_MAX, "")
+    assert f"max_heap_bytes is {1 << 60}, and is taken as {HEAP_BYTES_MAX}" in complaint
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "used_up"), [("max_heap_bytes", 1 << 20, "out of memory"), ("max_stack_bytes", 64 << 10, "stack overflow")]
+)
+def test_with_less_than_the_engine_needs_nothing_can_run(name: str, least: int, used_up: str) -> None:
+    assert read_options(record(**{name: least}))[0].used_up == ""
+    for said in (least - 1, 100, 0, -5):
+        options, complaint = read_options(record(**{name: said}))
+        assert options.used_up == used_up
+        assert f"{name} is {said}, with which no request can be answered: the engine needs {least} to start" in complaint
+    assert read_options(record(max_execution_time_ms=0))[0].limits.deadline_ms == 1
 
 
 def test_no_option_keeps_a_worker_for_ever() -> None:

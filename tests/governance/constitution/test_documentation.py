@@ -22,7 +22,7 @@ from support.consortium import (
     member_id,
     service,
 )
-from support.constitution import Constitution, text_of, with_rows
+from support.constitution import Constitution, changes, text_of, with_rows
 from support.proposed_actions import CONSTITUTION, ISSUER, RSA_KEY
 from support.repository import ROOT
 
@@ -87,6 +87,21 @@ def test_every_example_is_valid_and_can_be_applied() -> None:
         assert [action["name"] for action in proposal["actions"]] == [name]
         assert OURS.validate(proposal, before) is None
         OURS.apply(proposal, before, THIS)
+
+
+def test_the_example_of_an_action_of_ones_own_works() -> None:
+    section = TEXT.partition("<!-- example: own action -->")[2].partition("\n## ")[0]
+    (source,) = re.findall(r"^```js\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    own = Constitution(text_of(constitution.BY_VOTE) + source)
+    proposal = example(section)
+    assert own.validate(proposal, service()) is None
+    before = with_rows(service()) | {"public:roles.reader": {b"/old": b"true"}}
+    assert changes(before, own.apply(proposal, before, THIS).tables) == {"public:roles.reader": {b"/old": None, b"/content/read": b"true"}}
+    proposal["actions"][0]["args"]["role"] = "../reader"
+    refused = own.validate(proposal, service())
+    assert refused is not None
+    assert "role: expected a word" in refused
+    assert OURS.validate(proposal, service()) != refused, "without it there is no such action"
 
 
 def test_the_first_example_and_the_refusal_are_true() -> None:

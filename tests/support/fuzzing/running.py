@@ -100,7 +100,13 @@ def _run(name: str, maker: Maker, plan: Plan, folder: str) -> Result:
         os.close(reading)
         _child(maker, plan, board, writing, folder)
     os.close(writing)
-    status, killed = _wait(child, board)
+    try:
+        status, killed = _wait(child, board)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+        raise
     with os.fdopen(reading, "rb") as pipe:
         told: str | None = pickle.loads(pipe.read() or pickle.dumps(None))
     executions, accepted, most, data = board.read()
@@ -148,6 +154,7 @@ def _child(maker: Maker, plan: Plan, board: _Board, writing: int, folder: str) -
     status = 0
     until = None if plan.seconds is None else time.monotonic() + plan.seconds  # what it takes to begin counts, too
     faulthandler.disable()  # a crash is told by the parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever interrupts the parent has not found anything; it ends this process
     try:
         warnings.simplefilter("error")  # an input that makes somebody warn is a finding, too
         tempfile.tempdir = folder  # what a target makes is gone with it

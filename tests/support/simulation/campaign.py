@@ -4,6 +4,7 @@ Not here: one run (`run`); a failing run made shorter (`shrink`); the command li
 """
 
 import multiprocessing
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -54,12 +55,14 @@ class Total:
 
     Attributes:
         failures: (seed, world, rule, what happened).
+        interrupted: Somebody did not want to wait for more.
     """
 
     parts: dict[str, Part] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
     coverage: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[int, str, str, str]] = field(default_factory=list)
+    interrupted: bool = False
 
     def add(self, seed: int, result: Result) -> None:
         """Count one run."""
@@ -152,21 +155,32 @@ def campaign(choice: Choice, seeds: Iterator[int], jobs: int, progress: Callable
                 return
             yield seed, choice
 
-    if jobs == 1:
-        for argument in wanted():
-            total.add(*_one(argument))
-            progress(total)
-        return total
+    try:
+        if jobs == 1:
+            for argument in wanted():
+                total.add(*_one(argument))
+                progress(total)
+        else:
+            _in_processes(jobs, wanted(), total, progress)
+    except KeyboardInterrupt:
+        total.interrupted = True
+    return total
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells all processes; the first of them ends the others
+
+
+def _in_processes(jobs: int, source: Iterator[tuple[int, Choice]], total: Total, progress: Callable[[Total], None]) -> None:
     context = multiprocessing.get_context("fork")
-    with context.Pool(jobs) as pool:
+    with context.Pool(jobs, _ignore_interrupts) as pool:
         # A task queue that is longer than the pool would make `until` late.
         waiting: list[Any] = []
-        source = wanted()
         while True:
             while len(waiting) < jobs and (following := next(source, None)) is not None:
                 waiting.append(pool.apply_async(_one, (following,)))
             if not waiting:
-                return total
+                return
             done = [item for item in waiting if item.ready()]
             if not done:
                 waiting[0].wait(0.05)
