@@ -12,7 +12,7 @@ from ledgerd.enclave import serving
 from support import consensus_bugs
 from support.simulation import bugs_service, core_world
 from support.simulation.patches import Change
-from support.simulation.plan import SMALL, Plan, draw, set_back
+from support.simulation.plan import REKEY, SMALL, Plan, draw, set_back
 
 
 class Bug(NamedTuple):
@@ -27,6 +27,7 @@ class Bug(NamedTuple):
         nodes: How many these runs start with; None for as they come.
         lying: In these runs hosts lie about their disks from beginning to end, and nothing else goes wrong.
         set_back: In these runs a host sets back the memory of an enclave.
+        rekeyed: In these runs a member has the ledger's secret changed, also where that is undone.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Bug(NamedTuple):
     nodes: int | None = None
     lying: bool = False
     set_back: bool = False
+    rekeyed: bool = False
 
     def plan(self, seed: int) -> Plan:
         """The plan of one of its seeds."""
@@ -45,6 +47,8 @@ class Bug(NamedTuple):
             return replace(plan, settings=dict(SMALL), recipes=(), faults={"lie": 1.0})
         if self.set_back:
             return set_back(plan, Random(f"set back {seed}"))
+        if self.rekeyed:
+            return replace(plan, recipes=("secret undone",), faults={**plan.faults, REKEY: 1.0})
         if self.recipe is None:
             return plan
         return replace(plan, recipes=(self.recipe,), faults={name: s for name, s in plan.faults.items() if name in ("delay", "drift")})
@@ -84,4 +88,8 @@ def _service() -> list[Bug]:
     return found
 
 
-BUGS: Final = (*_consensus(), *_service())
+def _rekeying() -> list[Bug]:
+    return [Bug(name, changes, "complete", 5, rekeyed=True) for name, changes in bugs_service.PLANTED_IN_REKEYING.items()]
+
+
+BUGS: Final = (*_consensus(), *_service(), *_rekeying())

@@ -16,6 +16,7 @@ from ledgerd.enclave.frontend import Frontend
 from ledgerd.enclave.history import History
 from ledgerd.enclave.idempotency import MAP, Idempotency
 from ledgerd.enclave.kv import Store, Transaction, _Map
+from ledgerd.enclave.ledger_secrets import LedgerSecrets
 from ledgerd.enclave.ranges import CheckedEntry
 from ledgerd.enclave.refusals import rolled_back
 from ledgerd.enclave.replica import Replica
@@ -35,6 +36,7 @@ _cut: Final[Any] = History.rollback
 _status_of: Final[Any] = Status.status_of
 _propose_plain: Final[Any] = Replica.propose_plain
 _find: Final[Any] = Idempotency.find
+_begin_epoch: Final[Any] = LedgerSecrets.applied
 
 
 def answers_before_commit(self: Any, request: Any, prefer: Any, outcome: Any, response: Any) -> None:
@@ -221,6 +223,18 @@ def believes_any_sync(self: Any, generation: int, view: View, seqno: Seqno) -> N
             self._acknowledge()
 
 
+def seals_on_with_the_old_secret(self: Any, seqno: Seqno, writes: Any) -> None:
+    """Knows the new secret of the ledger, and seals and opens with the old one: so do all nodes, and none of them notices."""
+    epochs = list(self.sealer._epochs)
+    _begin_epoch(self, seqno, writes)
+    self.sealer._epochs = epochs
+    self.sealer._first, self.sealer._cipher, self.sealer._commit_mac = epochs[-1]
+
+
+def keeps_a_secret_that_was_undone(self: Any, to: Seqno) -> None:
+    """Does not give up a secret of the ledger when the entry that announced it is undone."""
+
+
 PLANTED: Final[dict[str, tuple[Change, ...]]] = {
     "answers_before_commit": ((Answering, "_hold", answers_before_commit),),
     "reads_without_confirmation": ((Answering, "_hold", reads_without_confirmation),),
@@ -245,3 +259,9 @@ PLANTED: Final[dict[str, tuple[Change, ...]]] = {
     "believes_any_sync": ((Consensus, "stored", believes_any_sync),),
 }
 """Each bug's changes, by the name of the function that says what is wrong."""
+
+PLANTED_IN_REKEYING: Final[dict[str, tuple[Change, ...]]] = {
+    "seals_on_with_the_old_secret": ((LedgerSecrets, "applied", seals_on_with_the_old_secret),),
+    "keeps_a_secret_that_was_undone": ((LedgerSecrets, "rolled_back", keeps_a_secret_that_was_undone),),
+}
+"""The same for bugs that only a change of the ledger's secret shows."""

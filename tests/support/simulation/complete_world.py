@@ -6,36 +6,38 @@ signatures of ledgers and attestation documents (`platform`) are stand-ins. X.50
 keys are drawn from the seed.
 """
 
+from base64 import b64decode
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from random import Random
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from nacl.public import SealedBox
 
-from ledgerd.enclave import boundary, channels, entropy, joining, keys
-from ledgerd.enclave import core as enclave_core
+from ledgerd.enclave import boundary
 from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER
 from ledgerd.enclave.consensus.core import Retirement
 from ledgerd.enclave.core import Enclave
 from ledgerd.enclave.joining import ATTEMPTS_MAX
+from ledgerd.enclave.ledger_secrets import BOX
 from ledgerd.enclave.outbound import HttpClient
 from ledgerd.enclave.serving import Serving
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.governance import tables
-from ledgerd.ledger.entry import WriteSet
-from ledgerd.ledger.ids import FIRST_VIEW, NodeId
+from ledgerd.ledger.entry import WriteSet, read_public
+from ledgerd.ledger.ids import FIRST_VIEW
 from ledgerd.ledger.receipt import VerifiedReceipt, verify_cose
 from ledgerd.node.simulator.nsm import SimulatedNsm
+from support.script_workers import ScriptWorkers
 from support.simulation import platform, stand_in_tls
 from support.simulation.application import app
 from support.simulation.clients import Asked, Client
+from support.simulation.complete_seams import Watched
 from support.simulation.disk import Report, flip
 from support.simulation.invariants import Violation
-from support.simulation.patches import Change, patched
-from support.simulation.plan import Plan
-from support.simulation.service_world import ServiceWorld, document, new_service, small_limits
+from support.simulation.ledgers import boxes_agree, secrets_follow_log
+from support.simulation.members import Member, consortium, what_is_decided_is_done
+from support.simulation.plan import REKEY, Plan
+from support.simulation.service_world import ServiceWorld, document, new_service
 from support.simulation.world import Event, Node
 
 PCRS: Final = {0: b"\x10" * 48, 1: b"\x11" * 48, 2: b"\x12" * 48}
@@ -80,6 +82,7 @@ class CompleteNode(Node):
         self.notices: dict[str, str] = {}
         self.next_stream = 1
         self.serving: Any = None
+        self.scripts: ScriptWorkers | None = None
 
     def open_stream(self, end: Any, far: int, kind: int) -> int:
         """Somebody connects; the stream's number here."""
@@ -93,7 +96,7 @@ class CompleteNode(Node):
 class Line:
     """A client's connection to one node."""
 
-    def __init__(self, world: "CompleteWorld", node: CompleteNode, client: Client) -> None:
+    def __init__(self, world: "CompleteWorld", node: CompleteNode, client: Client | Member) -> None:
         self.client = client
         self.node = node
         self.numbers: deque[int] = deque()
@@ -109,19 +112,26 @@ class Line:
 
 
 class CompleteWorld(ServiceWorld):
-    """Whole enclaves and their clients."""
+    """Whole enclaves and their clients.
+
+    Attributes:
+        made: All nodes that ever were, those that never served, too.
+        member: Who has the ledger's secret changed; None where nobody does.
+    """
 
     is_bytes = True
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        _Watched.world = self
+        Watched.world = self
         self.tls: Any = TlsContext if plan.crypto == "real" else stand_in_tls.Context
         self.root = platform.root()
         self.joining: dict[str, CompleteNode] = {}
         self.lines: dict[tuple[str, str], Line] = {}
+        self.made: list[CompleteNode] = []
+        self.member = Member() if REKEY in plan.faults else None
         self.registry.winners[FIRST_VIEW] = "n1"
-        self._configure("n1", "", new_service("secp256r1", open_at_nodes=1))
+        self._configure("n1", "", new_service("secp256r1", open_at_nodes=1, **(consortium() if self.member is not None else {})))
         self._until(lambda: "n1" in self.nodes and self.nodes["n1"].shadow.commit > 0)
         self.certificate = self.nodes["n1"].notices["service_certificate"]
         for number in range(2, plan.nodes + 1):
@@ -140,6 +150,7 @@ class CompleteWorld(ServiceWorld):
     def _configure(self, name: str, told: str, mode: dict[str, Any]) -> None:
         configured = document(name, [self.root.certificate_pem], **mode)
         node = self.joining[name] = CompleteNode(self, name, told, tables.encode(configured))
+        self.made.append(node)
         self.wake(node)
 
     def begins_to_serve(self, served: Serving) -> None:
@@ -206,7 +217,7 @@ class CompleteWorld(ServiceWorld):
             if not ready.is_empty():  # else an enclave sends nothing
                 self._obey(node, boundary.decode_ready(boundary.encode_ready(ready)))
             jobs = enclave.jobs()
-            if not jobs or not node.is_up:
+            if not node.is_up or not (jobs or (self.member is not None and self._run_scripts(node))):
                 break
             for job in jobs:
                 try:
@@ -216,6 +227,18 @@ class CompleteWorld(ServiceWorld):
                 enclave.finished(job.number, result)
         if node.serving is not None and node.is_up:
             self.judge.look(node)
+            if self.member is not None:
+                secrets_follow_log(node)
+
+    def _run_scripts(self, node: CompleteNode) -> bool:
+        """Run the scripts that an enclave wants run, to their end; False if there are none."""
+        pool = node.enclave.scripts
+        if pool is None or not pool.has_news:
+            return False
+        if node.scripts is None:
+            node.scripts = ScriptWorkers(pool)
+        node.scripts.turn(node.clock)
+        return True
 
     def _obey(self, node: CompleteNode, ready: boundary.Ready) -> None:
         self.store(node, ready)
@@ -314,7 +337,11 @@ class CompleteWorld(ServiceWorld):
         end, far = node.streams.pop(stream, (None, 0))
         if isinstance(end, Line):
             self.lines.pop((end.client.name, node.name), None)
-            if end.client.want is not None and end.numbers:
+            if not end.numbers:
+                return
+            if isinstance(end.client, Member):
+                end.client.give_up()
+            elif end.client.want is not None:
                 self.clients.hang_up(end.client.name)
         elif end is not None and far in end.streams:
             self._post(node, stream, end, boundary.Closed(far))
@@ -322,6 +349,9 @@ class CompleteWorld(ServiceWorld):
     def _answers(self, line: Line, data: bytes) -> None:
         for answer in line.http.received(data):
             number = line.numbers.popleft()
+            if isinstance(line.client, Member):
+                line.client.answered(answer.status, answer.headers, answer.body)
+                continue
             self.clients.answered(line.client.name, number, line.node.name, answer.status, answer.headers, answer.body)
         line.flush()
 
@@ -329,13 +359,16 @@ class CompleteWorld(ServiceWorld):
         node = self.nodes.get(name)
         if node is None or not node.is_up:
             return False
-        line = self.lines.get((client.name, name))
+        self._ask(client, node, client.number, asked)
+        return True
+
+    def _ask(self, client: Client | Member, node: CompleteNode, number: int, asked: Asked) -> None:
+        line = self.lines.get((client.name, node.name))
         if line is None or not line.http.reusable:
-            line = self.lines[client.name, name] = Line(self, node, client)
-        line.numbers.append(client.number)
+            line = self.lines[client.name, node.name] = Line(self, node, client)
+        line.numbers.append(number)
         line.http.request(asked.method, asked.path, asked.headers, asked.body)
         line.flush()
-        return True
 
     def hung_up(self, client: str) -> None:
         """Its connections end."""
@@ -386,6 +419,25 @@ class CompleteWorld(ServiceWorld):
             return ("shorten", *pair, chance.randrange(1 << 16))
         return ("astray", *pair, chance.choice([pair[0], *self.nodes]))
 
+    # Governance.
+
+    def do_rekey(self, name: str, prefer: str) -> None:
+        """The member goes on with a change of the ledger's secret, by a proposal or a vote; it waits no longer for what it asked before."""
+        node = self._node(name)
+        if node is None or self.member is None:
+            return
+        self.hung_up(self.member.name)
+        if self.member.asked is not None:
+            self.member.give_up()
+        self.faults["rekey: asked"] += 1
+        self._ask(self.member, node, 0, self.member.next(prefer))
+        self.inputs += 1
+        self.wake(node)
+
+    def rekey_events(self, node: CompleteNode, chance: Random) -> list[Event]:
+        """The member has the secret changed there; nothing where nobody does."""
+        return [] if self.member is None else [("rekey", node.name, chance.choice(["", "", "committed"]))]
+
     # Membership.
 
     def do_join(self, name: str, target: str) -> None:
@@ -430,46 +482,39 @@ class CompleteWorld(ServiceWorld):
         secret: bytes = self.nodes["n1"].serving.status.secrets()[0][1]
         return secret
 
+    def announced(self, data: bytes) -> bytes:
+        keys = {node.enclave._keys.id: node.enclave._keys for node in self.made if node.enclave._keys is not None}
+        boxes = tables.decode(read_public(data).writes[tables.ENCRYPTED_LEDGER_SECRETS][tables.SINGLETON] or b"{}")
+        secret: bytes = boxes_agree(
+            {name: SealedBox(keys[name].encryption).decrypt(b64decode(box[-1][BOX])) for name, box in boxes.items()}
+        )
+        return secret
 
-class _Watched(Serving):
-    """`Serving` that says when it begins."""
+    def demand(self) -> int | None:
+        target = super().demand()
+        primary = self.primary()
+        if self.member is not None and primary is not None:
+            self.member.give_up()
+            self.do_rekey(primary.name, "committed")
+        return target
 
-    world: CompleteWorld
+    def demand_answer(self, primary: Any) -> None:
+        super().demand_answer(primary)
+        if self.member is not None:
+            self.decided = len(self.member.told)
+            self.do_rekey(primary.name, "committed")
 
-    def start(self, genesis: WriteSet) -> None:
-        self.world.begins_to_serve(self)
-        super().start(genesis)
+    def unanswered(self) -> str:
+        if self.member is not None and len(self.member.told) <= self.decided:
+            return f"the member's vote changes nothing: {self.member.open}, {self.member.asked}"
+        return super().unanswered()
 
-    def join(self, peers: dict[NodeId, str], genesis_digest: bytes) -> None:
-        self.world.begins_to_serve(self)
-        super().join(peers, genesis_digest)
-
-
-class _Curves:
-    """In the place of the module `ec` in `enclave.keys`: keys come from the seed."""
-
-    def __init__(self, chance: Random) -> None:
-        self._chance = chance
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(ec, name)
-
-    def generate_private_key(self, curve: ec.EllipticCurve) -> ec.EllipticCurvePrivateKey:
-        return ec.derive_private_key(self._chance.getrandbits(curve.key_size - 1) | 1, curve)
-
-
-@contextmanager
-def seams(plan: Plan) -> Iterator[None]:
-    """What stands in for what, while this world is used; and small limits, so that they are met with."""
-    chance = Random(f"entropy {plan.seed}")
-    changes: list[Change] = [
-        *small_limits(plan),
-        (enclave_core, "Serving", _Watched),
-        (entropy, "_kernel_random", chance.randbytes),
-        (keys, "ec", _Curves(chance)),
-    ]
-    if plan.crypto != "real":
-        changes += [(module, "TlsContext", stand_in_tls.Context) for module in (enclave_core, channels, joining)]
-        changes += platform.signatures()
-    with patched(changes):
-        yield
+    def judge_end(self) -> None:
+        super().judge_end()
+        if self.member is not None:
+            for told in self.member.told:
+                what_is_decided_is_done(told, self.registry)
+            self.faults["rekey: announced"] += sum(fact.meaning.rekeys for fact in self.registry.facts.values())
+            self.faults["rekey: final"] += sum(
+                self.registry.facts[view, seqno].meaning.rekeys for seqno, view in enumerate(self.registry.final) if seqno
+            )

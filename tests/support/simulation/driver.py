@@ -15,7 +15,7 @@ from typing import Any, Final
 from ledgerd.enclave.consensus.core import Retirement, Role
 from support.simulation import recipes
 from support.simulation.disk import LIES
-from support.simulation.plan import SET_BACK, Plan
+from support.simulation.plan import REKEY, SET_BACK, Plan
 from support.simulation.world import Event
 
 _SPELL_STEPS: Final = 250  # how long a fault that ends by itself lasts, about
@@ -64,6 +64,7 @@ class Driver:
             "replace": (0.02, self._replace),
             "client": (0.1, self._trouble),
             SET_BACK: (0.1, self._set_back),
+            REKEY: (0.02, self._rekey),
         }
         weights += [(weight * faults[name] * 2, draw) for name, (weight, draw) in rare.items() if name in faults]
         self._thresholds = list(accumulate(weight for weight, _ in weights))
@@ -300,6 +301,12 @@ class Driver:
     def _set_back(self) -> Event | None:
         event: Event | None = self.world.set_back_event(self.chance)
         return event
+
+    def _rekey(self) -> Event | None:
+        """The member goes on with a change of the ledger's secret, as a rule at the primary."""
+        node = self.world.primary() if self.chance.random() < 0.7 else self._some()
+        events = self.world.rekey_events(node, self.chance) if node is not None else []
+        return events[0] if events else None
 
     def _trouble(self) -> Event | None:
         event: Event | None = self.world.client_trouble(self.chance)

@@ -4,11 +4,12 @@ Liveness is demanded here and nowhere else: on a good network with honest hosts 
 something new must become final, and whoever asks must get an answer, within a bounded time.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from ledgerd.enclave.consensus.core import Retirement
 from ledgerd.ledger.entry import ZERO_DIGEST
-from support.histories import Id, Timeline, check, check_ledgers, check_reads, check_receipts
+from support.histories import Entry, Id, Timeline, check, check_ledgers, check_reads, check_receipts
 from support.linearizability import Value
 from support.simulation.application import KEYS, map_of
 from support.simulation.invariants import Violation
@@ -77,11 +78,11 @@ def judge_service(world: Any) -> None:
     Raises: Violation, HistoryError: A rule is broken.
     """
     registry = world.registry
-    final = [registry.facts[view, seqno].data for seqno, view in enumerate(registry.final) if seqno]
-    ledger = as_applications_see(final, world.secret)
+    known = as_applications_see(registry, world.secret, world.announced)
+    ledger = [known[view, seqno] for seqno, view in enumerate(registry.final) if seqno]
     history = world.clients.history
     check(history, ledger)
-    check_reads(history, Lineages(registry, world.secret))
+    check_reads(history, Lineages(registry, known.values()))
     entries = {(entry.view, entry.seqno): entry for entry in ledger}
 
     def verify(receipt: bytes) -> Id:
@@ -124,14 +125,13 @@ def judge_state(node: Any, timeline: Timeline, registry: Any) -> None:
 class Lineages:
     """The state at every id that there ever was, rolled-back ones included; for `histories.check_reads`."""
 
-    def __init__(self, registry: Any, secret: bytes) -> None:
+    def __init__(self, registry: Any, entries: Iterable[Entry]) -> None:
         self._registry = registry
         self._logs: dict[int, list[int]] = {}
         self._last: dict[int, int] = {}
         for view, seqno in registry.facts:
             self._last[view] = max(seqno, self._last.get(view, 0))
         self._written: dict[str, list[tuple[int, int, Value]]] = {}
-        entries = as_applications_see([fact.data for fact in registry.facts.values()], secret)
         for entry in sorted(entries, key=lambda entry: entry.seqno):
             for key, value in entry.writes.items():
                 self._written.setdefault(key, []).append((entry.seqno, entry.view, value))

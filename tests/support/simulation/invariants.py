@@ -46,7 +46,7 @@ class Watched(Protocol):
 RULES: Final[dict[str, str]] = {}
 """Every rule and its reason."""
 
-_Rule = Callable[..., None]
+_Rule = Callable[..., Any]
 
 
 def rule(function: _Rule) -> _Rule:
@@ -54,6 +54,11 @@ def rule(function: _Rule) -> _Rule:
     assert function.__doc__ is not None
     RULES[_name(function.__name__)] = function.__doc__.strip().split("\n")[0]
     return function
+
+
+def violation(function: _Rule, text: str) -> Violation:
+    """That a rule is broken, for rules that stand elsewhere."""
+    return _broken(function.__name__, text)
 
 
 def _broken(function: str, text: str) -> Violation:

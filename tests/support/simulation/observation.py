@@ -20,11 +20,13 @@ class Meaning(NamedTuple):
         signs: It is a signature entry.
         nodes: The configuration from here on, if it makes one.
         removed: Nodes whose removal it records as final.
+        rekeys: It announces another ledger secret, which holds from the next entry on.
     """
 
     signs: bool = False
     nodes: frozenset[str] | None = None
     removed: frozenset[str] = frozenset()
+    rekeys: bool = False
 
 
 PLAIN = Meaning()
@@ -93,6 +95,7 @@ class Shadow:
         removals: (seqno, nodes) above the commit; `removed`: all recorded up to it.
         commit: Last committed seqno.
         left, left_signed: Where the configuration stands that removes this node, and the first signature entry over it; 0 for none.
+        epochs: First entries of the ledger secrets that the log announces, ascending; 1 is the first.
         changes: Grows with every change.
     """
 
@@ -100,6 +103,7 @@ class Shadow:
         "changes",
         "commit",
         "configurations",
+        "epochs",
         "left",
         "left_signed",
         "node_id",
@@ -123,6 +127,7 @@ class Shadow:
         self.commit = 0
         self.left = 0
         self.left_signed = 0
+        self.epochs = [1]
         self.changes = 0
 
     @property
@@ -190,6 +195,8 @@ class Shadow:
                 self.left = seqno
         if meaning.removed:
             self.removals.append((seqno, meaning.removed))
+        if meaning.rekeys:
+            self.epochs.append(seqno + 1)
         if meaning.signs:
             self.signed.append(seqno)
             if self.left and not self.left_signed:
@@ -205,6 +212,8 @@ class Shadow:
             del self.configurations[-1]
         while self.removals and self.removals[-1][0] > to:
             del self.removals[-1]
+        while self.epochs[-1] > to + 1:
+            del self.epochs[-1]
         if self.left > to:
             self.left = 0
         if self.left_signed > to:

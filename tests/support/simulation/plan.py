@@ -37,6 +37,10 @@ SET_BACK: Final = "set back"
 """A host sets back the memory of one enclave; of the core world only, and drawn apart from the others (see `_set_back`)."""
 _SET_BACK_LIKELY: Final = 0.12
 
+REKEY: Final = "rekey"
+"""A member has the ledger's secret changed by proposals and votes; of the complete world only, and drawn apart from the others."""
+_REKEY_LIKELY: Final = 0.25
+
 RECIPES: Final[tuple[str, ...]] = (
     "deposed reader",
     "last signer leaves",
@@ -150,7 +154,15 @@ def draw(seed: int, world: str, *, nodes: int | None = None, crypto: str = "stan
     )
     if world == "core" and nodes is None and chance.random() < _SET_BACK_LIKELY:
         return set_back(plan, chance)
+    if world == "complete" and chance.random() < _REKEY_LIKELY:
+        return rekeyed(plan, chance)
     return plan
+
+
+def rekeyed(plan: Plan, chance: random.Random) -> Plan:
+    """The plan with a member who has the ledger's secret changed, and sometimes where the change is undone."""
+    steered = ("secret undone",) if chance.random() < 0.6 else ()
+    return replace(plan, faults={**plan.faults, REKEY: round(chance.uniform(0.1, 1.0), 2)}, recipes=(*plan.recipes, *steered))
 
 
 def set_back(plan: Plan, chance: random.Random) -> Plan:

@@ -460,6 +460,38 @@ def memory_set_back(world: Any, chance: Random) -> Iterator[Event]:
         yield from _turn(world, {name for name in names if world.nodes[name].is_up}, 0.05)
 
 
+def secret_undone(world: Any, chance: Random) -> Iterator[Event]:
+    """A primary that is cut off changes the ledger's secret, and seals with the new one; others go on with the old one, or change it, too.
+
+    The first one must give up what it announced, and take theirs: at the same place there may be another (`enclave.ledger_secrets`).
+    """
+    old = world.primary()
+    if old is None or len(_members(world, old)) < 3:
+        return
+    members = {node.name for node in _members(world, old)}
+    yield ("partition", "both", old.name)
+    for _ in range(chance.choice([2, 4])):
+        yield from world.rekey_events(old, chance)
+        for _ in range(4):  # a handshake, the request, its answer
+            yield ("tick", old.name, 0.01)
+    yield world.an_update(old, chance)
+    yield world.a_signature(old)
+    yield ("store", old.name)
+    yield from _elect(world, members - {old.name}, old.core.view)
+    new = _lead(world, members - {old.name}, old.core.view)
+    if new is not None:
+        for _ in range(chance.choice([0, 2, 4])):
+            yield from world.rekey_events(new, chance)
+            for _ in range(4):
+                yield from _turn(world, members - {old.name}, 0.01)
+        yield world.an_update(new, chance)
+        yield world.a_signature(new)
+    yield ("mend",)
+    for _ in range(4):
+        yield from _turn(world, members, 0.05)
+        yield from world.probes(chance, old)
+
+
 RECIPES: Final[dict[str, Recipe]] = {
     "deposed reader": deposed_reader,
     "last signer leaves": last_signer_leaves,
@@ -472,5 +504,6 @@ RECIPES: Final[dict[str, Recipe]] = {
     "lost configuration": lost_configuration,
     "undone and kept": undone_and_kept,
     "asked again": asked_again,
+    "secret undone": secret_undone,
     "memory set back": memory_set_back,
 }

@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Final
 
-from support.simulation import complete_world, coverage, ending, replica_world
+from support.simulation import complete_seams, coverage, ending, replica_world
 from support.simulation.complete_world import CompleteWorld
 from support.simulation.core_world import CoreWorld
 from support.simulation.driver import Driver
@@ -29,6 +30,7 @@ class Result:
         events: Every event that was applied, if they were kept.
         inputs: Inputs that nodes handled; seconds: simulated; cpu: seconds of processor time.
         faults, coverage: How often each was met.
+        digest: Over all that happened, if it was asked for: two runs with the same one did the same.
     """
 
     plan: Plan
@@ -39,32 +41,36 @@ class Result:
     cpu: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
     coverage: Counter[str] = field(default_factory=Counter)
+    digest: str = ""
 
 
 _WORLDS: Final[dict[str, tuple[Callable[[Plan], AbstractContextManager[None]], Callable[[Plan], Any]]]] = {
     "core": (lambda plan: nullcontext(), CoreWorld),
     "replica": (replica_world.seams, ReplicaWorld),
-    "complete": (complete_world.seams, CompleteWorld),
+    "complete": (complete_seams.seams, CompleteWorld),
 }
 
 
-def run(plan: Plan, events: Iterable[Event] | None = None, trace: Any = None) -> Result:
+def run(plan: Plan, events: Iterable[Event] | None = None, trace: Any = None, *, is_digested: bool = False) -> Result:
     """Run a plan: its own events, or those given.
 
     Args:
         events: What to apply instead of what the driver would draw.
         trace: Called with a line for each event and what came of it.
+        is_digested: Give the result its digest.
     """
     result = Result(plan)
     began = time.process_time()
     with _garbage_kept():
-        _run(plan, events, trace, result)
+        world = _run(plan, events, trace, result)
+        if is_digested and world is not None:
+            result.digest = _digest(world, result)
     result.cpu = time.process_time() - began
     return result
 
 
-def _run(plan: Plan, events: Iterable[Event] | None, trace: Any, result: Result) -> None:
-    world = None
+def _run(plan: Plan, events: Iterable[Event] | None, trace: Any, result: Result) -> Any:
+    world: Any = None
     seams, make = _WORLDS[plan.world]
     with coverage.counting(result.coverage), seams(plan):
         try:
@@ -86,6 +92,19 @@ def _run(plan: Plan, events: Iterable[Event] | None, trace: Any, result: Result)
             result.failure = (getattr(error, "rule", type(error).__name__), str(error))
     if world is not None:
         result.inputs, result.seconds, result.faults = world.inputs, world.time, world.faults
+    return world
+
+
+def _digest(world: Any, result: Result) -> str:
+    """Over events, nodes and what clients saw; not over entries, since the platform's keys and certificates are of each process."""
+    nodes = [
+        (node.name, node.is_up, node.core.role, node.core.view, node.core.commit_seqno, node.shadow.views, node.shadow.epochs)
+        for node in world.nodes.values()
+    ]
+    clients = getattr(world, "clients", None)
+    calls = [] if clients is None else [(c.client, c.outcome, c.transaction, sorted(c.reads.items())) for c in clients.history.calls]
+    parts = (result.events, result.inputs, result.failure, sorted(result.faults.items()), sorted(result.coverage.items()), nodes, calls)
+    return sha256(repr(parts).encode()).hexdigest()
 
 
 # Objects of the young generation before a collection, as in an enclave's process.

@@ -54,8 +54,8 @@ def document(name: str, roots: list[str], **mode: Any) -> dict[str, Any]:
     }
 
 
-def new_service(curve: str, open_at_nodes: int | None) -> dict[str, Any]:
-    """The mode of a first node."""
+def new_service(curve: str, open_at_nodes: int | None, **consortium: Any) -> dict[str, Any]:
+    """The mode of a first node; `consortium`: its members and constitution, if it has any."""
     start: dict[str, Any] = {
         "members": [],
         "users": [],
@@ -66,6 +66,7 @@ def new_service(curve: str, open_at_nodes: int | None) -> dict[str, Any]:
         "application_policy": "open",
         "service_subject": "CN=Test Service",
         "curve": curve,
+        **consortium,
     }
     return {"mode": "start", "start": start}
 
@@ -103,7 +104,11 @@ class ServiceWorld(World):
 
     @property
     def secret(self) -> bytes:
-        """The ledger's."""
+        """The ledger's, of its first entry."""
+        raise NotImplementedError
+
+    def announced(self, data: bytes) -> bytes:
+        """The ledger secret that an entry announces, from the boxes in it."""
         raise NotImplementedError
 
     def hung_up(self, client: str) -> None:

@@ -1,0 +1,73 @@
+"""What stands in for what under whole enclaves (`complete_world`): entropy, keys, clocks of scripts, signatures, TLS; and small limits."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ledgerd.enclave import channels, entropy, joining, keys
+from ledgerd.enclave import core as enclave_core
+from ledgerd.enclave.runtime import quickjs, script_line, script_worker
+from ledgerd.enclave.serving import Serving
+from ledgerd.ledger.entry import WriteSet
+from ledgerd.ledger.ids import NodeId
+from support.simulation import platform, stand_in_tls
+from support.simulation.patches import Change, patched
+from support.simulation.plan import Plan
+from support.simulation.service_world import small_limits
+
+
+class Watched(Serving):
+    """`Serving` that tells its world when it begins."""
+
+    world: Any
+
+    def start(self, genesis: WriteSet) -> None:
+        self.world.begins_to_serve(self)
+        super().start(genesis)
+
+    def join(self, peers: dict[NodeId, str], genesis_digest: bytes) -> None:
+        self.world.begins_to_serve(self)
+        super().join(peers, genesis_digest)
+
+
+class _Curves:
+    """In the place of the module `ec` in `enclave.keys`: keys come from the seed."""
+
+    def __init__(self, chance: Random) -> None:
+        self._chance = chance
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(ec, name)
+
+    def generate_private_key(self, curve: ec.EllipticCurve) -> ec.EllipticCurvePrivateKey:
+        return ec.derive_private_key(self._chance.getrandbits(curve.key_size - 1) | 1, curve)
+
+
+class _StandingClock:
+    """In the place of the module `time`."""
+
+    @staticmethod
+    def monotonic() -> float:
+        return 0.0
+
+
+@contextmanager
+def seams(plan: Plan) -> Iterator[None]:
+    """What stands in for what, while this world is used; and small limits, so that they are met with."""
+    chance = Random(f"entropy {plan.seed}")
+    changes: list[Change] = [
+        *small_limits(plan),
+        (enclave_core, "Serving", Watched),
+        (entropy, "_kernel_random", chance.randbytes),
+        (keys, "ec", _Curves(chance)),
+        # Scripts are stopped by no clock: how long one takes here says nothing.
+        *((module, "time", _StandingClock) for module in (quickjs, script_line, script_worker)),
+    ]
+    if plan.crypto != "real":
+        changes += [(module, "TlsContext", stand_in_tls.Context) for module in (enclave_core, channels, joining)]
+        changes += platform.signatures()
+    with patched(changes):
+        yield
