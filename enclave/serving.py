@@ -419,11 +419,10 @@ class Serving:
         if promise is None:
             return
         node_id, message = promise
-        sealed = self._dialling.channels.seal(node_id, _CONSENSUS + messages.encode(message))
-        if sealed is None:
-            self._consensus.cut(node_id)
-        else:
+        if sealed := self._dialling.channels.seal(node_id, _CONSENSUS + messages.encode(message)):
             ready.once_stored.append(sealed)
+        else:
+            self._consensus.cut(node_id)
 
     def _change_role(self, wanted: ConsensusReady) -> None:
         if wanted.became_backup is not None:
