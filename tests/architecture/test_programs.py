@@ -80,7 +80,7 @@ def _below(root: int) -> set[int]:
 def test_one_that_is_interrupted_says_so_in_a_line_and_leaves_nothing(tmp_path: Path, words: str, processes: int, told: str) -> None:
     """As a terminal does it: everything in its group is told."""
     name, *arguments = words.format(folder=tmp_path).split()
-    command = [sys.executable, ROOT / "scripts" / name, *arguments]
+    command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
     started: set[int] = set()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True) as program:
 
