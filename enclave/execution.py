@@ -86,6 +86,7 @@ class Outcome:
 
 
 _NO_CONTENT: Final = Response(204)
+_new_tuple: Final = tuple.__new__  # a NamedTuple's own `__new__` is a Python function that calls this: three times the cost
 _LENGTHS_BYTES: Final = 16  # what the entry holds besides, for each key
 
 
@@ -303,7 +304,8 @@ def _check_response(response: Response) -> None:
 def _with_id(response: Response, transaction_id: TransactionId, more_headers: tuple[tuple[str, str], ...]) -> Response:
     status, headers, body, content_type = response
     view, seqno = transaction_id
-    return Response(status, (*headers, (TRANSACTION_ID_HEADER, f"{view}.{seqno}"), *more_headers), body, content_type)
+    headers = (*headers, (TRANSACTION_ID_HEADER, f"{view}.{seqno}"), *more_headers)
+    return _new_tuple(Response, (status, headers, body, content_type))
 
 
 def _plain(value: object) -> object:

@@ -34,7 +34,10 @@ Proposal = tuple[WriteSet, bytes]
 
 def is_plain(writes: WriteSet) -> bool:
     """Whether an entry is of interest to applications only: no signature, nothing of governance."""
-    return not any(name.startswith(_SPECIAL) for name in writes)
+    for name in writes:  # noqa: SIM110  a generator takes 2.5 times as long, for each entry on each node
+        if name.startswith(_SPECIAL):
+            return False
+    return True
 
 
 class Unverified(NamedTuple):

@@ -36,6 +36,11 @@ _PR_SET_DUMPABLE: Final = 4
 # Objects of the young generation before a collection. The hot path makes no cycles, so collections find next to nothing;
 # the old generation holds the state, a walk through which stops the loop.
 _GC_THRESHOLDS: Final = (50_000, 50, 1_000)
+# What the allocator keeps for the next round rather than give it back to the kernel after each: as much as a round's messages take, several
+# times. Without it they come as fresh pages, some 250 faults a round. Larger ones than half of it are mapped and given back one by one.
+_KEPT_SIZE_BYTES: Final = 16 << 20
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 
 
 def main(arguments: list[str], make_core: Callable[[Any, float], Any] | None = None) -> int:
@@ -72,6 +77,7 @@ def main(arguments: list[str], make_core: Callable[[Any, float], Any] | None = N
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+    keep_memory()
     try:
         return run(core, link, workers)
     except LinkClosedError:
@@ -86,6 +92,12 @@ def compiled_modules() -> int:
         name.startswith("ledgerd.") and not name.endswith("__mypyc") and (getattr(module, "__file__", None) or "").endswith(".so")
         for name, module in sys.modules.items()
     )
+
+
+def keep_memory() -> bool:
+    """Have the C library keep up to `_KEPT_SIZE_BYTES` of freed memory. False where it is another than glibc, and does as it likes."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT_SIZE_BYTES) and mallopt(_M_MMAP_THRESHOLD, _KEPT_SIZE_BYTES // 2))
 
 
 def _open_link(name: str) -> socket.socket:

@@ -1,3 +1,4 @@
+import platform
 import socket
 import subprocess
 import sys
@@ -39,6 +40,32 @@ def test_modules_that_extension_files_brought_are_counted_and_their_shared_libra
         module.__file__ = path
         monkeypatch.setitem(sys.modules, name, module)
     assert compiled_modules() == before + 1
+
+
+FAULTS_BY_ROUND = """
+import resource
+from ledgerd.enclave.runtime.main import keep_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    messages = [b"x" * 200_000 for _ in range(8)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if {keeps}:
+    assert keep_memory()
+print(*[faults() for _ in range(20)][5:])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+def test_what_a_round_takes_of_memory_does_not_come_as_fresh_pages_each_time() -> None:
+    def median(keeps: bool) -> int:
+        program = FAULTS_BY_ROUND.format(keeps=keeps)
+        result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+        return sorted(map(int, result.stdout.split()))[7]
+
+    assert median(keeps=False) > 100, "without it this test would show nothing"
+    assert median(keeps=True) < 10
 
 
 def run_enclave(nsm: str, descriptors: tuple[int, ...] = (), app: str = "none", says: bytes = b"") -> tuple[int, list[Ready]]:
