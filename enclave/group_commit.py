@@ -3,8 +3,9 @@
 So an idle service commits one transaction at once and a busy one signs everything that came in while the last signature was on its way
 to a majority. A commit sends many clients their answers, and their next requests trickle in: to sign at the first of them would make
 every other round a round of one, and rounds cost: each is two signatures, a sync and some wake-ups on every node. So a round waits
-until the clients that were just answered are back, for at most half as long as the last round took, and 4 ms. While short scripts run,
-whose answers are about to be written, it waits as long again.
+until the clients that were just answered are back, for at most half as long as the last round took, and 4 ms. What short scripts run
+for is as good as back, so it is waited for, and the others get their time from when there is none of it: they may not have been heard
+before, since who asks a script is answered by two processes that take turns. That, too, has an end, after 20 ms.
 Both signatures are computed here, one after the other: 0.1 ms on P-256. A thread for one of them would cost a wake-up, which is more; and
 nothing could be executed meanwhile anyway, since the signature entry signs the root over all entries before it.
 Not here: what a signature entry holds (`ledger.signature`).
@@ -22,6 +23,7 @@ from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 ISSUER: Final = "ledgerd"
 SUBJECT: Final = "ledger.signature"
 PATIENCE_SECONDS_MAX: Final = 0.004
+SCRIPTS_SECONDS_MAX: Final = 0.02  # of waiting in all where scripts run: a round's worth of 64 clients takes half of it
 STALE_SECONDS: Final = 60.0  # after which members' requests are preceded by a signature, for the time that it states
 _NEVER: Final = float("inf")
 
@@ -55,6 +57,7 @@ class GroupCommit:
         self._patience = 0.0
         self._expected = 0
         self._since: float | None = None  # when it was that something became unsigned, as far as it is waited for more
+        self._alone_since = 0.0  # the same, or when scripts were last running since then
 
     def became_primary(self) -> None:
         """A new view has begun on this node: sign at its start, whatever was outstanding before."""
@@ -91,8 +94,10 @@ class GroupCommit:
         if not unsigned:
             return False
         if self._since is None:
-            self._since = now
-        self.begin_at = self._since + (2 * self._patience if coming else self._patience)
+            self._since = self._alone_since = now
+        if coming:
+            self._alone_since = now
+        self.begin_at = min(self._alone_since + self._patience, self._since + SCRIPTS_SECONDS_MAX)
         return now >= self.begin_at
 
     def is_stale(self, commit: Seqno, now: float) -> bool:

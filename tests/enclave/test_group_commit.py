@@ -1,8 +1,9 @@
 """When the primary signs: what a round waits for, and for how long at most."""
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ledgerd.enclave.group_commit import PATIENCE_SECONDS_MAX, GroupCommit
+from ledgerd.enclave.group_commit import PATIENCE_SECONDS_MAX, SCRIPTS_SECONDS_MAX, GroupCommit
 from ledgerd.enclave.history import History
 from ledgerd.ledger import signature
 from ledgerd.ledger.ids import NodeId, Seqno, View
@@ -89,22 +90,36 @@ def test_it_never_waits_longer_than_it_may() -> None:
     assert world.group.begin_at == world.now + PATIENCE_SECONDS_MAX
 
 
-def test_while_scripts_are_about_to_end_it_waits_twice_as_long_and_no_more() -> None:
+def test_what_scripts_are_about_to_write_is_waited_for() -> None:
+    world = World()
+    world.round(3)
+    world.write()
+    assert not world.is_due(coming=2)
+    assert not world.is_due(PATIENCE_SECONDS * 3, coming=1)
+    world.write()
+    assert not world.is_due(PATIENCE_SECONDS * 3, coming=1)
+    world.write()
+    assert world.is_due()
+
+
+def test_but_not_for_ever() -> None:
     world = World()
     world.round(3)
     world.write()
     assert not world.is_due(coming=1)
-    assert not world.is_due(PATIENCE_SECONDS * 1.9, coming=1)
-    assert world.is_due(PATIENCE_SECONDS * 0.11, coming=1)
+    assert not world.is_due(SCRIPTS_SECONDS_MAX * 0.99, coming=1)
+    assert world.group.begin_at == pytest.approx(world.now + SCRIPTS_SECONDS_MAX * 0.01)
+    assert world.is_due(SCRIPTS_SECONDS_MAX * 0.02, coming=1)
 
 
-def test_when_no_script_is_about_to_end_any_more_it_has_waited_since_the_first() -> None:
+def test_others_have_their_time_from_when_no_script_is_about_to_end_any_more() -> None:
     world = World()
     world.round(3)
     world.write()
     assert not world.is_due(coming=1)
-    assert not world.is_due(PATIENCE_SECONDS * 1.1, coming=1)
-    assert world.is_due(coming=0)
+    assert not world.is_due(PATIENCE_SECONDS * 3, coming=1)
+    assert not world.is_due(PATIENCE_SECONDS * 0.9)
+    assert world.is_due(PATIENCE_SECONDS * 0.11)
 
 
 def test_what_scripts_are_about_to_write_as_a_round_ends_is_waited_for() -> None:
