@@ -8,6 +8,7 @@ effect, and is looked up again.
 Not here: the form of the tables (`enclave.javascript.declared`), when requests run again (`enclave.scripting`).
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
@@ -16,13 +17,13 @@ from ledgerd.enclave.endpoints import Context, Endpoint, Registry, Result, shape
 from ledgerd.enclave.javascript.declared import HISTORICAL, READWRITE, Declared, read_declared
 from ledgerd.enclave.javascript.foresight import Foresight
 from ledgerd.enclave.javascript.options import Options, read_options
-from ledgerd.enclave.javascript.requests import request_object, signed_content
+from ledgerd.enclave.javascript.requests import request_text, signed_content
 from ledgerd.enclave.javascript.responses import respond, used_up
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.scripting import Steps
 from ledgerd.enclave.scripts.access import Access
-from ledgerd.enclave.scripts.jobs import Bundle, Clock, Job
-from ledgerd.enclave.scripts.run import Call
+from ledgerd.enclave.scripts.jobs import Bundle, Clock, Job, Json
+from ledgerd.enclave.scripts.run import Call, kind_of
 from ledgerd.governance import tables
 from ledgerd.ledger.errors import RequestError, UsageError
 
@@ -183,6 +184,8 @@ class JavaScriptApplication:
         calls = self._historical_calls if declared.mode == HISTORICAL else self._calls
         # A new version of the same text is a new application: what the old one's modules remember is not its own.
         reuse = f"{flushed}:{declared.reuse}" if declared.reuse is not None and limits.interpreters else ""
+        kind = kind_of(Job(bundle, module, function, (), access, calls, limits=limits, reuse=reuse))
+        route_text = json.dumps(route)
         foresight = Foresight()
         is_historical = declared.mode == HISTORICAL
 
@@ -196,7 +199,7 @@ class JavaScriptApplication:
                 bundle,
                 module,
                 function,
-                (request_object(context, route),),
+                (Json(request_text(context, route_text)),),
                 access,
                 calls,
                 context.request.body,
@@ -206,6 +209,7 @@ class JavaScriptApplication:
                 content=signed_content(context.caller),
                 ahead=ahead,
                 lane=label,
+                kind=kind,
             )
             foresight.learn(context, ahead, context.overlay.keys_read)
             return respond(outcome, options, label, node.log)

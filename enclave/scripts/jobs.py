@@ -85,6 +85,12 @@ def canonical(name: str, base: str = "/") -> str:
     return "/" + "/".join(parts)
 
 
+class Json(NamedTuple):
+    """An argument that is JSON already."""
+
+    text: bytes
+
+
 class Clock(NamedTuple):
     """What a script is told of time and chance: the same for the whole of a run, so that the same job gives the same result.
 
@@ -104,7 +110,7 @@ class Job(NamedTuple):
         bundle: All modules that can be imported; nothing else can.
         module: The entry; with `is_script` it is run as a plain script, and `function` is a global of it.
         function: Exported by the module, or a global where it exports none of that name.
-        arguments: None, bool, numbers, str, bytes (an ArrayBuffer), and lists and dicts of all but bytes.
+        arguments: None, bool, numbers, str, bytes (an ArrayBuffer), and lists and dicts of all but bytes; or `Json`.
         access: Which maps it may read and write.
         calls: Names of functions of the enclave that it may call, as `pemToId` or `rpc.setClaimsDigest`: below `ccf.`.
         body: If not None, it is an endpoint that is called: the one argument, a dict, is its request, and gets these bytes as its body; the
@@ -118,6 +124,7 @@ class Job(NamedTuple):
         alone: In a process that has run nothing before and runs nothing after. For decisions: a ballot that broke the engine must not
             have a hand in the next one's.
         lane: Whose jobs it waits behind, such as those of one endpoint: lanes take turns.
+        kind: What `run.kind_of` gives for a job of this module, function, access, calls, limits and reuse; if b"" it is worked out.
     """
 
     bundle: Bundle
@@ -135,6 +142,7 @@ class Job(NamedTuple):
     content: bytes | None = None
     ahead: Sequence[tuple[str, bytes]] = ()
     lane: str = ""
+    kind: bytes = b""
 
 
 class End(Enum):

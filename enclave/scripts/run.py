@@ -7,13 +7,12 @@ Not here: the form of messages (`enclave.scripts.messages`), which worker runs w
 
 import json
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgpack
 
 from ledgerd.enclave.scripts import messages
-from ledgerd.enclave.scripts.access import READ, WRITE, Access, rights
+from ledgerd.enclave.scripts.access import READ, WRITE, rights
 from ledgerd.enclave.scripts.jobs import (
     AHEAD_BYTES_MAX,
     AHEAD_MAX,
@@ -23,7 +22,7 @@ from ledgerd.enclave.scripts.jobs import (
     MAPS_MAX,
     End,
     Job,
-    Limits,
+    Json,
     Outcome,
     Response,
     Result,
@@ -81,21 +80,21 @@ def job_message(job: Job) -> list[Any]:
             arguments.append([1, argument])
         elif type(argument) is str:
             arguments.append([2, argument.encode(errors="surrogatepass")])
+        elif type(argument) is Json:
+            arguments.append([3, argument.text])
         else:
             try:
                 text = _encode_json(argument)
             except (TypeError, ValueError):
                 raise UsageError(f"{job.function} cannot be given a {type(argument).__name__}: no JSON value") from None
             arguments.append([3, text.encode()])
-    kind = _kind(job.module, job.function, job.access, tuple(job.calls), job.is_script, job.limits, job.reuse)
     body = job.body if job.content is None else [job.body, job.content]
-    return [messages.JOB, job.bundle.id, kind, arguments, body, list(job.clock), []]
+    return [messages.JOB, job.bundle.id, job.kind or kind_of(job), arguments, body, list(job.clock), []]
 
 
-@lru_cache(maxsize=256)
-def _kind(module: str, function: str, access: Access, calls: tuple[str, ...], is_script: bool, limits: Limits, reuse: str) -> bytes:
+def kind_of(job: Job) -> bytes:
     """What jobs of one endpoint have in common, as bytes, so that both sides work it out once."""
-    packed: bytes = msgpack.packb([module, function, access.name, calls, is_script, limits, reuse])
+    packed: bytes = msgpack.packb([job.module, job.function, job.access.name, job.calls, job.is_script, job.limits, job.reuse])
     return packed
 
 
@@ -136,7 +135,7 @@ class Run:
         self._mark = scope.mark()
         self.outcome: Outcome | None = None
         self.is_waiting = False
-        self._calls = {name: calls[name] for name in job.calls}
+        self._calls = calls
         self._operations = 0
         self._written = 0
         self._looked = 0
@@ -277,7 +276,7 @@ class Run:
         return [messages.ANSWER, answer]
 
     def _call(self, name: str, arguments: list[Any]) -> list[Any]:
-        function = self._calls.get(name)
+        function = self._calls.get(name) if name in self.job.calls else None
         if function is None:
             raise WorkerError(f"a call of {name!r}, which the job may not make")
         self._count()

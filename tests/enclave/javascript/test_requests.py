@@ -93,6 +93,30 @@ def test_without_host_query_and_prefix() -> None:
     assert (found["hostname"], found["query"], found["url"], found["path"], found["route"]) == (None, "", "/x", "/x", "/app/x")
 
 
+ODD = 'a "quoted\\" w\u00f6rd \u00ff </script> \u007f'
+
+
+def test_texts_are_told_as_they_are_whatever_stands_in_them() -> None:
+    service = with_policies("no_auth")
+    headers = {"host": ODD, 'x-"': ODD, "x-more": ODD}
+    found = seen(service, f"/x?{ODD}?{ODD}", headers=headers)
+    assert (found["headers"], found["hostname"]) == (headers, ODD)
+    assert found["query"] == f"{ODD}?{ODD}"
+    template = Installed()
+    template.put(rows({"POST /a/{one}": {}}, {"/app.js": f"export function main(request) {{ {SHOW} }}"}))
+    odd = ODD.replace("/", "")
+    assert seen(template, f"/app/a/{odd}")["params"] == {"one": odd}
+
+
+@pytest.mark.parametrize("count", [1, 200])
+@pytest.mark.parametrize("length", [10, 5_000])
+def test_headers_are_those_of_this_request_however_much_they_are_like_those_of_another(count: int, length: int) -> None:
+    service = with_policies("no_auth")
+    for last in ("1", "2", "1"):
+        headers = {f"x-{number}": "v" * length for number in range(count)} | {"x-last": last}
+        assert seen(service, "/x", headers=headers)["headers"] == headers
+
+
 def test_without_policies_there_is_no_caller() -> None:
     assert seen(with_policies())["caller"] is None
 

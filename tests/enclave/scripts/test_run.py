@@ -11,9 +11,9 @@ from ledgerd.enclave.kv import Store
 from ledgerd.enclave.scripts import messages as m
 from ledgerd.enclave.scripts import run as runs
 from ledgerd.enclave.scripts.access import Access
-from ledgerd.enclave.scripts.jobs import LOG_LINES_MAX, MAPS_MAX, Bundle, End, Job, Limits, Response, Result
+from ledgerd.enclave.scripts.jobs import LOG_LINES_MAX, MAPS_MAX, Bundle, End, Job, Json, Limits, Response, Result
 from ledgerd.enclave.scripts.messages import LookedError, WorkerError
-from ledgerd.enclave.scripts.run import Run, job_message
+from ledgerd.enclave.scripts.run import Run, job_message, kind_of
 from ledgerd.ledger.errors import UsageError
 from support.scripts import Scope, unscoped
 
@@ -219,3 +219,9 @@ def test_no_words_of_a_worker_read_or_write_beyond_the_job_s_rights(access: Acce
     transaction = Store().begin()
     hostile._overlay.write_into(transaction)
     assert transaction.take().keys() <= writable
+
+
+def test_what_is_worked_out_once_for_many_jobs_is_what_would_be_for_each() -> None:
+    whole = Job(Bundle({}), "/m", "f", ({"a": "ä"},), Access.APP_RW, ("one", "two"), reuse="k")
+    spared = whole._replace(arguments=(Json(b'{"a":"\\u00e4"}'),), kind=kind_of(whole))
+    assert job_message(spared) == job_message(whole)
