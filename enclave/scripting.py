@@ -119,7 +119,7 @@ _LATER: Final = (("retry-after", "3"),)
 
 def _weight(request: Request) -> int:
     """About the memory that a request takes."""
-    return len(request.body) + size_of(request.states)
+    return len(request.body) + (size_of(request.states) if request.states else 0)
 
 
 class Scripting:

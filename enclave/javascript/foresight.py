@@ -102,10 +102,9 @@ class Foresight:
             self._take_note(self._guesses, context, ahead, read)
 
     def _take_note(
-        self, guesses: list[Guess], context: Context, ahead: Iterable[tuple[str, bytes]], read: Iterable[tuple[str, bytes]]
+        self, guesses: list[Guess], context: Context, ahead: Sequence[tuple[str, bytes]], read: Iterable[tuple[str, bytes]]
     ) -> None:
-        guessed = set(ahead)
-        missed = [(name, key) for name, key in read if (name, key) not in guessed and not name.startswith(_TABLES)]
+        missed = [pair for pair in read if pair not in ahead and not pair[0].startswith(_TABLES)]
         if not missed:
             return
         self._tries += 1

@@ -17,7 +17,6 @@ from ledgerd.enclave.runtime.workers import Workers
 from ledgerd.enclave.scripts.pool import Pool
 
 _SLEEP_SECONDS_MAX: Final = 60.0
-_GATHER_SECONDS: Final = 0.0005
 _PASS_BYTES: Final = 256 << 10  # a thousand requests or so: tens of milliseconds, well under a heartbeat; the rest waits for the next pass
 
 
@@ -73,12 +72,7 @@ def run(core: Core, link: Link, workers: Workers) -> int:
         elif waiting:
             timeout = 0.0
         results: list[tuple[int, Any]] = []
-        awake = epoll.poll(timeout)
-        if scripts is not None and scripts.pool.is_busy and [scripts.wake] == [descriptor for descriptor, _ in awake]:
-            # One result of many: what a pass costs besides is then paid once for all that come meanwhile.
-            time.sleep(_GATHER_SECONDS)
-            awake = epoll.poll(0)
-        for descriptor, mask in awake:
+        for descriptor, mask in epoll.poll(timeout):
             if descriptor == workers.wake:
                 results = workers.collect()
             elif descriptor == link_descriptor and mask & ~select.EPOLLOUT:

@@ -45,7 +45,8 @@ _LOOKERS: Final = {"gov.validateConstitution": constitution_check.check, "gov.ch
 _HEADER: Final = struct.Struct("=IIIIII")
 _ENTRY: Final = struct.Struct("=III4x")  # of what is written: see `prelude.js`
 _REMOVED: Final = 0xFFFFFFFF
-_KINDS_MAX: Final = 256  # of jobs, that are remembered
+_KINDS_MAX: Final = 256  # of jobs, and of responses' headers, that are remembered
+_ALIKE_BYTES_MAX: Final = 1_024  # of such headers
 _OUT_OF_MEMORY: Final = "InternalError: out of memory"
 _STACK: Final = "RangeError: Maximum call stack size exceeded"
 _COMPILER_HEAP_BYTES: Final = 16 << 20
@@ -227,11 +228,9 @@ class Execution:
         if data is not None and b"\n" not in head:
             return [messages.FAILED, End.INVALID.value, _cut(head.decode(errors="replace")), _cut(data.decode(errors="replace"))]
         kind, status, pairs, text = head.split(b"\n", 3)
-        headers = []
-        if pairs != b"[]":
-            headers = [[_cut(name), _cut(value)] for name, value in json.loads(pairs.decode(errors="replace"))]
-            if len(headers) > messages.HEADERS_MAX:
-                raise OverflowError
+        headers = _headers(pairs) if len(pairs) > _ALIKE_BYTES_MAX else _remembered(pairs)
+        if len(headers) > messages.HEADERS_MAX:
+            raise OverflowError
         return [messages.RESPONSE, int(status), headers, kind.decode(), text if data is None else data]
 
     def _find(self, interpreter: Interpreter) -> Value:
@@ -516,6 +515,13 @@ def _quoted(name: str) -> bytes:
 
 def _cut(text: str) -> str:
     return text[:TEXT_LENGTH_MAX]
+
+
+def _headers(pairs: bytes) -> list[list[str]]:
+    return [[_cut(name), _cut(value)] for name, value in json.loads(pairs.decode(errors="replace"))]
+
+
+_remembered: Final = lru_cache(maxsize=_KINDS_MAX)(_headers)  # most of an endpoint's responses have headers that others have, too
 
 
 def serve(connection: Connection, prelude: bytes) -> None:

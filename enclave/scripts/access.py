@@ -7,10 +7,12 @@ Source: CCF documentation, audit, "Read-write restrictions".
 """
 
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 NAME_LENGTH_MAX: Final = 256
 
+_REMEMBERED_MAX: Final = 1_024  # names with their rights; each is asked for at every operation on a map
 READ: Final = 1
 WRITE: Final = 2
 
@@ -38,8 +40,11 @@ _APPLICATION: Final = {
 
 def rights(access: Access, name: str) -> int:
     """`READ`, `WRITE`, both or neither of the map `name`; 0 for what is no name."""
-    if not 0 < len(name) <= NAME_LENGTH_MAX:
-        return 0
+    return _rights(access, name) if 0 < len(name) <= NAME_LENGTH_MAX else 0
+
+
+@lru_cache(maxsize=_REMEMBERED_MAX)
+def _rights(access: Access, name: str) -> int:
     plain = name.removeprefix(_PUBLIC)
     if not plain.startswith(_SERVICE):
         if plain is not name:

@@ -191,7 +191,10 @@ class Overlay:
     def is_current(self) -> bool:
         """Whether everything that was read still stands."""
         get = self._store.get
-        return all(get(name, key) == value for (name, key), value in self._reads.items()) and all(check() for check in self._checks)
+        for (name, key), value in self._reads.items():
+            if get(name, key) != value:
+                return False
+        return all(check() for check in self._checks) if self._checks else True
 
     def write_into(self, transaction: Transaction) -> None:
         """Make the run's writes those of `transaction`; at once after `is_current`, before anything else is applied."""

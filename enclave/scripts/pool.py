@@ -27,6 +27,7 @@ QUEUED_MAX: Final = 10_000  # as many as requests may wait
 BATCH_MAX: Final = 64  # jobs at one worker
 ADDED_BYTES_MAX: Final = 32 << 10  # of jobs that are added to those of a worker: its socket must take them though it does not read
 TOGETHER_SECONDS: Final = 0.004  # of work that one worker is given rather than several
+SOON_SECONDS: Final = 0.016  # for which a worker with short jobs may say nothing: it holds some back, and has to share its core with others
 BUNDLES_MAX: Final = 4  # that a worker keeps, newest used; a worker's memory must hold their sources
 GRACE_SECONDS: Final = 0.5  # beyond a job's time, in which an honest worker ends it by itself and says so
 START_SECONDS_MAX: Final = 10.0  # for an interpreter; 50 ms where nothing else runs
@@ -144,16 +145,11 @@ class Pool:
         return sum(len(group.queue) + sum(len(worker.tasks) for worker in group.workers.values()) for group in self._groups)
 
     @property
-    def is_busy(self) -> bool:
-        """Whether a worker that says something now is going to say more at once, for it has more than one job."""
-        return any(len(worker.tasks) > 1 for group in self._groups for worker in group.workers.values())
-
-    @property
     def soon(self) -> int:
         """Jobs that will have ended within a moment, as far as is known."""
         group = self._groups[0]
         queue, now = group.queue, self._now
-        running = [worker for worker in group.workers.values() if worker.tasks and now - worker.since < TOGETHER_SECONDS]
+        running = [worker for worker in group.workers.values() if worker.tasks and now - worker.since < SOON_SECONDS]
         return sum(len(worker.tasks) for worker in running if _moment(queue.lane(worker.tasks[0].lane))) + (
             sum(len(lane.waiting) for lane in queue.waiting if _moment(lane)) if queue else 0
         )

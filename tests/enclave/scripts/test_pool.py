@@ -159,6 +159,39 @@ def test_short_jobs_are_added_to_those_of_a_worker_that_has_just_begun() -> None
     assert len(world.ended) == 7
 
 
+def test_short_jobs_end_soon_until_their_worker_has_been_silent_for_long() -> None:
+    world = World()
+    world.hello(1)
+    world.submit("first")
+    world.turn()
+    assert world.pool.soon == 0, "nothing is known of it"
+    world.say(1, DONE)
+    for name in ("a", "b", "c"):
+        world.submit(name)
+    assert world.pool.soon == 3, "they wait"
+    world.turn()
+    assert world.pool.soon == 3, "they run"
+    world.turn(pools.SOON_SECONDS * 0.9)
+    world.say(1, DONE)
+    assert world.pool.soon == 2, "one has ended"
+    world.turn(pools.SOON_SECONDS * 0.9)
+    assert world.pool.soon == 2
+    world.turn(pools.SOON_SECONDS * 0.11)
+    assert world.pool.soon == 0, "the second takes longer than it should"
+
+
+def test_long_jobs_do_not_end_soon() -> None:
+    world = World()
+    world.hello(1)
+    for name in ("before", "now"):
+        world.submit(name)
+        world.turn()
+        assert world.pool.soon == 0
+        world.now += pools.TOGETHER_SECONDS * 1.1
+        world.pool.tick(world.now)
+        world.say(1, DONE)
+
+
 def test_many_jobs_are_shared_out_and_a_bundle_is_told_once() -> None:
     world = World(workers=2)
     for number in range(2 * BATCH_MAX + 3):
