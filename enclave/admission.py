@@ -23,11 +23,10 @@ from nacl.public import PublicKey, SealedBox
 from ledgerd.enclave.built_ins import built_in
 from ledgerd.enclave.configuration import (
     NAMES_MAX,
-    Address,
     Configuration,
     differing_keys,
     is_data,
-    is_host,
+    read_address,
 )
 from ledgerd.enclave.consensus.quorum import majority
 from ledgerd.enclave.endpoints import Context, Registry, Result
@@ -360,8 +359,8 @@ class _JoinRequest:
             self.configuration: dict[str, Any] = root["configuration"]
             self.certificate_request = x509.load_pem_x509_csr(root["certificate_signing_request"].encode())
             self.requested_key = self.certificate_request.public_key()
-            self.rpc = _address(root["node_info_network"]["rpc"])
-            self.peer = _address(root["node_info_network"]["peer"])
+            self.rpc = read_address(root["node_info_network"]["rpc"])
+            self.peer = read_address(root["node_info_network"]["peer"])
             self.node_data = root.get("node_data")
             self.program: str = root["program"]
             if len(self.encryption_key) != 32 or type(self.configuration) is not dict or not is_data(self.node_data):
@@ -374,15 +373,6 @@ class _JoinRequest:
             raise RequestError(
                 400, "InvalidInput", "The join request is not of this service's version; see docs/formats/join.md."
             ) from None
-
-
-def _address(text: object) -> Address:
-    if type(text) is not str or len(text) > 300:
-        raise ValueError
-    host, _, port = text.rpartition(":")
-    if not is_host(host) or not 0 < int(port) < 65536:
-        raise ValueError
-    return Address(host, int(port))
 
 
 def _check_names(request: x509.CertificateSigningRequest) -> None:

@@ -5,6 +5,8 @@ certificate: signed by the service key, valid at the time given, and its public 
 read, forge, replay, reflect and reorder nothing; it can only cut or delay, and a cut means a new handshake. What is delivered is
 a subsequence of what the peer sent, in its order, across cuts too: every dialled channel begins with a number that only grows, and an
 acceptor takes none that is not above the highest it has seen from that node. (So one `Channels` lives as long as its node's key.)
+A channel carries one way only, so who dials says where it may be dialled: else a node that joined before its primary did, and reads in no
+ledger yet who that is, could hear it and never answer.
 Not here: what messages mean (`enclave.consensus`), whom to dial and when (`enclave.core`), TLS itself (`enclave.tls`).
 """
 
@@ -17,18 +19,21 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from ledgerd.enclave.configuration import ADDRESS_LENGTH_MAX, read_address
 from ledgerd.enclave.tls import RECORD_SIZE_BYTES_MAX, TlsConnection, TlsContext
 from ledgerd.enclave.turns import UNREAD_SIZE_BYTES_MAX, Turns
 from ledgerd.ledger.errors import IntegrityError, UsageError
 from ledgerd.ledger.ids import NodeId
 
 MESSAGE_SIZE_BYTES_MAX: Final = 16 << 20  # a batch of entries is at most 1 MiB; one entry may be larger
-HELLO: Final = b"ledgerd-channel/1 "  # then the 8-byte number of the channel: the first message on every channel
+# The first message on every channel; then its number, 8 bytes, and where the dialler listens for peers, `host:port`.
+HELLO: Final = b"ledgerd-channel/2 "
 
 HANDSHAKES_MAX: Final = 4  # steps of strangers' handshakes in one wake-up: four milliseconds; what waits has another wake-up at once
 
 _PREFIX_BYTES: Final = 4
-_HELLO_BYTES: Final = len(HELLO) + 8
+_NUMBER_END: Final = len(HELLO) + 8
+_HELLO_BYTES_MAX: Final = _NUMBER_END + ADDRESS_LENGTH_MAX
 _FAILURES_MAX: Final = 64  # reasons kept for the log between two looks; a host could produce them without end
 
 
@@ -135,6 +140,7 @@ class Channels:
     __slots__ = (
         "_accept",
         "_accepted",
+        "_address",
         "_channels",
         "_closing",
         "_cuts",
@@ -145,6 +151,7 @@ class Channels:
         "_failures",
         "_highest",
         "_is_retired",
+        "_learn",
         "_limits",
         "_lost",
         "_messages",
@@ -163,6 +170,8 @@ class Channels:
         service: x509.Certificate,
         is_retired: Callable[[NodeId], bool],
         *,
+        address: str,
+        learn: Callable[[NodeId, str], None],
         now: float = 0.0,
         unix_seconds: int | None = None,
         limits: ChannelLimits = DEFAULT_LIMITS,
@@ -174,6 +183,8 @@ class Channels:
             key: Of that certificate.
             service: The service's certificate.
             is_retired: Says of a node id whether the ledger excludes it.
+            address: Where this node listens for peers.
+            learn: Told where a peer says that it listens.
             now: Monotonic seconds.
             unix_seconds: For the validity of certificates; None while unknown.
         """
@@ -182,6 +193,8 @@ class Channels:
         self._dial = TlsContext.for_dialled(chain, key)
         self._service = service
         self._is_retired = is_retired
+        self._address = address.encode()
+        self._learn = learn
         self._limits = limits
         self._now = now
         self._unix_seconds = unix_seconds
@@ -226,7 +239,7 @@ class Channels:
         channel.tls = self._dial.connection(lambda chain: self._check(channel, chain))
         self._channels[stream] = channel
         self._dialled[node_id] = channel
-        self._enqueue(channel, HELLO + self._dials.to_bytes(8, "big"))
+        self._enqueue(channel, HELLO + self._dials.to_bytes(8, "big") + self._address)
         self._mark(channel)
 
     def accepted(self, stream: int) -> None:
@@ -403,7 +416,7 @@ class Channels:
         while size - offset >= _PREFIX_BYTES:
             start = offset + _PREFIX_BYTES
             length = int.from_bytes(data[offset:start], "big")
-            if not 0 < length <= (self._limits.message_bytes if channel.proven else _HELLO_BYTES):
+            if not 0 < length <= (self._limits.message_bytes if channel.proven else _HELLO_BYTES_MAX):
                 self._fail(channel, f"a message of {length} bytes")
                 return False
             end = start + length
@@ -424,14 +437,20 @@ class Channels:
     def _begin(self, channel: _Channel, hello: bytes) -> bool:
         peer = channel.peer
         assert peer is not None  # the handshake is done
-        number = int.from_bytes(hello[len(HELLO) :], "big")
-        if len(hello) != _HELLO_BYTES or not hello.startswith(HELLO):
+        number = int.from_bytes(hello[len(HELLO) : _NUMBER_END], "big")
+        if len(hello) < _NUMBER_END or not hello.startswith(HELLO):
             self._fail(channel, "the peer speaks another version of channels")
+            return False
+        try:
+            address = read_address(hello[_NUMBER_END:].decode())
+        except ValueError:
+            self._fail(channel, "the peer does not say where it listens")
             return False
         if number <= self._highest.get(peer, 0):
             self._fail(channel, "the channel is older than one that the node has opened since")
             return False
         self._highest[peer] = number
+        self._learn(peer, str(address))
         older = self._accepted.get(peer)
         self._accepted[peer] = channel
         if older is not None:

@@ -23,6 +23,7 @@ from ledgerd.ledger.errors import ConfigurationError, FormatError
 from ledgerd.ledger.subject import parse_subject
 
 DOCUMENT_SIZE_BYTES_MAX: Final = 4 << 20  # a constitution and a few hundred certificates
+ADDRESS_LENGTH_MAX: Final = 300  # of `host:port`
 NAMES_MAX: Final = 32  # alternative names in a node's certificate
 DATA_SIZE_BYTES_MAX: Final = 16 << 10  # what an operator says of a node, a member or a user; it stands in the ledger for ever
 DATA_DEPTH_MAX: Final = 16  # every node reads it again, so it must not be deeper than any of them can follow
@@ -130,6 +131,16 @@ def differing_keys(told: dict[str, Any], expected: dict[str, Any]) -> str:
 def is_host(text: str) -> bool:
     """Whether a text has the form of a host name or address. Others put it into headers, URLs and logs."""
     return _HOST.fullmatch(text) is not None
+
+
+def read_address(text: object) -> Address:
+    """Read `host:port`, as somebody else has written it. Raises: ValueError: It is no such text."""
+    if type(text) is not str or len(text) > ADDRESS_LENGTH_MAX:
+        raise ValueError("no address")
+    host, _, port = text.rpartition(":")
+    if not is_host(host) or not 0 < int(port) < 65536:
+        raise ValueError("no address")
+    return Address(host, int(port))
 
 
 def is_data(value: Any) -> bool:

@@ -29,14 +29,16 @@ class Dialling:
         is_former: Callable[[NodeId], bool],
         next_stream: Callable[[], int],
         now: float,
+        address: str,
     ) -> None:
         """Make the channels.
 
         Args:
             is_former: Whether the ledger excludes a node for good.
             next_stream: Gives a fresh, negative number for a stream that this enclave asks for.
+            address: Where this node listens for peers, `host:port`.
         """
-        self.channels = Channels(keys.id, [certificate], keys.identity, service, is_former, now=now)
+        self.channels = Channels(keys.id, [certificate], keys.identity, service, is_former, address=address, learn=self._hear, now=now)
         self._own = keys.id
         self._next_stream = next_stream
         self._addresses: dict[NodeId, str] = {}
@@ -47,6 +49,10 @@ class Dialling:
     def learn(self, addresses: Mapping[NodeId, str]) -> None:
         """Where peers listen for each other, `host:port`; later news wins."""
         self._addresses.update(addresses)
+
+    def _hear(self, node_id: NodeId, address: str) -> None:
+        """Where a peer itself says that it listens: for what no ledger of ours says yet."""
+        self._addresses.setdefault(node_id, address)
 
     def address_of(self, node_id: NodeId) -> str:
         """The address of a peer, or "" while it is unknown."""

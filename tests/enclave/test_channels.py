@@ -24,6 +24,8 @@ class Member:
     def __init__(
         self, name: str, service: Identity = SERVICE, begins: datetime.timedelta = -DAY, ends: datetime.timedelta = 30 * DAY
     ) -> None:
+        self.name = name
+        self.learned: list[tuple[NodeId, str]] = []
         self.identity = identity(name, issuer=service, begins=begins, ends=ends)
         self.node_id = node_id_of(self.identity.certificate)
 
@@ -35,6 +37,8 @@ class Member:
             self.identity.key,
             SERVICE.certificate,
             retired.__contains__,
+            address=f"{self.name}.peer:9001",
+            learn=lambda node_id, address: self.learned.append((node_id, address)),
             unix_seconds=UNIX_SECONDS,
             limits=limits or ChannelLimits(),
         )
@@ -92,6 +96,12 @@ def test_messages_arrive_in_order_with_their_sender() -> None:
     assert wire.b.take_messages() == [(A.node_id, message) for message in sent]
     assert wire.b.take_messages() == []
     assert wire.closed == []
+
+
+def test_who_dials_says_where_it_listens() -> None:
+    B.learned.clear()
+    joined()
+    assert B.learned == [(A.node_id, "a.peer:9001")]
 
 
 def test_what_is_sealed_for_later_stands_between_what_was_sent_before_and_after() -> None:
@@ -347,7 +357,7 @@ def prefixed(message: bytes) -> bytes:
 
 def test_a_channel_begins_with_its_version_and_number() -> None:
     channels, client = speaking()
-    client.send(prefixed(HELLO + (5).to_bytes(8, "big")) + prefixed(b"message"))
+    client.send(prefixed(HELLO + (5).to_bytes(8, "big") + b"h:1") + prefixed(b"message"))
     assert drive(channels, client) == []
     assert channels.take_messages() == [(B.node_id, b"message")]
 
@@ -356,10 +366,16 @@ def test_a_channel_begins_with_its_version_and_number() -> None:
     "said",
     [
         prefixed(b"message"),
-        prefixed(b"ledgerd-channel/2 " + bytes(8)),
+        prefixed(b"ledgerd-channel/1 " + (1).to_bytes(8, "big") + b"h:1"),
         prefixed(HELLO + bytes(7)),
-        prefixed(HELLO + bytes(8)),  # numbers begin at 1
-        prefixed(HELLO + bytes(9)),
+        prefixed(HELLO + bytes(8) + b"h:1"),  # numbers begin at 1
+        prefixed(HELLO + (1).to_bytes(8, "big")),
+        prefixed(HELLO + (1).to_bytes(8, "big") + b"h"),
+        prefixed(HELLO + (1).to_bytes(8, "big") + b"h:0"),
+        prefixed(HELLO + (1).to_bytes(8, "big") + b"h\0:1"),
+        prefixed(HELLO + (1).to_bytes(8, "big") + b"\xff:1"),
+        prefixed(HELLO + (1).to_bytes(8, "big") + b"h" * 256 + b":1"),
+        prefixed(HELLO + (1).to_bytes(8, "big") + b"h:" + b"0" * 400 + b"1"),
         b"\0\0\0\0",
         b"\xff\xff\xff\xff",
         b"GET / HTTP/1.1\r\n\r\n",
@@ -376,7 +392,7 @@ def test_another_beginning_ends_the_channel(said: bytes) -> None:
 @pytest.mark.parametrize("length", [0, 1001, 1 << 31, (1 << 32) - 1])
 def test_a_message_of_no_or_too_many_bytes_ends_the_channel(length: int) -> None:
     channels, client = speaking(ChannelLimits(message_bytes=1000))
-    client.send(prefixed(HELLO + (1).to_bytes(8, "big")) + prefixed(b"good" * 250) + length.to_bytes(4, "big") + b"rest")
+    client.send(prefixed(HELLO + (1).to_bytes(8, "big") + b"h:1") + prefixed(b"good" * 250) + length.to_bytes(4, "big") + b"rest")
     assert drive(channels, client) == [1]
     assert channels.take_messages() == [(B.node_id, b"good" * 250)]
 

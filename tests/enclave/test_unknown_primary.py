@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 from ledgerd.apps.logging import app
 from ledgerd.enclave.consensus.core import Role
 from support.cluster import Cluster, Host
@@ -13,7 +11,6 @@ def serving(host: Host) -> Any:
     return host.enclave._serving
 
 
-@pytest.mark.xfail(strict=True, reason="it knows no address to answer to; see docs/testing.md, Simulation, the last run")
 def test_who_joined_before_its_primary_did_gets_the_ledger_from_it() -> None:
     cluster = Cluster(app)
     cluster.start(3)

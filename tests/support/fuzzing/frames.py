@@ -301,7 +301,16 @@ class _Plain:
 
 def _channels() -> Channels:
     service, own = _SERVICE, _NODE
-    return Channels(NodeId("00" * 32), [own.certificate], own.key, service.certificate, lambda node: False, unix_seconds=None)  # type: ignore[arg-type]
+    return Channels(
+        NodeId("00" * 32),
+        [own.certificate],
+        own.key,
+        service.certificate,
+        lambda node: False,
+        address="n:1",
+        learn=lambda *_: None,
+        unix_seconds=None,
+    )  # type: ignore[arg-type]
 
 
 _SERVICE: Final = identity("service", authority=True)
@@ -314,7 +323,7 @@ def _channel() -> Target:
     def framed(*said: bytes) -> bytes:
         return b"".join(len(message).to_bytes(4, "big") + message for message in said)
 
-    hello = HELLO + (5).to_bytes(8, "big")
+    hello = HELLO + (5).to_bytes(8, "big") + b"n1.peer:9001"
     seeds = [framed(hello, b"\0first", b"\1second" * 40, b"\2"), framed(hello), framed(hello, b"x" * 70_000)]
 
     channels = _channels()
