@@ -304,13 +304,12 @@ def _channels() -> Channels:
     return Channels(
         NodeId("00" * 32),
         [own.certificate],
-        own.key,
+        own.key,  # type: ignore[arg-type]
         service.certificate,
         lambda node: False,
-        address="n:1",
-        learn=lambda *_: None,
-        unix_seconds=None,
-    )  # type: ignore[arg-type]
+        address="n0.peer:9001",
+        learn=lambda node, address: None,
+    )
 
 
 _SERVICE: Final = identity("service", authority=True)
