@@ -42,6 +42,10 @@ class Row(NamedTuple):
         return sum(self.cpu_us.values())
 
 
+CPU_OF_ETCD_MAX = 0.43
+"""100 us of 234, which etcd's gateway took for a put on the machine where that goal was set: machines differ by a factor of three."""
+
+
 class Goal(NamedTuple):
     """One promise, and what was found."""
 
@@ -133,7 +137,11 @@ def _goals_of(rows: list[Row], system: str) -> list[Goal]:
     at_least("SDK pipelined 8 x 64, times etcd's gateway", 8, row, row and peer_of(rows, row))
     for connections in (64, 256):
         if row := find(rows, HTTPS, connections, system):
-            below(f"CPU of all nodes for a write over HTTPS, {connections} connections", "under 100 us", 100, row.cpu_us_all, " us")
+            text = f"CPU of all nodes for a write over HTTPS, {connections} connections"
+            below(text, "under 100 us", 100, row.cpu_us_all, " us")
+            if peer := peer_of(rows, row):
+                wanted = f"under {CPU_OF_ETCD_MAX:g}, as 100 us were where the goal was set"
+                below(f"{text}, times etcd's", wanted, CPU_OF_ETCD_MAX, row.cpu_us_all / peer.cpu_us_all, "")
     if (row := find(rows, HTTPS, 1, system)) and (peer := peer_of(rows, row)):
         below("p50 at one connection, times etcd's", "at most 2", 2, row.p50_ms / peer.p50_ms, "", equal=True)
     if row := find(rows, IDLE, system=system):
