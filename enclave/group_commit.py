@@ -3,9 +3,9 @@
 So an idle service commits one transaction at once and a busy one signs everything that came in while the last signature was on its way
 to a majority. A commit sends many clients their answers, and their next requests trickle in: to sign at the first of them would make
 every other round a round of one, and rounds cost: each is two signatures, a sync and some wake-ups on every node. So a round waits
-until the clients that were just answered are back, for at most half as long as the last round took, and 4 ms. What short scripts run
-for is as good as back, so it is waited for, and the others get their time from when there is none of it: they may not have been heard
-before, since who asks a script is answered by two processes that take turns. That, too, has an end, after 20 ms.
+until the clients that were just answered are back, for at most half as long as the last round took, and 4 ms. What short scripts that
+may write run for is as good as back, so it is waited for, and the others get their time from when there is none of it: they may not have
+been heard before, since who asks a script is answered by two processes that take turns. That, too, has an end, after 20 ms.
 Both signatures are computed here, one after the other: 0.1 ms on P-256. A thread for one of them would cost a wake-up, which is more; and
 nothing could be executed meanwhile anyway, since the signature entry signs the root over all entries before it.
 Not here: what a signature entry holds (`ledger.signature`).
@@ -78,7 +78,7 @@ class GroupCommit:
         Args:
             commit: Commit point; an issued signature above it is still outstanding.
             now: Monotonic seconds.
-            coming: Transactions that scripts will have ended with within a moment.
+            coming: Transactions that may write, and that scripts will have ended with within a moment.
         """
         if self._outstanding > commit:
             return False

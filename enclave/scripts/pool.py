@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Any, Final
 
 from ledgerd.enclave.scripts import messages
+from ledgerd.enclave.scripts.access import Access
 from ledgerd.enclave.scripts.jobs import DEADLINE_TEXT, Bundle, End, Job, Outcome
 from ledgerd.enclave.scripts.lanes import Lane, Lanes
 from ledgerd.enclave.scripts.messages import WorkerError
@@ -146,12 +147,12 @@ class Pool:
 
     @property
     def soon(self) -> int:
-        """Jobs that will have ended within a moment, as far as is known."""
+        """Jobs that may write, and will have ended within a moment, as far as is known."""
         group = self._groups[0]
         queue, now = group.queue, self._now
-        running = [worker for worker in group.workers.values() if worker.tasks and now - worker.since < SOON_SECONDS]
-        return sum(len(worker.tasks) for worker in running if _moment(queue.lane(worker.tasks[0].lane))) + (
-            sum(len(lane.waiting) for lane in queue.waiting if _moment(lane)) if queue else 0
+        running = [worker.tasks for worker in group.workers.values() if worker.tasks and now - worker.since < SOON_SECONDS]
+        return sum(len(tasks) for tasks in running if _writes(tasks[0]) and _moment(queue.lane(tasks[0].lane))) + (
+            sum(len(lane.waiting) for lane in queue.waiting if _writes(lane.waiting[0]) and _moment(lane)) if queue else 0
         )
 
     @property
@@ -404,6 +405,11 @@ class Pool:
 def _moment(lane: Lane[_Task]) -> int:
     """How many of a lane's jobs one worker does in a moment; 0 if they are long, or nothing is known of them."""
     return 0 if lane.seconds is None else int(TOGETHER_SECONDS / max(lane.seconds, TOGETHER_SECONDS / BATCH_MAX))
+
+
+def _writes(task: _Task) -> bool:
+    """Whether a job may write: those of a lane all may, or none."""
+    return task.job.access is not Access.APP_RO
 
 
 def _unsuspected(lane: Lane[_Task], most: int) -> int:

@@ -45,14 +45,16 @@ class World:
             (body,) = Frames().feed(data)
             self.sent.setdefault(name, []).extend(msgpack.unpackb(body))
 
-    def submit(self, name: str, *, alone: bool = False, module: str = "m", lane: str = "", **limits: Any) -> None:
+    def submit(
+        self, name: str, *, alone: bool = False, module: str = "m", lane: str = "", access: Access = Access.APP_RW, **limits: Any
+    ) -> None:
         """Queue a job that is known by its function's name."""
 
         def done(outcome: Outcome) -> None:
             assert name not in self.ended, "a job ends once"
             self.ended[name], self.overlays[name] = outcome, scope.overlay
 
-        job = Job(Bundle({"/m": module}), "/m", name, (), Access.APP_RW, limits=Limits(**limits), alone=alone, lane=lane)
+        job = Job(Bundle({"/m": module}), "/m", name, (), access, limits=Limits(**limits), alone=alone, lane=lane)
         scope = Scope(self.store)
         self.pool.submit(job, scope, done)
 
@@ -178,6 +180,21 @@ def test_short_jobs_end_soon_until_their_worker_has_been_silent_for_long() -> No
     assert world.pool.soon == 2
     world.turn(pools.SOON_SECONDS * 0.11)
     assert world.pool.soon == 0, "the second takes longer than it should"
+
+
+def test_jobs_that_cannot_write_are_not_waited_for() -> None:
+    world = World()
+    world.hello(1)
+    for access, soon in ((Access.APP_RO, 0), (Access.APP_RW, 1)):
+        lane = access.name
+        world.submit(f"{lane}, which nothing is known of", lane=lane, access=access)
+        world.turn()
+        world.say(1, DONE)
+        world.submit(lane, lane=lane, access=access)
+        assert world.pool.soon == soon, "it waits"
+        world.turn()
+        assert world.pool.soon == soon, "it runs"
+        world.say(1, DONE)
 
 
 def test_long_jobs_do_not_end_soon() -> None:
