@@ -22,7 +22,7 @@ from ledgerd.enclave.endpoints import Context
 _SIGNED = ("user_cose_sign1", "member_cose_sign1")
 _ALIKE_MAX: Final = 256  # sets of headers that are remembered; those of a connection's requests mostly stay the same
 _ALIKE_COUNT_MAX: Final = 32  # headers in such a set
-_ALIKE_LENGTH_MAX: Final = 1_024  # of their values
+_ALIKE_LENGTH_MAX: Final = 1_024  # of their names and values
 _encode_json: Final = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -68,7 +68,7 @@ def request_text(context: Context, route: str) -> bytes:
 
 def _headers_text(headers: Mapping[str, str]) -> str:
     pairs = tuple(headers.items())
-    is_short = len(pairs) <= _ALIKE_COUNT_MAX and sum(map(len, headers.values())) <= _ALIKE_LENGTH_MAX
+    is_short = len(pairs) <= _ALIKE_COUNT_MAX and sum(map(len, headers)) + sum(map(len, headers.values())) <= _ALIKE_LENGTH_MAX
     return _remembered(pairs) if is_short else _object(pairs)
 
 

@@ -7,6 +7,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from ledgerd.enclave.auth import NOBODY
+from ledgerd.enclave.endpoints import Context, Maps
+from ledgerd.enclave.javascript.requests import decoded_query, request_text
+from ledgerd.enclave.kv import Store
+from ledgerd.enclave.requests import Request
+from ledgerd.enclave.scripts.overlay import OverlayTransaction
 from ledgerd.governance import requests, tables
 from ledgerd.ledger import cose
 from support.cluster import make_identity
@@ -98,7 +104,7 @@ ODD = 'a "quoted\\" w\u00f6rd \u00ff </script> \u007f'
 
 def test_texts_are_told_as_they_are_whatever_stands_in_them() -> None:
     service = with_policies("no_auth")
-    headers = {"host": ODD, 'x-"': ODD, "x-more": ODD}
+    headers = {"host": ODD, 'x-"': ODD, "x-more": ODD, "__proto__": "x"}
     found = seen(service, f"/x?{ODD}?{ODD}", headers=headers)
     assert (found["headers"], found["hostname"]) == (headers, ODD)
     assert found["query"] == f"{ODD}?{ODD}"
@@ -106,6 +112,29 @@ def test_texts_are_told_as_they_are_whatever_stands_in_them() -> None:
     template.put(rows({"POST /a/{one}": {}}, {"/app.js": f"export function main(request) {{ {SHOW} }}"}))
     odd = ODD.replace("/", "")
     assert seen(template, f"/app/a/{odd}")["params"] == {"one": odd}
+
+
+@pytest.mark.parametrize(
+    "text", ["".join(map(chr, range(256))), "\u2028\u2029\ufeff\U0001f600", "\ud800", "\udc00\ud800", "__proto__", "", '\\"', "\\u0022"]
+)
+def test_what_is_written_piece_by_piece_is_what_the_encoder_would_have_written(text: str) -> None:
+    headers = {"host": text, text: text}
+    request = Request(None, text, f"/{text}", text, headers, b"", None, "")
+    transaction = OverlayTransaction(Store())
+    context = Context(request, {text: text}, NOBODY, Maps(transaction), transaction)
+    query = decoded_query(text)
+    whole = {
+        "headers": headers,
+        "params": {text: text},
+        "query": query,
+        "path": f"/{text}",
+        "url": f"/{text}?{query}" if query else f"/{text}",
+        "route": text,
+        "method": text,
+        "hostname": text,
+        "caller": {"policy": "no_auth"},
+    }
+    assert request_text(context, json.dumps(text)) == json.dumps(whole, separators=(",", ":")).encode()
 
 
 @pytest.mark.parametrize("count", [1, 200])
