@@ -14,10 +14,10 @@ DEFAULTS: Final = Limits()
 HEAP_BYTES_MAX: Final = 200 << 20
 STACK_BYTES_MAX: Final = 4 << 20
 EXECUTION_MS_MAX: Final = 10_000  # for which one request may keep one worker
+EXECUTION_MS_MIN: Final = 1
 # Below these the engine does not even start: as in CCF, every request then fails as if its script had used them up.
 HEAP_BYTES_MIN: Final = 1 << 20
 STACK_BYTES_MIN: Final = 64 << 10
-EXECUTION_MS_MIN: Final = 1
 INTERPRETERS_MAX: Final = 50  # each holds up to a heap; a worker that has no memory left for them ends, and begins anew
 
 
