@@ -458,10 +458,12 @@ class Serving:
         return self._leaving.is_former(node_id)
 
     def _wanted_peers(self) -> frozenset[NodeId]:
-        """Whom to keep a channel to. While a joiner reads an old part of the ledger, that names neither the primary nor the others."""
+        """Whom to keep a channel to. An old part of the ledger names neither the primary nor others that joined since, who count this node
+        as one of theirs all the same: they may need its vote.
+        """
         if self._answering.is_retired:
             return frozenset()
-        wanted = self._consensus.peers
+        wanted = self._consensus.peers | self._dialling.channels.speakers
         primary = self._consensus.primary_id
         if primary is not None:
             wanted |= {primary}
