@@ -5,7 +5,7 @@ certificate: signed by the service key, valid at the time given, and its public 
 read, forge, replay, reflect and reorder nothing; it can only cut or delay, and a cut means a new handshake. What is delivered is
 a subsequence of what the peer sent, in its order, across cuts too: every dialled channel begins with a number that only grows, and an
 acceptor takes none that is not above the highest it has seen from that node. (So one `Channels` lives as long as its node's key.)
-A channel carries one way only, so who dials says where it may be dialled: else a node that joined before its primary did, and reads in no
+A channel carries one way only, so who dials says where it may be dialled: else a node that joined before another did, and reads in no
 ledger yet who that is, could hear it and never answer.
 Not here: what messages mean (`enclave.consensus`), whom to dial and when (`enclave.core`), TLS itself (`enclave.tls`).
 """
@@ -324,6 +324,11 @@ class Channels:
         """Whether the channel that we dialled to that node is up, as far as we can know."""
         channel = self._dialled.get(node_id)
         return channel is not None and channel.proven
+
+    @property
+    def speakers(self) -> frozenset[NodeId]:
+        """The nodes that have a channel to this one."""
+        return frozenset(self._accepted)
 
     def dialling(self, node_id: NodeId) -> bool:
         """Whether there is a channel to that node, up or in its handshake; if not, dial."""

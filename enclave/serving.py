@@ -147,7 +147,6 @@ class Serving:
         self._verifying = False
         self._verified_at = now
         self._dial_at = now
-        self._promise: tuple[NodeId, messages.Message] | None = None  # what goes with the entries of this wake-up
         self._ends_at = float("inf")  # a retired node ends itself
 
         store = Store(windows={IDEMPOTENCY_MAP: WINDOW_ENTRIES})
@@ -348,7 +347,7 @@ class Serving:
         self._record_retirements()
         self._record_keys()
         self._sign()
-        self._ask_consensus(ready)
+        promise = self._ask_consensus(ready)
         self._verify()
         if self._now >= self._dial_at:
             self._dial_at = self._now + TICK_SECONDS
@@ -357,7 +356,8 @@ class Serving:
         output, closing = channels.take_output()
         ready.peer_bytes.extend(output)
         ready.closes.extend(closing)
-        self._seal_promise(ready)
+        if promise is not None:
+            self._seal_promise(ready, *promise)
         if self._archive.wanted:
             ready.fetches.extend(self._archive.wanted)
             self._archive.wanted.clear()
@@ -389,13 +389,14 @@ class Serving:
             except PeerError as error:
                 self._log("warning", f"message dropped: {error}")
 
-    def _ask_consensus(self, ready: Ready) -> None:
+    def _ask_consensus(self, ready: Ready) -> tuple[NodeId, messages.Message] | None:
+        """Hand over what consensus is ready with, but its promise, which is returned: what else goes to peers is sealed before it."""
         answering = self._answering
         answering.begin_confirmation()
         wanted = self._consensus.ready()
         if wanted.failed is not None:
             self.failed = wanted.failed
-            return
+            return None
         ready.truncate_after = wanted.truncate_after
         ready.generation, ready.view = wanted.generation, wanted.view
         ready.first_seqno, ready.entries = wanted.first_seqno, wanted.entries
@@ -404,7 +405,6 @@ class Serving:
         send = self._dialling.channels.send
         for node_id, message in wanted.messages:
             send(node_id, _CONSENSUS + messages.encode(message))
-        self._promise = wanted.promise
         for first in wanted.fetch:
             self._archive.feed_peer(first, self._now)
         if wanted.became_backup is not None or wanted.became_primary is not None:
@@ -413,13 +413,10 @@ class Serving:
         answering.refused(wanted.refused)
         if wanted.commit is not None:
             answering.committed()
+        return wanted.promise
 
-    def _seal_promise(self, ready: Ready) -> None:
+    def _seal_promise(self, ready: Ready, node_id: NodeId, message: messages.Message) -> None:
         """Hand over what acknowledges the entries beside it. What else goes to that node now is sealed already: it need not wait."""
-        promise, self._promise = self._promise, None
-        if promise is None:
-            return
-        node_id, message = promise
         if sealed := self._dialling.channels.seal(node_id, _CONSENSUS + messages.encode(message)):
             ready.once_stored.append(sealed)
         else:
@@ -461,10 +458,12 @@ class Serving:
         return self._leaving.is_former(node_id)
 
     def _wanted_peers(self) -> frozenset[NodeId]:
-        """Whom to keep a channel to. While a joiner reads an old part of the ledger, that names neither the primary nor the others."""
+        """Whom to keep a channel to. An old part of the ledger names neither the primary nor others that joined since, who count this node
+        as one of theirs all the same: they may need its vote.
+        """
         if self._answering.is_retired:
             return frozenset()
-        wanted = self._consensus.peers
+        wanted = self._consensus.peers | self._dialling.channels.speakers
         primary = self._consensus.primary_id
         if primary is not None:
             wanted |= {primary}

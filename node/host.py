@@ -140,7 +140,8 @@ class Host:
         self._flush()
         try:
             while self._status is None:
-                woken = streams.poll(_SLEEP_SECONDS if self._stored is None else max(0.0, self._stored_by - time.monotonic()))
+                patience = _SLEEP_SECONDS if self._stored is None else max(0.0, self._stored_by - time.monotonic())
+                woken = streams.poll(min(_SLEEP_SECONDS, patience))
                 if self._busy and not woken and streams.received:
                     time.sleep(GATHER_SECONDS)
                     woken = streams.poll(0.0)
@@ -158,6 +159,8 @@ class Host:
                         if _STOPPING & wanted:
                             self.stop()
                 self._busy = len(streams.received) >= GATHER_STREAMS_MIN
+                for stream in streams.closed:
+                    self._promises.forget(stream)
                 has_news = streams.received or streams.opened or streams.closed or self._others
                 if self._stored is not None and (has_news or time.monotonic() >= self._stored_by):
                     self._others.append(self._stored)
@@ -228,7 +231,7 @@ class Host:
             return
         send = self._streams.send
         for stream, data in ready.peer_bytes:
-            if self._promises.size_bytes and self._promises.holds(stream):
+            if self._promises.holds(stream):
                 self._follow(stream, data)
             else:
                 send(stream, data)
@@ -264,9 +267,8 @@ class Host:
 
     def _keep_promises(self) -> None:
         """Send what has waited for the disk."""
-        if self._promises.size_bytes:
-            for stream, data in self._promises.due(self._appended):
-                self._streams.send(stream, data)
+        for stream, data in self._promises.due(self._appended):
+            self._streams.send(stream, data)
 
     def _follow(self, stream: int, data: bytes) -> None:
         """Keep what a peer gets after something that waits for the disk; give the stream up if that lasts too long for all that comes."""

@@ -8,39 +8,46 @@ from collections import deque
 
 
 class Promises:
-    """Bytes that wait, in the order given.
+    """Bytes that wait, each stream's in the order given.
 
     Attributes:
         size_bytes: All that wait.
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[int, int, bytes]] = deque()  # the batch, which never falls; the stream; its bytes
+        self._waiting: dict[int, deque[tuple[int, bytes]]] = {}  # by stream: the batch, which never falls, and the bytes
         self.size_bytes = 0
 
     def promise(self, batch: int, pieces: list[tuple[int, bytes]]) -> None:
         """Keep `pieces` (stream, bytes) until that many batches are on disk."""
         for stream, data in pieces:
-            self._keep(batch, stream, data)
+            self._waiting.setdefault(stream, deque()).append((batch, data))
+            self.size_bytes += len(data)
 
     def holds(self, stream: int) -> bool:
         """Whether bytes of that stream wait."""
-        return any(waiting[1] == stream for waiting in self._waiting)
+        return stream in self._waiting
 
     def follow(self, stream: int, data: bytes) -> None:
         """Keep bytes behind those of the same stream that wait."""
-        self._keep(self._waiting[-1][0], stream, data)
+        waiting = self._waiting[stream]
+        waiting.append((waiting[-1][0], data))
+        self.size_bytes += len(data)
+
+    def forget(self, stream: int) -> None:
+        """A stream is gone: what waits for it is nobody's any more."""
+        waiting = self._waiting.pop(stream, None)
+        if waiting is not None:
+            self.size_bytes -= sum(len(data) for _, data in waiting)
 
     def due(self, batches: int) -> list[tuple[int, bytes]]:
         """What may be sent now that so many batches are on disk; each piece is handed over once."""
         due: list[tuple[int, bytes]] = []
-        waiting = self._waiting
-        while waiting and waiting[0][0] <= batches:
-            _, stream, data = waiting.popleft()
-            self.size_bytes -= len(data)
-            due.append((stream, data))
+        for stream, waiting in list(self._waiting.items()):
+            while waiting and waiting[0][0] <= batches:
+                data = waiting.popleft()[1]
+                self.size_bytes -= len(data)
+                due.append((stream, data))
+            if not waiting:
+                del self._waiting[stream]
         return due
-
-    def _keep(self, batch: int, stream: int, data: bytes) -> None:
-        self._waiting.append((batch, stream, data))
-        self.size_bytes += len(data)

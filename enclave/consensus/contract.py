@@ -93,7 +93,7 @@ class ConsensusReady:
        `patience_ms`: how long the report may wait, to come together with other news.
     3. `commit`: everything up to it is final (already told to the state machine).
     4. `messages`: send each to its node; do not wait for the sync. Losing one is safe.
-       `promise`: send it once `entries` are on disk, and before any later message to that node. If it cannot be sent, say `unpromise`.
+       `promise`: send it once `entries` are on disk, and before any later message to that node. If it cannot be sent, say `cut`.
     5. `fetch`: read, verify and give to `fetched` consecutive entries from each of these seqnos on; all are committed.
     6. `became_primary`: the view won; write a signature entry in it, since nothing commits before. `became_backup`: the view in which this
        node is primary no longer (set only if it was).

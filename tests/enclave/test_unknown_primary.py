@@ -1,4 +1,4 @@
-"""A node that joined hears a primary that its own ledger does not name yet."""
+"""A node that joined hears others that its own ledger does not name yet."""
 
 from typing import Any
 
@@ -34,3 +34,50 @@ def test_who_joined_before_its_primary_did_gets_the_ledger_from_it() -> None:
     cluster.cut = lambda a, b: False
     cluster.run(2.0)
     assert serving(late)._consensus.last_seqno == serving(other)._consensus.last_seqno
+
+
+def test_who_joined_first_gives_its_vote_to_who_joined_later() -> None:
+    """Of five nodes two are gone, and of the three that are left the first to join knows nobody but the last, and has read nothing."""
+    cluster = Cluster(app)
+    cluster.start(3)
+    late = cluster.join("n3", "n0")
+    cluster.until(lambda: serving(late) is not None)
+    cluster.cut = lambda a, b: (a is late) is not (b is late)
+    for stream in list(late.streams):
+        cluster.close_stream(late, stream)
+    other = cluster.join("n4", "n0")
+    cluster.until(lambda: other.notices.get("open") == "yes")
+    cluster.cut = lambda a, b: late in (a, b) and other not in (a, b)
+    cluster.run(0.5)
+    assert serving(late)._consensus.last_seqno == 0, "the primary cannot reach it"
+    cluster.kill(cluster.hosts["n0"])
+    cluster.kill(cluster.hosts["n1"])
+    cluster.until(lambda: serving(other)._consensus.role is Role.PRIMARY)
+
+
+def test_who_lags_gives_its_vote_to_who_joined_meanwhile() -> None:
+    """Of four nodes one is gone, and the one that lags reaches only the newcomer, of which it has read nothing."""
+    cluster = Cluster(app)
+    first, _, lags = cluster.start(3)
+    cluster.cut = lambda a, b: (a is lags) is not (b is lags)
+    for stream in list(lags.streams):
+        cluster.close_stream(lags, stream)
+    other = cluster.join("n3", "n0")
+    cluster.until(lambda: other.notices.get("open") == "yes")
+    cluster.cut = lambda a, b: lags in (a, b) and other not in (a, b)
+    cluster.run(0.1)
+    cluster.kill(first)
+    cluster.until(lambda: serving(other)._consensus.role is Role.PRIMARY)
+
+
+def test_the_ledger_says_where_a_node_listens_whatever_it_says_itself() -> None:
+    cluster = Cluster(app)
+    first, second = cluster.start(2)
+    dialling, node_id = serving(first)._dialling, serving(second)._keys.id
+    dialling._hear(node_id, "elsewhere:1")
+    assert dialling.address_of(node_id) == "n1.peer:9002"
+    dialling._addresses.clear()
+    dialling._hear(node_id, "elsewhere:1")
+    assert dialling.address_of(node_id) == "elsewhere:1", "nothing else is known of it"
+    serving(first)._governance_changed()
+    assert dialling.address_of(node_id) == "n1.peer:9002"

@@ -12,6 +12,7 @@ from ledgerd.enclave.boundary import (
     CLIENT,
     FRAME_SIZE_BYTES_MAX,
     OUTBOUND,
+    STREAM_MAX,
     WINDOW_BYTES,
     Closed,
     Configured,
@@ -184,6 +185,36 @@ def test_a_stream_for_which_too_much_waits_behind_a_disk_is_given_up(rig: Rig, m
     rig.enclave.send(ready(lambda it: it.peer_bytes.append((1, bytes(1000)))))
     assert rig.enclave.wait(Closed) == [Closed(1)]
     gate.open()
+
+
+def test_what_waits_for_a_stream_that_is_gone_counts_no_more(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that connects again while the disk still stands gets another chance."""
+    monkeypatch.setattr(host, "PEER_UNSENT_BYTES_MAX", 1000)
+    gate = Gate(rig, monkeypatch)
+    rig.client()
+    first, again = entries(1, [b"1"]), entries(2, [b"2"])
+    first.once_stored, again.once_stored = [(1, b"stored")], [(2, b"stored ")]
+    rig.enclave.send(first)
+    rig.enclave.send(ready(lambda it: it.peer_bytes.append((1, bytes(1001)))))
+    rig.enclave.send(ready(lambda it: it.closes.append(1)))
+    assert rig.enclave.wait(Closed) == [Closed(1)]
+    peer = rig.client()
+    rig.enclave.send(again)
+    rig.enclave.send(ready(lambda it: it.peer_bytes.append((2, b"later"))))
+    gate.open()
+    with peer.makefile("rb") as received:
+        assert received.read(len(b"stored later")) == b"stored later"
+
+
+def test_an_enclave_of_endless_patience_does_not_stop_its_host(rig: Rig) -> None:
+    client = rig.client()
+    patient = entries(1, [b"1"])
+    patient.patience_ms = STREAM_MAX
+    rig.enclave.send(patient)
+    rig.enclave.send(ready(lambda it: it.fetches.append(Fetch(9, 1, 0, 100))))
+    assert rig.enclave.wait(Fetched) == [Fetched(9, [b"1"])], "it is on disk"
+    client.sendall(b"news")
+    assert rig.enclave.wait(Stored) == [Received(1, b"news"), Stored(0, 2, 1)]
 
 
 def test_a_report_with_patience_comes_with_other_news_or_when_its_time_is_over(rig: Rig) -> None:

@@ -16,6 +16,15 @@ def test_pieces_are_due_by_batch_in_their_order() -> None:
     assert (promises.due(5), promises.size_bytes) == ([], 0)
 
 
+def test_what_waits_for_a_stream_that_is_gone_is_forgotten() -> None:
+    promises = Promises()
+    promises.promise(1, [(-1, b"a"), (-2, b"bb")])
+    promises.forget(-1)
+    promises.forget(-3)
+    assert (promises.holds(-1), promises.size_bytes) == (False, 2)
+    assert promises.due(1) == [(-2, b"bb")]
+
+
 def test_what_follows_is_due_with_the_last_that_waits() -> None:
     promises = Promises()
     promises.promise(1, [(-1, b"a")])

@@ -37,6 +37,8 @@ _CONSENSUS: Final = 0  # first byte of a message that may be lost, repeated and 
 class Channels:
     """In the place of `enclave.channels.Channels`: what it promises, without bytes."""
 
+    speakers: frozenset[NodeId] = frozenset()  # nobody is dialled, so nobody need be known
+
     def __init__(self, world: "ReplicaWorld", node_id: str) -> None:
         self._world = world
         self._node_id = node_id
