@@ -118,7 +118,7 @@ def test_a_request_signed_for_something_else_is_no_proposal(cluster: Cluster) ->
     ("query", "expected"),
     [
         ("", "MissingApiVersionParameter"),
-        ("?api-version=2023-06-01-preview", "UnsupportedApiVersionValue"),
+        ("?api-version=2022-06-01-preview", "UnsupportedApiVersionValue"),
         ("?api-version=", "UnsupportedApiVersionValue"),
     ],
 )

@@ -74,9 +74,11 @@ class Asking(Consortium):
     def send(self, who: Any, kind: str, path: str, payload: Any = b"", **about: Any) -> Answer:
         return self.post(path if path.startswith("recovery/") else f"members/{path}", self.sign(who, kind, payload, **about))
 
-    def get(self, path: str, query: str = VERSION, host: Host | None = None, who: Identity | None = None) -> Answer:
+    def get(
+        self, path: str, query: str = VERSION, host: Host | None = None, who: Identity | None = None, accept: str = "application/json"
+    ) -> Answer:
         """Read, as nobody or over a member's session."""
-        answer = self.cluster.client(host or self.host, who).ask("GET", f"/gov/{path}{query}")
+        answer = self.cluster.client(host or self.host, who).ask("GET", f"/gov/{path}{query}", accept=accept)
         self.seen.append(("get", path, answer))
         return answer
 
@@ -179,6 +181,10 @@ def built_ins() -> Asking:
     asking.get("commit", "?view_history=maybe")
     asking.get("commit", "?view_history_since=99")
     asking.get("tx", "")
+    for path, item in asking.document()["paths"].items():
+        if "406" in item.get("get", {}).get("responses", {}):
+            asking.get(path[1:], "?transaction_id=2.3", accept="text/html")
+            asking.get(path[1:], "?transaction_id=2.3", accept="nothing")
     for path in ("receipt", "receipt/cose"):
         for query in ("", "?transaction_id=1.1", "?transaction_id=9.999999"):
             asking.get(path, query)
