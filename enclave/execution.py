@@ -35,7 +35,7 @@ from ledgerd.ledger.ids import Seqno, TransactionId, View
 
 # What is in the answer's hands:
 ANSWER: Final = 0  # `response` is complete
-FORWARD: Final = 1  # this node is a backup and the endpoint wants the primary
+FORWARD: Final = 1  # this node is a backup, and it is the primary's to do
 DEFERRED: Final = 2  # the core has to find the answer, as `deferred` says
 SCRIPTED: Final = 3  # scripts have to find it: `endpoint`, with `params`
 

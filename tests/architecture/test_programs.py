@@ -26,6 +26,8 @@ WRONG = {
     "simulate --jobs 0": "argument --jobs: '0' is not a whole number from 1 on",
     "simulate --seed x": "argument --seed: 'x' is not a whole number from 0 on",
     "simulate --bug nothing": "there is no planted bug nothing; scripts/simulate --bug list names those that there are",
+    "simulate --bug VotesTwice --compiled": "bugs are planted by changing classes, and compiled ones cannot be changed: ",
+    "simulate --compiled --jobs 0": "argument --jobs: '0' is not a whole number from 1 on",
     "simulate --replay /nowhere": "--replay /nowhere: No such file or directory",
     "model --workers 0": "argument --workers: '0' is not a whole number from 1 on",
     "picture --nothing": "unrecognized arguments: --nothing",
@@ -41,6 +43,19 @@ def test_a_wrong_call_is_told_in_a_line_and_ends_with_2(words: str) -> None:
     called = subprocess.run([sys.executable, ROOT / "scripts" / name, *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert (called.returncode, called.stdout, called.stderr.count("\n")) == (2, "", 1), called.stderr
     assert called.stderr.startswith(f"{name}: {WRONG[words]}")
+
+
+@pytest.mark.parametrize(("main", "is_read"), [("lambda: print('x' * 1_000_000) or 0", False), ("lambda: os.write(broken, b'x')", True)])
+def test_a_reader_who_has_seen_enough_is_told_from_another_pipe_that_breaks(main: str, is_read: bool) -> None:
+    lines = ("import os", "from support.programs import end", "reading, broken = os.pipe()", "os.close(reading)", f"end({main})")
+    command = [sys.executable, "-c", "\n".join(lines)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT / "tests") as program:
+        assert program.stdout is not None and program.stderr is not None
+        if not is_read:
+            program.stdout.close()
+        told = program.stderr.read()
+    assert program.returncode == 1
+    assert told.endswith("BrokenPipeError: [Errno 32] Broken pipe\n") if is_read else told == ""
 
 
 def _parents() -> dict[int, int]:

@@ -8,6 +8,7 @@ Not here: `ledgerd` itself, whose commands are click's (`node.cli`).
 import argparse
 import math
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -52,8 +53,12 @@ def end(main: Callable[[], int]) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         print(f"{name}: interrupted", file=sys.stderr)
         status = INTERRUPTED
-    except BrokenPipeError:  # who read has seen enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(sys.stdout, 0)
+        if not output.poll(0):
+            raise  # it is another pipe that broke, such as one to a process that has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # who read has seen enough, as `head` has
         status = 1
     sys.exit(status)
 
