@@ -45,6 +45,14 @@ def test_a_wrong_call_is_told_in_a_line_and_ends_with_2(words: str) -> None:
     assert called.stderr.startswith(f"{name}: {WRONG[words]}")
 
 
+def test_a_python_that_has_the_sources_and_not_what_they_need_is_left() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "0"}
+    command = [sys.executable, "-S", ROOT / "scripts" / "simulate", "--bug", "list"]
+    called = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert (called.returncode, called.stderr) == (0, "")
+    assert "VotesTwice" in called.stdout.splitlines()
+
+
 @pytest.mark.parametrize(("main", "is_read"), [("lambda: print('x' * 1_000_000) or 0", False), ("lambda: os.write(broken, b'x')", True)])
 def test_a_reader_who_has_seen_enough_is_told_from_another_pipe_that_breaks(main: str, is_read: bool) -> None:
     lines = ("import os", "from support.programs import end", "reading, broken = os.pipe()", "os.close(reading)", f"end({main})")

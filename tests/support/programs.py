@@ -31,7 +31,7 @@ def enter(*, ordered: bool = False) -> None:
     """
     if ordered:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # they load all they need before `end` listens
-    is_there = find_spec("ledgerd") is not None
+    is_there = None not in map(find_spec, ("ledgerd", "msgpack"))  # the sources alone, as PYTHONPATH gives them, are not enough
     if is_there and (not ordered or os.environ.get("PYTHONHASHSEED") == "0"):
         return
     python = Path(sys.executable) if is_there else PYTHON
