@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ledgerd.node.child import dies_with_us
 from support.simulation import coverage
 from support.simulation.plan import Plan, draw
 from support.simulation.run import Result, run
@@ -167,13 +168,14 @@ def campaign(choice: Choice, seeds: Iterator[int], jobs: int, progress: Callable
     return total
 
 
-def _ignore_interrupts() -> None:
+def _begin(die_with_the_first: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells all processes; the first of them ends the others
+    die_with_the_first()  # a pool that ends may just have replaced one that an interrupt met before the line above
 
 
 def _in_processes(jobs: int, source: Iterator[tuple[int, Choice]], total: Total, progress: Callable[[Total], None]) -> None:
     context = multiprocessing.get_context("fork")
-    with context.Pool(jobs, _ignore_interrupts) as pool:
+    with context.Pool(jobs, _begin, (dies_with_us(signal.SIGKILL),)) as pool:
         # A task queue that is longer than the pool would make `until` late.
         waiting: list[Any] = []
         while True:
