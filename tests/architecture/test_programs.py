@@ -47,7 +47,7 @@ def test_a_wrong_call_is_told_in_a_line_and_ends_with_2(words: str) -> None:
 
 def test_a_python_that_has_the_sources_and_not_what_they_need_is_left() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "0"}
-    command = [sys.executable, "-S", ROOT / "scripts" / "simulate", "--bug", "list"]
+    command = [sys.executable, "-S", str(ROOT / "scripts" / "simulate"), "--bug", "list"]
     called = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert (called.returncode, called.stderr) == (0, "")
     assert "VotesTwice" in called.stdout.splitlines()
