@@ -86,9 +86,10 @@ def _javascript_options() -> Target:
     def judge(data: bytes) -> bool:
         options, complaint = read_options(data)
         limits = options.limits
+        starts = not options.used_up  # else no script runs at all
         if not (
-            HEAP_BYTES_MIN <= limits.heap_bytes <= HEAP_BYTES_MAX
-            and STACK_BYTES_MIN <= limits.stack_bytes <= STACK_BYTES_MAX
+            starts * HEAP_BYTES_MIN <= limits.heap_bytes <= HEAP_BYTES_MAX
+            and starts * STACK_BYTES_MIN <= limits.stack_bytes <= STACK_BYTES_MAX
             and EXECUTION_MS_MIN <= limits.deadline_ms <= EXECUTION_MS_MAX
             and 0 <= limits.interpreters <= INTERPRETERS_MAX
         ):
