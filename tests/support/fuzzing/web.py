@@ -192,7 +192,7 @@ def _theirs(data: bytes) -> tuple[Seen, str]:
                 return seen, "waiting" if begun else "open"
             else:
                 return seen, "refused"
-    except h11.RemoteProtocolError:
+    except (h11.RemoteProtocolError, ValueError):  # the latter of a target that is no URL, which h11 does not look at
         return seen, "refused"
 
 
