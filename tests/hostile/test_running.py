@@ -1,6 +1,5 @@
 """The runner finds what it is there to find, mistakes planted in the house's own readers too, and tells how to see it again."""
 
-import itertools
 import json
 import os
 import random
@@ -76,7 +75,10 @@ def test_a_warning_is_a_finding() -> None:
 
 def test_what_takes_long_is_a_finding() -> None:
     def judge(data: bytes) -> bool:
-        return sum(itertools.repeat(1, 30_000_000)) == 0 if b"\0" in data else False
+        end = time.thread_time() + (0.5 if b"\0" in data else 0.0)
+        while time.thread_time() < end:
+            pass
+        return False
 
     result = fuzz(judge)
     assert result.finding is not None and "s of CPU" in result.finding
