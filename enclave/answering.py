@@ -23,7 +23,7 @@ from ledgerd.enclave.leaving import Elsewhere
 from ledgerd.enclave.prefer import NO_PREFERENCE, Prefer, parse_prefer
 from ledgerd.enclave.receipts import leaf_of, make
 from ledgerd.enclave.replica import Proposal, Replica, is_plain
-from ledgerd.enclave.requests import COSE, Request, Response
+from ledgerd.enclave.requests import COSE, Request, Response, new_tuple
 from ledgerd.enclave.scripting import Scripting
 from ledgerd.enclave.sessions import Sessions
 from ledgerd.ledger.entry import WriteSet
@@ -46,7 +46,6 @@ FORWARDED_SECONDS_MAX: Final = 30.0  # for the primary's answer, beyond what the
 APPLIED: Final = ("preference-applied", "committed")  # RFC 7240: so that a client need not guess whether the node knows what it asked for
 _APPLIED: Final = (APPLIED,)
 _NEVER: Final = float("inf")
-_new_tuple: Final = tuple.__new__  # a NamedTuple's own `__new__` is a Python function that calls this: three times the cost
 
 # First byte of every message on a channel.
 REQUEST: Final = b"\x01"
@@ -283,7 +282,7 @@ class Answering:
                 continue
             wish = request.headers.get("prefer")
             prefer = NO_PREFERENCE if wish is None else parse_prefer(wish)
-            next_id = _new_tuple(TransactionId, (view, last[1] + 1))
+            next_id = new_tuple(TransactionId, (view, last[1] + 1))
             outcome = execute(request, is_primary, next_id, last, _APPLIED if prefer.committed else (), scripted)
             writes = outcome.writes
             if writes is not None:
@@ -344,7 +343,7 @@ class Answering:
         transaction = outcome.transaction_id
         assert transaction is not None, "the caller has seen it"
         deadline = _NEVER if prefer.wait_seconds is None else self._now + prefer.wait_seconds
-        held = _new_tuple(Held, (transaction, request.reply_to, response, prefer.receipt, deadline))
+        held = new_tuple(Held, (transaction, request.reply_to, response, prefer.receipt, deadline))
         if outcome.writes is not None:
             self._writes.hold(held)
         elif outcome.replayed:

@@ -26,6 +26,7 @@ from ledgerd.enclave.requests import (
     Response,
     is_header_name,
     is_header_value,
+    new_tuple,
 )
 from ledgerd.enclave.scripting import Scripted
 from ledgerd.enclave.states import Ledger, StatesWanted
@@ -86,7 +87,6 @@ class Outcome:
 
 
 _NO_CONTENT: Final = Response(204)
-_new_tuple: Final = tuple.__new__  # a NamedTuple's own `__new__` is a Python function that calls this: three times the cost
 _LENGTHS_BYTES: Final = 16  # what the entry holds besides, for each key
 
 
@@ -305,7 +305,7 @@ def _with_id(response: Response, transaction_id: TransactionId, more_headers: tu
     status, headers, body, content_type = response
     view, seqno = transaction_id
     headers = (*headers, (TRANSACTION_ID_HEADER, f"{view}.{seqno}"), *more_headers)
-    return _new_tuple(Response, (status, headers, body, content_type))
+    return new_tuple(Response, (status, headers, body, content_type))
 
 
 def _plain(value: object) -> object:

@@ -464,9 +464,6 @@ class Serving:
         if self._answering.is_retired:
             return frozenset()
         wanted = self._consensus.peers | self._dialling.channels.speakers
-        primary = self._consensus.primary_id
-        if primary is not None:
-            wanted |= {primary}
         return wanted if self._consensus.is_member else wanted | self._joined_peers
 
     # Entries and signatures.

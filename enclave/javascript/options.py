@@ -77,15 +77,11 @@ def read_options(record: bytes | None) -> tuple[Options, str]:
             wrong.append(f"{name} is neither true nor false, so it is false")
         return value is True
 
-    options = Options(
-        DEFAULTS._replace(
-            heap_bytes=enough("max_heap_bytes", DEFAULTS.heap_bytes, HEAP_BYTES_MIN, HEAP_BYTES_MAX, "out of memory"),
-            stack_bytes=enough("max_stack_bytes", DEFAULTS.stack_bytes, STACK_BYTES_MIN, STACK_BYTES_MAX, "stack overflow"),
-            deadline_ms=number("max_execution_time_ms", DEFAULTS.deadline_ms, EXECUTION_MS_MIN, EXECUTION_MS_MAX),
-            interpreters=number("max_cached_interpreters", DEFAULTS.interpreters, 0, INTERPRETERS_MAX),
-        ),
-        flag("log_exception_details"),
-        flag("return_exception_details"),
+    limits = DEFAULTS._replace(
+        heap_bytes=enough("max_heap_bytes", DEFAULTS.heap_bytes, HEAP_BYTES_MIN, HEAP_BYTES_MAX, "out of memory"),
+        stack_bytes=enough("max_stack_bytes", DEFAULTS.stack_bytes, STACK_BYTES_MIN, STACK_BYTES_MAX, "stack overflow"),
+        deadline_ms=number("max_execution_time_ms", DEFAULTS.deadline_ms, EXECUTION_MS_MIN, EXECUTION_MS_MAX),
+        interpreters=number("max_cached_interpreters", DEFAULTS.interpreters, 0, INTERPRETERS_MAX),
     )
-    options = options._replace(used_up=used_up)
+    options = Options(limits, flag("log_exception_details"), flag("return_exception_details"), used_up)
     return options, f"runtime options of JavaScript applications: {'; '.join(wrong)}" if wrong else ""

@@ -12,17 +12,23 @@ def serving(host: Host) -> Any:
     return host.enclave._serving
 
 
+def joins_without(cluster: Cluster, name: str, apart: Host) -> Host:
+    """A node that joins while another one is cut off from all others, and stays so."""
+    cluster.cut = lambda a, b: (a is apart) is not (b is apart)
+    for stream in list(apart.streams):
+        cluster.close_stream(apart, stream)
+    joined = cluster.join(name, "n0")
+    cluster.until(lambda: joined.notices.get("open") == "yes")
+    return joined
+
+
 def test_who_joined_before_its_primary_did_gets_the_ledger_from_it() -> None:
     cluster = Cluster(app)
     cluster.start(3)
     late = cluster.join("n3", "n0")
     cluster.until(lambda: serving(late) is not None)
     assert serving(late)._consensus.last_seqno == 0, "it is admitted, and has read nothing"
-    cluster.cut = lambda a, b: (a is late) is not (b is late)
-    for stream in list(late.streams):
-        cluster.close_stream(late, stream)
-    other = cluster.join("n4", "n0")
-    cluster.until(lambda: other.notices.get("open") == "yes")
+    other = joins_without(cluster, "n4", late)
     cluster.run(0.5)
 
     primary = serving(cluster.hosts["n0"])._consensus
@@ -39,11 +45,7 @@ def test_who_joined_first_gives_its_vote_to_who_joined_later() -> None:
     cluster.start(3)
     late = cluster.join("n3", "n0")
     cluster.until(lambda: serving(late) is not None)
-    cluster.cut = lambda a, b: (a is late) is not (b is late)
-    for stream in list(late.streams):
-        cluster.close_stream(late, stream)
-    other = cluster.join("n4", "n0")
-    cluster.until(lambda: other.notices.get("open") == "yes")
+    other = joins_without(cluster, "n4", late)
     cluster.cut = lambda a, b: late in (a, b) and other not in (a, b)
     cluster.run(0.5)
     assert serving(late)._consensus.last_seqno == 0, "the primary cannot reach it"
@@ -56,11 +58,7 @@ def test_who_lags_gives_its_vote_to_who_joined_meanwhile() -> None:
     """Of four nodes one is gone, and the one that lags reaches only the newcomer, of which it has read nothing."""
     cluster = Cluster(app)
     first, _, lags = cluster.start(3)
-    cluster.cut = lambda a, b: (a is lags) is not (b is lags)
-    for stream in list(lags.streams):
-        cluster.close_stream(lags, stream)
-    other = cluster.join("n3", "n0")
-    cluster.until(lambda: other.notices.get("open") == "yes")
+    other = joins_without(cluster, "n3", lags)
     cluster.cut = lambda a, b: lags in (a, b) and other not in (a, b)
     cluster.run(0.1)
     cluster.kill(first)

@@ -29,7 +29,7 @@ from ledgerd.ledger.entry import read_public
 from ledgerd.ledger.signature import TREE
 from ledgerd.node.simulator.nsm import SimulatedNsm
 from ledgerd.node.simulator.pki import SimulatedRoot, make_root
-from support.script_workers import ScriptWorkers
+from support.script_workers import ScriptWorkers, run_wanted
 
 SANDBOX, BY_VOTE = (
     constitution.join(order, lambda name: files("ledgerd.governance.constitution").joinpath(name).read_text("utf-8"))
@@ -305,7 +305,7 @@ class Cluster:
             ready = enclave.ready()
             self._obey(host, boundary.decode_ready(boundary.encode_ready(ready)))
             jobs = enclave.jobs()
-            if not jobs and not self._run_scripts(host):
+            if not jobs and not run_wanted(host, self.now):
                 return
             for job in jobs:
                 result: object
@@ -314,17 +314,6 @@ class Cluster:
                 except Exception as error:
                     result = error
                 enclave.finished(job.number, result)
-
-    def _run_scripts(self, host: Host) -> bool:
-        """Run the scripts that the enclave wants run; False if there are none."""
-        pool = host.enclave.scripts
-        if pool is None or not pool.has_news:
-            return False
-        if host.scripts is None:
-            host.scripts = ScriptWorkers(pool)
-        for level, text in host.scripts.turn(self.now):
-            host.enclave.log(level, text)
-        return True
 
     def _obey(self, host: Host, ready: Ready) -> None:
         if ready.truncate_after is not None:

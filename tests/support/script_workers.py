@@ -115,3 +115,15 @@ class ScriptWorkers:
             _run(waiting[0])
             logs += carry(self._pool, self._workers)
         return logs
+
+
+def run_wanted(host: Any, now: float) -> bool:
+    """Run the scripts that the enclave of a host wants run, to their end, and tell it what they logged; False if there are none."""
+    pool = host.enclave.scripts
+    if pool is None or not pool.has_news:
+        return False
+    if host.scripts is None:
+        host.scripts = ScriptWorkers(pool)
+    for level, text in host.scripts.turn(now):
+        host.enclave.log(level, text)
+    return True

@@ -27,7 +27,7 @@ from ledgerd.ledger.entry import WriteSet, read_public
 from ledgerd.ledger.ids import FIRST_VIEW
 from ledgerd.ledger.receipt import VerifiedReceipt, verify_cose
 from ledgerd.node.simulator.nsm import SimulatedNsm
-from support.script_workers import ScriptWorkers
+from support.script_workers import ScriptWorkers, run_wanted
 from support.simulation import platform, stand_in_tls
 from support.simulation.application import app
 from support.simulation.clients import Asked, Client
@@ -217,7 +217,7 @@ class CompleteWorld(ServiceWorld):
             if not ready.is_empty():  # else an enclave sends nothing
                 self._obey(node, boundary.decode_ready(boundary.encode_ready(ready)))
             jobs = enclave.jobs()
-            if not node.is_up or not (jobs or (self.member is not None and self._run_scripts(node))):
+            if not node.is_up or not (jobs or (self.member is not None and run_wanted(node, node.clock))):
                 break
             for job in jobs:
                 try:
@@ -229,16 +229,6 @@ class CompleteWorld(ServiceWorld):
             self.judge.look(node)
             if self.member is not None:
                 secrets_follow_log(node)
-
-    def _run_scripts(self, node: CompleteNode) -> bool:
-        """Run the scripts that an enclave wants run, to their end; False if there are none."""
-        pool = node.enclave.scripts
-        if pool is None or not pool.has_news:
-            return False
-        if node.scripts is None:
-            node.scripts = ScriptWorkers(pool)
-        node.scripts.turn(node.clock)
-        return True
 
     def _obey(self, node: CompleteNode, ready: boundary.Ready) -> None:
         self.store(node, ready)

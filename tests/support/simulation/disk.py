@@ -48,7 +48,7 @@ class Disk:
 
     Attributes:
         queue: Work that is not done.
-        submitted, done: How many pieces of work there were, and how many of them are done.
+        submitted: How many pieces of work there were.
         entries: What it was given and has stored; entry i is at i - 1.
         views: View of each of them, by seqno; `views[0]` is 0.
         lie: (name, parameter) of what it lies about now, or None.
@@ -57,11 +57,15 @@ class Disk:
     def __init__(self) -> None:
         self.queue: deque[Write] = deque()
         self.submitted = 0
-        self.done = 0
         self.entries: list[bytes] = []
         self.views: list[int] = [0]
         self.lie: tuple[str, int] | None = None
         self._truncated: dict[int, bytes] = {}
+
+    @property
+    def done(self) -> int:
+        """How many of them are done."""
+        return self.submitted - len(self.queue)
 
     def submit(self, write: Write) -> Report | None:
         """Take a piece of work; the report, if the host says at once that it is done."""
@@ -84,7 +88,6 @@ class Disk:
         return self.views[seqno : seqno + 1] == [view]
 
     def _carry_out(self, write: Write) -> Report | None:
-        self.done += 1
         if write.truncate_after is not None:
             for seqno in range(write.truncate_after + 1, len(self.entries) + 1):
                 self._truncated[seqno] = self.entries[seqno - 1]

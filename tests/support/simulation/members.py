@@ -23,9 +23,9 @@ from support.histories import Id
 from support.simulation.clients import Asked
 from support.simulation.invariants import Violation, rule, violation
 from support.simulation.observation import Registry
+from support.simulation.platform import BEGAN
 
 NAME: Final = "member"
-BEGAN: Final = 1_800_000_000  # seconds since 1970, when worlds begin (`platform`)
 REKEY: Final[dict[str, Any]] = {"actions": [{"name": "trigger_ledger_rekey", "args": {}}]}
 BALLOT: Final[dict[str, Any]] = {"ballot": "export function vote (proposal, proposerId) { return true; }"}
 _VERSION: Final = "api-version=2024-07-01"
@@ -85,7 +85,7 @@ class Member:
         self.open: str | None = None
         self.asked: str | None = None
         self.told: list[Told] = []
-        self._signed_at = BEGAN - 1_000_000
+        self._signed_at = int(BEGAN) - 1_000_000
 
     def next(self, prefer: str) -> Asked:
         """What it asks next: a vote for its proposal, or another proposal."""

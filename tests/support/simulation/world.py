@@ -118,6 +118,7 @@ class World:
         if ready.truncate_after is not None or ready.entries:
             views = node.shadow.views[ready.first_seqno : ready.first_seqno + len(ready.entries)]
             report = node.disk.submit(Write(ready.generation, ready.truncate_after, ready.first_seqno, ready.entries, views))
+            self._keep_promises(node)
             if report is not None:
                 self.stored(node, report)
 
