@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ledgerd.node import lifecycle
+from support.echo_enclave import SECRET
 
 SECONDS_MAX = 20.0
 SCRIPT = Path(__file__).parent.parent / "support" / "echo_node.py"
@@ -122,7 +123,7 @@ def test_an_enclave_that_fails_tells_where_but_not_what_it_held(node: Node) -> N
     assert "the enclave process ended with status 1" in errors
     assert "KeyError" in node.log()
     assert "echo_enclave.py:" in node.log()
-    assert "4711" not in node.log() + errors
+    assert SECRET not in node.log() + errors
 
 
 def test_the_enclaves_exit_status_is_the_nodes(node: Node) -> None:

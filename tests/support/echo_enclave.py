@@ -73,7 +73,7 @@ class EchoEnclave:
             if len(words) > 2:
                 ready.notices.append(("refused", " ".join(words[2:])))
         elif words[0] == "crash":
-            raise KeyError("the private value 4711")
+            raise KeyError(SECRET)
         elif words[0] == "fetch":
             number = len(self._fetching) + 1
             self._fetching[number] = stream
@@ -111,6 +111,7 @@ class EchoEnclave:
         self._ready.client_bytes.append((number, result if isinstance(result, bytes) else repr(result).encode()))
 
 
+SECRET = "a value that nobody may read"
 COMMANDS = {b"store", b"stop", b"crash", b"fetch", b"nsm", b"flood", b"close", b"connect"}
 app = None
 

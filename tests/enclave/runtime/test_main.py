@@ -13,13 +13,14 @@ from ledgerd.ledger.errors import IntegrityError
 from ledgerd.node.simulator.nsm import SimulatedNsm
 from ledgerd.node.simulator.pki import make_root
 from ledgerd.node.simulator.server import serve
+from support.echo_enclave import SECRET
 
 
 def test_an_unforeseen_exception_is_told_without_what_it_holds() -> None:
     with pytest.raises(KeyError) as caught:
-        dict[str, str]()["the private value 4711"]
+        dict[str, str]()[SECRET]
     text = describe(caught.value)
-    assert "4711" not in text
+    assert SECRET not in text
     assert text.startswith("KeyError")
     assert "test_main.py:" in text
 
