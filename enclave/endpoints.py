@@ -81,9 +81,21 @@ class Context:
         params: Values of the path's parameters, percent-decoded (see `Endpoint.decodes`).
         caller: Whom authentication found; None for an endpoint without policies.
         kv: The maps, as this endpoint may open them.
+        range_refusal: Why a script was last refused a range of the ledger; None if it never was.
     """
 
-    __slots__ = ("_ledger", "_query", "_transaction", "applies_writes", "caller", "claims_digest", "kv", "params", "request")
+    __slots__ = (
+        "_ledger",
+        "_query",
+        "_transaction",
+        "applies_writes",
+        "caller",
+        "claims_digest",
+        "kv",
+        "params",
+        "range_refusal",
+        "request",
+    )
 
     def __init__(
         self,
@@ -100,6 +112,7 @@ class Context:
         self.kv = kv
         self.claims_digest = ZERO_DIGEST
         self.applies_writes: bool | None = None
+        self.range_refusal: RequestError | None = None
         self._transaction = transaction
         self._ledger = ledger
         self._query: dict[str, str] | None = None

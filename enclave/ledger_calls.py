@@ -134,6 +134,7 @@ def calls(historical: Historical) -> dict[str, Call]:
         try:
             kept = historical.state_range(numbers[0], (numbers[1], numbers[2]), expiry, PackedStates)
         except RequestError as error:
+            context.range_refusal = error
             raise ValueError(error.message) from None
         assert kept is None or isinstance(kept, PackedStates), "nobody else keeps states under handles"
         return None if kept is None else kept.packed()
