@@ -185,7 +185,7 @@ class Frontend:
             "current_view": self._node.view,
             "primary_id": self._node.primary_id,
             "recovery_count": service["recovery_count"],
-            "service_data": service["service_data"],
+            "service_data": service.get("service_data"),
             "current_service_create_txid": service["current_service_create_txid"],
         }
 

@@ -89,7 +89,6 @@ def genesis_writes(
                     "status": tables.OPENING,
                     "current_service_create_txid": "2.1",
                     "recovery_count": 0,
-                    "service_data": None,
                 }
             )
         },
@@ -124,11 +123,11 @@ def genesis_writes(
 
 
 def _member_info(status: str, party: Party) -> dict[str, Any]:
-    return {"status": status, "member_data": party.data}
+    return {"status": status, **({} if party.data is None else {"member_data": party.data})}
 
 
-def _user_info(party: Party) -> dict[str, Any]:
-    return {"user_data": party.data}
+def _user_info(party: Party) -> dict[str, Any] | None:
+    return None if party.data is None else {"user_data": party.data}
 
 
 def _add_parties(writes: WriteSet, what: str, parties: tuple[Party, ...], certificates: str, infos: str, info_of: Any) -> None:
@@ -137,7 +136,9 @@ def _add_parties(writes: WriteSet, what: str, parties: tuple[Party, ...], certif
         if party_id in writes.setdefault(certificates, {}):
             raise ConfigurationError(f"start.{what} lists the certificate {party_id.decode()[:16]}... twice; remove one")
         writes[certificates][party_id] = party.certificate.encode()
-        writes.setdefault(infos, {})[party_id] = tables.encode(info_of(party))
+        info = info_of(party)  # who has nothing said of him has none, as in CCF
+        if info is not None:
+            writes.setdefault(infos, {})[party_id] = tables.encode(info)
 
 
 def _fingerprint(pem: str, what: str) -> str:

@@ -98,8 +98,10 @@ class Unasked:
         status = tables.ACTIVE if settings.get("admission") == "automatic" else tables.ACCEPTED
         for infos, pems in ((tables.MEMBER_INFO, tables.MEMBER_CERTS), (tables.USER_INFO, tables.USER_CERTS)):
             known, certified = writes.get(infos, {}), writes.get(pems, {})
-            if known.keys() != certified.keys():
-                raise refuse(f"a certificate for each record of {infos}, and the other way round", "one without the other")
+            if not known.keys() <= certified.keys():
+                raise refuse(f"a certificate for each record of {infos}", "one without")
+            if infos == tables.MEMBER_INFO and known.keys() != certified.keys():  # of users there may be nothing to say
+                raise refuse(f"a record of {infos} for each certificate", "one without")
             for key, pem in certified.items():
                 if pem is None or _id_of(pem) != key:
                     raise refuse(f"keys of {pems} that are the digests of the certificates", f"{short(key.decode(errors='replace'))}")
@@ -111,7 +113,7 @@ class Unasked:
         members = ", ".join(short(key.decode()) for key in sorted(writes.get(tables.MEMBER_INFO, {}))) or "none"
         return Change(
             "genesis",
-            f"the service begins: members ({status}) {members}; users {len(writes.get(tables.USER_INFO, {}))}; "
+            f"the service begins: members ({status}) {members}; users {len(writes.get(tables.USER_CERTS, {}))}; "
             f"admission {settings.get('admission')}; constitution {sha256(constitution).hexdigest()[:16]}...",
         )
 

@@ -122,8 +122,7 @@ class Engine:
         info["state"] = state
         if state != tables.OPEN:
             info["final_votes"] = votes
-            if failures:
-                info["vote_failures"] = failures
+            info["vote_failures"] = failures
         context.kv[tables.PROPOSALS_INFO].set(proposal_id.encode(), tables.encode(info))
         if state == tables.ACCEPTED:
             yield from self.apply(context, proposal_id, text)

@@ -390,7 +390,7 @@ def without_alice(life: Life, ledger: Ledger) -> list[bytes]:
 
     def edit(writes: WriteSet) -> WriteSet:
         record = tables.decode(writes[tables.PROPOSALS_INFO][key] or b"")
-        undecided = {name: value for name, value in record.items() if name != "final_votes"}
+        undecided = {name: value for name, value in record.items() if name not in ("final_votes", "vote_failures")}
         kept: WriteSet = {name: writes[name] for name in (tables.COSE_HISTORY, tables.OBSERVED_SIGNATURE) if name in writes}
         return {**kept, tables.PROPOSALS_INFO: {key: tables.encode({**undecided, "state": "Open"})}}
 

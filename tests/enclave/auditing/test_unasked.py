@@ -125,6 +125,11 @@ def test_a_genesis_is_whole(ledger: Ledger) -> None:
     key, member = ledger.row(1, tables.MEMBER_INFO)
     assert refused(ledger, 1, MEMBER_INFO={key: tables.encode({**member, "status": tables.ACCEPTED})}).rule == findings.GENESIS
     assert refused(ledger, 1, USER_CERTS={b"ab": b"no certificate"}).rule == findings.GENESIS
+    assert refused(ledger, 1, USER_INFO={b"ab" * 32: b"{}"}).rule == findings.GENESIS, "of nobody"
+    stranger = make_identity("stranger")
+    assert refused(ledger, 1, MEMBER_CERTS={id_of(stranger).encode(): stranger.pem.encode()}).rule == findings.GENESIS, (
+        "neither Accepted nor Active"
+    )
     assert refused(ledger, 1, PROPOSALS={b"ab": b"{}"}).rule == findings.GENESIS
 
 
