@@ -136,11 +136,26 @@ class SnpJoinPolicy(TypedDict):
     tcbVersions: dict[str, Any]
 
 
+class SgxJoinPolicy(TypedDict):
+    """Which enclaves on SGX may join: none."""
+
+    measurements: list[str]
+
+
+class VirtualJoinPolicy(TypedDict):
+    """Which nodes may join that attest nothing: none."""
+
+    measurements: list[str]
+    hostData: list[str]
+
+
 class JoinPolicy(TypedDict):
-    """What a node has to show to join, by platform."""
+    """What a node has to show to join, by platform; the last two are always empty, for clients that are made from CCF's schema."""
 
     nitro: NitroJoinPolicy
     snp: SnpJoinPolicy
+    sgx: SgxJoinPolicy
+    virtual: VirtualJoinPolicy
 
 
 class JwtIssuer(TypedDict):

@@ -137,6 +137,8 @@ def _join_policy(context: Context) -> Result:
         snp=descriptions.snp_join_policy(
             rows(tables.SNP_MEASUREMENTS), rows(tables.SNP_HOST_DATA), rows(tables.SNP_UVM_ENDORSEMENTS), rows(tables.SNP_TCB_VERSIONS)
         ),
+        sgx={"measurements": []},
+        virtual={"measurements": [], "hostData": []},
     )
 
 
