@@ -1,5 +1,6 @@
 """Ballots of a hostile member in a real service: they loop, eat memory and recurse in real workers. The others decide, and while such a
-ballot runs, clients' writes are committed as fast as ever.
+ballot runs, clients' writes are committed as fast as ever. And a constitution that does the same for some proposals: those come to nothing,
+and all others are decided as before.
 
 What ballots say and reach for: `tests/enclave/governing/test_hostile_members.py`.
 """
@@ -133,8 +134,92 @@ def test_a_ballot_that_does_not_end_stops_neither_the_vote_nor_commits(members: 
     assert service.nodes[0].process.poll() is None
 
 
-def test_the_ledger_of_all_that_is_sound(members: Members) -> None:
-    service = members.service
+# What a constitution does for a proposal to remove the user of such a number.
+
+HARMS: dict[str, tuple[str, str]] = {
+    "validate loops": ("validate", "for (;;);"),
+    "validate recurses": ("validate", "const down = () => down() + 1; down();"),
+    "resolve loops": ("resolve", "for (;;);"),
+    "resolve eats memory": ("resolve", "const all = []; for (;;) all.push(new Uint8Array(1 << 20).fill(1));"),
+    "apply loops": ("apply", "for (;;);"),
+    "apply throws": ("apply", "throw new Error('no');"),
+}
+FAILED = {"validate": "Failed to execute validation: ", "resolve": "Failed to resolve(): ", "apply": "Failed to apply(): "}
+HARMFUL = """
+const HARMS = new Map([%s]);
+function harm(where, text) {
+  const found = HARMS.get(JSON.parse(text).actions[0].args?.user_id);
+  if (found?.where === where) found.does();
+}
+export function validate(input) { harm("validate", input); return validateBefore(input); }
+export function resolve(proposal, proposerId, votes, proposalId) {
+  harm("resolve", proposal);
+  return resolveBefore(proposal, proposerId, votes, proposalId);
+}
+export function apply(proposal, proposalId) { harm("apply", proposal); return applyBefore(proposal, proposalId); }
+"""
+
+
+def numbered(name: str) -> str:
+    return f"{list(HARMS).index(name):064x}"
+
+
+def harmful(text: str) -> str:
+    """A constitution that does all this, and otherwise what it did."""
+    for function in ("validate", "resolve", "apply"):
+        assert text.count(f"export function {function}(") == 1
+        text = text.replace(f"export function {function}(", f"function {function}Before(")
+    cases = [f'["{numbered(name)}", {{ where: "{where}", does() {{ {body} }} }}]' for name, (where, body) in HARMS.items()]
+    return text + HARMFUL % ", ".join(cases)
+
+
+@pytest.fixture(scope="module")
+def under_harm(members: Members) -> Members:
+    """The same service, whose members have decided on that constitution."""
+    first, second, _ = (members.service.identities[name] for name in MEMBERS)
+    node = members.service.nodes[0]
+    with Session(node.rpc, members.service.certificate) as client:
+        text = client.ask("GET", f"/gov/service/constitution{VERSION}").body.decode()
+    proposal_id = members.propose(first, "set_constitution", {"constitution": harmful(text)})
+    members.vote(first, proposal_id)
+    assert members.vote(second, proposal_id).json()["proposalState"] == "Accepted"
+    return members
+
+
+@pytest.mark.parametrize("what", HARMS)
+def test_a_constitution_that_fails_harms_only_the_proposal_that_it_fails_for(under_harm: Members, what: str) -> None:
+    service = under_harm.service
+    first, second, _ = (service.identities[name] for name in MEMBERS)
+    node = service.nodes[0]
+
+    def read(path: str) -> Any:
+        with Session(node.rpc, service.certificate) as client:
+            return client.ask("GET", f"/gov/{path}{VERSION}").json()
+
+    before = read("members/proposals")
+    with Writer(service) as writer:
+        written = len(writer.seconds)
+        action = {"name": "remove_user", "args": {"user_id": numbered(what)}}
+        answer = under_harm.post(first, "proposal", "proposals:create", {"actions": [action]})
+        if HARMS[what][0] == "apply":
+            proposal_id = answer.json()["proposalId"]
+            assert under_harm.vote(first, proposal_id).json()["proposalState"] == "Open"
+            before = read("members/proposals")
+            answer = under_harm.vote(second, proposal_id)
+        during = len(writer.seconds) - written
+    assert (answer.status, answer.json()["error"]["code"]) == (500, "InternalError"), answer.body
+    assert answer.json()["error"]["message"].startswith(FAILED[HARMS[what][0]])
+    assert read("members/proposals") == before, "nothing of it is there, nor is the ballot that would have had it applied"
+    if "loops" in what:
+        assert during, "nobody's write was committed while it looped"
+    decided = under_harm.propose(first, "trigger_ledger_chunk", None)
+    under_harm.vote(first, decided)
+    assert under_harm.vote(second, decided).json()["proposalState"] == "Accepted"
+    assert node.process.poll() is None
+
+
+def test_the_ledger_of_all_that_is_sound(under_harm: Members) -> None:
+    service = under_harm.service
     committed = service.settle()
     auditor = Auditor(service.certificate.read_text())
     for entry in service.nodes[0].entries(committed):
