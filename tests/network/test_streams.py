@@ -9,7 +9,7 @@ from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.network import streams as module
 from ledgerd.network.streams import Kind, Streams
 
-SECONDS_MAX = 10.0
+SECONDS_MAX = 120.0
 
 
 def client_kind(unsent_bytes_max: int = 1 << 20, streams_max: int = 100, pauses: bool = True) -> Kind:

@@ -33,7 +33,7 @@ from ledgerd.node.host import EnclaveLostError, Host, kinds
 from ledgerd.node.storage import Append, Storage, StorageError
 from support.enclave_end import EnclaveEnd
 
-SECONDS_MAX = 10.0
+SECONDS_MAX = 120.0
 KERNEL_BYTES_MAX = 16 << 20  # what the buffers of a loopback connection and of a UNIX socket can hold at most
 
 

@@ -24,7 +24,7 @@ from ledgerd.node.journal import BLOCK_BYTES, Journal, decode
 from ledgerd.node.ledger_files import LedgerReader
 from ledgerd.node.storage import Append, Read, Report, Storage
 
-SECONDS_MAX = 10.0
+SECONDS_MAX = 120.0
 FILES = ("data.mdb", "journal")
 
 

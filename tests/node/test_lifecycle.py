@@ -11,7 +11,7 @@ import pytest
 
 from ledgerd.node import lifecycle
 
-SECONDS_MAX = 20.0
+SECONDS_MAX = 120.0
 SCRIPT = Path(__file__).parent.parent / "support" / "echo_node.py"
 
 
