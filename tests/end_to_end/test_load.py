@@ -1,7 +1,7 @@
 """Clients that mean no good do not keep a service from the others: it goes on to commit, and has room for newcomers.
 
-Real nodes, with few places so that a small crowd takes all of them. Not here: how much slower a commit is for a crowd, which a test beside
-others cannot tell from what else the machine does (`scripts/crowd`).
+Real nodes, with few places so that a small crowd takes all of them. Not here: how much slower a commit is for a crowd (`scripts/crowd`); a
+test sees whether it waits for one, in one of several attempts, for the machine may do something else just when the crowd is there.
 """
 
 import ssl
@@ -14,12 +14,13 @@ import pytest
 
 from support.crowd import Crowd, connect
 from support.https import Session
-from support.processes import Service, wait_for
+from support.processes import Node, Service, wait_for
 
 PLACES = 60
 ROUNDS = 3
 COMMITS = 100  # in each phase
-SECONDS_MAX = 1.0  # of a commit, as most are, for a crowd of clients each of whom would let a node wait for longer; one takes milliseconds
+RATIO_MAX = 8.0  # of medians; it is below 2, and was 11 with a millisecond of waiting for each byte of a slow client
+ATTEMPTS = 5
 BODY_BYTES_MAX = 1 << 20
 HEADER_BYTES_MAX = 16 << 10
 TARGET_BYTES_MAX = 8 << 10
@@ -52,26 +53,40 @@ def commits(session: Session, count: int) -> list[float]:
     return took
 
 
+def calm_and_crowded(session: Session, node: Node) -> tuple[float, float]:
+    """Median seconds of a commit without a crowd and with one, in turn, so that whatever else the machine does is in both."""
+    calm: list[float] = []
+    crowded: list[float] = []
+    for _ in range(ROUNDS):
+        calm += commits(session, COMMITS)
+        with Crowd(
+            node.rpc,
+            half_open=20,
+            mute=20,
+            slow_headers=20,
+            slow_bodies=20,
+            deaf=5,
+            deaf_path="/app/public/records/large",
+            a_second=60,
+        ) as crowd:
+            while crowd.opened < PLACES:
+                commits(session, 1)  # whoever is silent longest gives its place to a newcomer
+            crowded += commits(session, COMMITS)
+    return statistics.median(calm), statistics.median(crowded)
+
+
 def test_a_service_goes_on_to_commit_whatever_a_crowd_does(service: Service) -> None:
     node = service.nodes[0]
-    took: list[float] = []
     with node.session() as session:
         session.ask("PUT", "/app/public/records/large", b"x" * 100_000, prefer="committed")
-        for _ in range(ROUNDS):
-            with Crowd(
-                node.rpc,
-                half_open=20,
-                mute=20,
-                slow_headers=20,
-                slow_bodies=20,
-                deaf=5,
-                deaf_path="/app/public/records/large",
-                a_second=60,
-            ) as crowd:
-                while crowd.opened < PLACES:
-                    commits(session, 1)  # whoever is silent longest gives its place to a newcomer
-                took += commits(session, COMMITS)
-    assert statistics.median(took) < SECONDS_MAX
+        commits(session, 20)  # so that everybody is warm
+        seen: list[tuple[float, float]] = []
+        while len(seen) < ATTEMPTS:
+            calm, crowded = calm_and_crowded(session, node)
+            seen.append((calm, crowded))
+            if crowded < RATIO_MAX * calm:
+                break
+    assert crowded < RATIO_MAX * calm, f"seconds calm and crowded: {seen}"
 
 
 def test_when_all_places_are_taken_by_silence_there_is_room_for_a_client_and_for_a_node(service: Service) -> None:
