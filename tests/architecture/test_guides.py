@@ -87,7 +87,7 @@ def test_what_members_may_try_on_one_machine_runs_as_printed(tmp_path: Path) -> 
     (tmp_path / "guide.sh").write_text("set -e\n" + blocks(MEMBERS.partition("<!-- example: run by a test")[2], "sh")[0])
     path = f"{Path(LEDGERD).parent}:{os.environ['PATH']}"
     whole = [LEDGERD, "dev", "--nodes", "1", "--dir", "service", "--port", "0", "--exec", "bash guide.sh"]
-    done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "PATH": path})
+    done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600, env={**os.environ, "PATH": path})
     assert done.returncode == 0, done.stdout + done.stderr
     assert '+  return "Accepted"' not in done.stdout
     assert '-  return "Accepted";' in done.stdout  # the difference of the two constitutions
@@ -103,6 +103,6 @@ def test_the_code_of_the_sdk_s_guide_runs_as_printed(tmp_path: Path, number: int
     (tmp_path / "guide.py").write_text(code.replace('"https://127.0.0.1:8000"', '__import__("os").environ["LEDGERD_URL"]'))
     command = f"{sys.executable} -W error guide.py && {sys.executable} -W error guide.py trio"
     whole = [LEDGERD, "dev", "--dir", "service", "--port", "0", "--exec", command]
-    done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=90)
+    done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert ("True" in done.stdout, "SIMULATED" in done.stdout, "1000 are committed" in done.stdout)[number]

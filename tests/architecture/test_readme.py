@@ -41,7 +41,7 @@ def test_the_commands_shown_work_as_printed(tmp_path: Path) -> None:
         script.append(command)
     (tmp_path / "commands").write_text("\n".join(script))
     whole = [str(Path(sys.executable).with_name("ledgerd")), "dev", "--dir", "service", "--port", "0", "--exec", "sh ./commands"]
-    done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=90)
+    done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "204 No Content" in done.stdout
 

@@ -1,12 +1,11 @@
 """Ballots of a hostile member in a real service: they loop, eat memory and recurse in real workers. The others decide, and while such a
-ballot runs, clients' writes are committed as fast as ever. And a constitution that does the same for some proposals: those come to nothing,
-and all others are decided as before.
+ballot runs, clients' writes go on to be committed. And a constitution that does the same for some proposals: those come to nothing, and all
+others are decided as before.
 
 What ballots say and reach for: `tests/enclave/governing/test_hostile_members.py`.
 """
 
 import json
-import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from ledgerd.governance import requests
 from ledgerd.ledger.audit import Auditor
 from support.cluster import Identity
 from support.governed import VERSION, id_of
-from support.https import Answer, Request, Session
+from support.https import Answer, Request
 from support.processes import wait_for
 from support.voting import YES
 from support.voting_service import MEMBERS, USER, VotingService
@@ -31,8 +30,8 @@ BALLOTS = {
     "backtracks": "export function vote() { return /^(a+)+$/.test('a'.repeat(64) + 'b'); }",
     "loops as it is loaded": "for (;;); export function vote() { return true; }",
 }
-PATIENCE_SECONDS = 30.0  # each vote runs all ballots, and one that loops has three seconds
-LATENCY_SECONDS_MAX = 0.5  # of one commit, in the median, on a machine that does other things too; a loop's deadline is several seconds
+LONG = ("loops", "backtracks", "loops as it is loaded")  # until their time is over: each vote runs all ballots, and each has three seconds
+COMMITS_MIN = 20  # while a ballot takes its time; if they waited for it there would be one with each vote
 
 
 class Members:
@@ -47,7 +46,7 @@ class Members:
         self.time += 1
         envelope = requests.sign(who.key, who.certificate, kind, body, created_at=self.time, **about)
         node = self.service.nodes[0]
-        with Session(node.rpc, self.service.certificate, seconds=PATIENCE_SECONDS) as client:
+        with node.session() as client:
             headers = {"content-type": requests.CONTENT_TYPE}
             return client.ask_all([Request("POST", f"/gov/members/{path}{VERSION}", envelope, headers)])[0]
 
@@ -90,25 +89,28 @@ class Writer:
     def __init__(self, service: VotingService) -> None:
         self._service = service
         self._ends = threading.Event()
-        self.seconds: list[float] = []
+        self.commits = 0
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> "Writer":
         self._thread.start()
-        wait_for(lambda: len(self.seconds) >= 3, "writes are committed")
+        self.wait_for_more()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ends.set()
         self._thread.join()
 
+    def wait_for_more(self) -> None:
+        count = self.commits + 3
+        wait_for(lambda: self.commits >= count, "writes are committed")
+
     def _run(self) -> None:
         with self._service.nodes[0].session(USER) as client:
             while not self._ends.is_set():
-                began = time.monotonic()
                 answer = client.ask_all([Request("PUT", "/app/records/k", b"v", {"prefer": "committed"})])[0]
                 assert answer.status == 204
-                self.seconds.append(time.monotonic() - began)
+                self.commits += 1
 
 
 @pytest.mark.parametrize("what", BALLOTS)
@@ -117,20 +119,18 @@ def test_a_ballot_that_does_not_end_stops_neither_the_vote_nor_commits(members: 
     first, second, hostile = (service.identities[name] for name in MEMBERS)
     proposal_id = members.propose(first, "trigger_ledger_chunk", None)
     with Writer(service) as writer:
-        before = len(writer.seconds)
+        before = writer.commits
         assert members.vote(hostile, proposal_id, BALLOTS[what]).json()["proposalState"] == "Open"
         members.vote(first, proposal_id)
         decided = members.vote(second, proposal_id)
-        during = writer.seconds[before:]
+        during = writer.commits - before
+        writer.wait_for_more()
     assert decided.status == 200, decided.body
     shown = decided.json()
     assert shown["proposalState"] == "Accepted"
     assert shown["finalVotes"] == {id_of(first): True, id_of(second): True}
     assert set(shown["voteFailures"]) == {id_of(hostile)}
-    assert during
-    assert statistics.median(during) < LATENCY_SECONDS_MAX
-    reason = shown["voteFailures"][id_of(hostile)]["reason"]
-    print(f"{what}: {len(during)} commits, median {statistics.median(during) * 1000:.1f} ms, longest {max(during) * 1000:.0f} ms; {reason}")
+    assert what not in LONG or during >= COMMITS_MIN
     assert service.nodes[0].process.poll() is None
 
 
@@ -178,7 +178,7 @@ def under_harm(members: Members) -> Members:
     """The same service, whose members have decided on that constitution."""
     first, second, _ = (members.service.identities[name] for name in MEMBERS)
     node = members.service.nodes[0]
-    with Session(node.rpc, members.service.certificate) as client:
+    with node.session() as client:
         text = client.ask("GET", f"/gov/service/constitution{VERSION}").body.decode()
     proposal_id = members.propose(first, "set_constitution", {"constitution": harmful(text)})
     members.vote(first, proposal_id)
@@ -193,12 +193,12 @@ def test_a_constitution_that_fails_harms_only_the_proposal_that_it_fails_for(und
     node = service.nodes[0]
 
     def read(path: str) -> Any:
-        with Session(node.rpc, service.certificate) as client:
+        with node.session() as client:
             return client.ask("GET", f"/gov/{path}{VERSION}").json()
 
     before = read("members/proposals")
     with Writer(service) as writer:
-        written = len(writer.seconds)
+        written = writer.commits
         action = {"name": "remove_user", "args": {"user_id": numbered(what)}}
         answer = under_harm.post(first, "proposal", "proposals:create", {"actions": [action]})
         if HARMS[what][0] == "apply":
@@ -206,7 +206,7 @@ def test_a_constitution_that_fails_harms_only_the_proposal_that_it_fails_for(und
             assert under_harm.vote(first, proposal_id).json()["proposalState"] == "Open"
             before = read("members/proposals")
             answer = under_harm.vote(second, proposal_id)
-        during = len(writer.seconds) - written
+        during = writer.commits - written
     assert (answer.status, answer.json()["error"]["code"]) == (500, "InternalError"), answer.body
     assert answer.json()["error"]["message"].startswith(FAILED[HARMS[what][0]])
     assert read("members/proposals") == before, "nothing of it is there, nor is the ballot that would have had it applied"

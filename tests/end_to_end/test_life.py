@@ -16,7 +16,7 @@ import pytest
 
 from ledgerd.ledger.receipt import verify_json
 from support.https import Answer, Request
-from support.processes import Node, Service, wait_for
+from support.processes import ENDING_SECONDS_MAX, PATIENT_MS, Node, Service, wait_for
 
 MANY = 3000
 BEYOND_MEMORY = 8000
@@ -115,7 +115,7 @@ def test_a_primary_alone_commits_nothing(tmp_path: Path) -> None:
                 assert client.ask("GET", f"/app/tx?transaction_id={written}").json()["status"] == "Pending"
                 assert client.ask("GET", f"/app/receipt?transaction_id={written}").status == 404
             stop(backups[0], signal.SIGCONT)
-            # With the second of three it goes on, be it under this primary or the next: what was signed is never lost.
+            # With the second of three it goes on, be it under this primary or, after a long while, the next: what was signed is never lost.
             with backups[0].session() as other:
                 wait_for(
                     lambda: other.ask("GET", f"/app/tx?transaction_id={written}").json()["status"] == "Committed", "a majority commits"
@@ -124,7 +124,7 @@ def test_a_primary_alone_commits_nothing(tmp_path: Path) -> None:
 
 def test_a_primary_that_stood_still_gives_way_and_what_was_not_signed_is_gone(tmp_path: Path) -> None:
     """Its clock, sockets and disk go on later as if nothing had happened; yet it must acknowledge nothing that the others do not have."""
-    with Service(tmp_path) as service:
+    with Service(tmp_path, election_ms=PATIENT_MS) as service:
         old, others = service.primary(), service.backups()
         with old.session() as client, old.session() as waiting:
             assert client.ask_all([put("before", prefer="committed")])[0].status == 204
@@ -178,7 +178,7 @@ def test_sigterm_ends_a_node_and_the_rest_goes_on(tmp_path: Path) -> None:
         ended = service.backups()[0]
         enclave = os.pidfd_open(ended.enclave_pid)
         ended.process.send_signal(signal.SIGTERM)
-        assert ended.process.wait(10) == 0
+        assert ended.process.wait(ENDING_SECONDS_MAX) == 0
         assert select.select([enclave], [], [], 0)[0], "the enclave ended before its host did"
         os.close(enclave)
         assert not (ended.directory / "host.pid").exists()
@@ -193,7 +193,7 @@ def test_all_nodes_end_by_sigterm_at_once(tmp_path: Path) -> None:
     with Service(tmp_path) as service:
         for node in service.nodes:
             node.process.send_signal(signal.SIGTERM)
-        assert [node.process.wait(10) for node in service.nodes] == [0, 0, 0]
+        assert [node.process.wait(ENDING_SECONDS_MAX) for node in service.nodes] == [0, 0, 0]
         assert all(node.wait_enclave_ended(0) for node in service.nodes)
 
 
@@ -203,7 +203,7 @@ def test_the_other_process_does_not_outlive_a_killed_one(tmp_path: Path) -> None
         first.kill_host()
         assert first.wait_enclave_ended()
         second.kill_enclave()
-        assert second.process.wait(5) == 1
+        assert second.process.wait(ENDING_SECONDS_MAX) == 1
         assert "ended by signal 9" in second.output()
 
 
@@ -213,7 +213,7 @@ def test_a_directory_that_a_node_has_used_is_refused(tmp_path: Path) -> None:
         again = Node(service, 0)
         service.nodes.append(again)
         again.begin('[start]\nadmission = "automatic"\n[[start.members]]\ncertificate = "member0_cert.pem"')
-        assert again.process.wait(10) == 2
+        assert again.process.wait(ENDING_SECONDS_MAX) == 2
         assert "was used by a node before" in again.output()
         assert len(again.output().strip().splitlines()) == 1
         with node.session() as client:
@@ -231,7 +231,7 @@ def curl(service: Service, *arguments: str, trusted: bool = True) -> tuple[int, 
             pytest.fail("curl is not installed")
         pytest.skip("curl is not installed")
     trust = ["--cacert", str(service.certificate)] if trusted else []
-    done = subprocess.run([program, "-sS", "-m", "10", *trust, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([program, "-sS", "-m", "60", *trust, *arguments], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
 

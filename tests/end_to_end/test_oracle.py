@@ -22,7 +22,7 @@ from support.ccf_oracle import Oracle
 from support.entry_fields import fields_of_chunk
 from support.https import Answer, Request
 from support.oracles import made_oracle
-from support.processes import Service
+from support.processes import PATIENT_MS, Service
 
 SIGNATURES = "public:ccf.internal.signatures"
 WRITES = 24  # in each view
@@ -84,7 +84,7 @@ class Answered:
 
 @pytest.fixture(scope="module", params=["secp256r1", "secp384r1"])
 def answered(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Answered]:
-    with Service(tmp_path_factory.mktemp("oracle"), curve=request.param) as service:
+    with Service(tmp_path_factory.mktemp("oracle"), curve=request.param, election_ms=PATIENT_MS) as service:
         assert public_key(load_certificate(service.certificate.read_bytes())).curve.name == request.param
         yield Answered(service)
 
@@ -92,7 +92,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
 def ledgerd(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the command line."""
     command = [sys.executable, "-c", "from ledgerd.node.cli.main import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def shown(node: Node, name: str) -> x509.Certificate:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with socket.create_connection(node.rpc, 5) as plain, context.wrap_socket(plain, server_hostname=name) as connection:
+    with socket.create_connection(node.rpc, 60) as plain, context.wrap_socket(plain, server_hostname=name) as connection:
         der = connection.getpeercert(binary_form=True)
     assert der is not None
     return x509.load_der_x509_certificate(der)

@@ -86,7 +86,7 @@ def test_ccfs_script_fetches_opens_and_submits_a_share_and_is_told_that_the_serv
             command = [str(TOOLS / "submit_recovery_share.sh"), url, "--member-enc-privk", str(share_key)]
             command += ["--member-id-privk", str(signing_key), "--member-id-cert", str(certificate), "--api-version", "2024-07-01"]
             command += ["--cacert", str(service.certificate), *curl_options]
-            return subprocess.run(command, capture_output=True, text=True, env=tools, timeout=30, check=False)
+            return subprocess.run(command, capture_output=True, text=True, env=tools, timeout=600, check=False)
 
         assert run("gov", "propose", "set-member", "--cert", certificate, *asking, *first).status == 0
         assert run("gov", "ack", *asking, *files(member, tmp_path)).status == 0

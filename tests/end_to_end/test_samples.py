@@ -21,6 +21,8 @@ from support.javascript import bundle
 from support.processes import Node, Service
 
 SAMPLES = Path(__file__).parent.parent / "support" / "samples"
+# So that what ends a script is never that the machine had no time for it.
+PATIENT = {"max_execution_time_ms": 10_000}
 USERS = ("user0", "user1", "user2", "user3")
 
 SOMETIMES = {"forwarding_required": "sometimes"}  # a backup begins it, and passes it on when it has written
@@ -47,6 +49,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             (service.folder / f"{name}_cert.pem").write_text(identity.pem)
             (service.folder / f"{name}_privk.pem").write_bytes(key)
             propose(service, "set_user", {"cert": identity.pem, "user_data": {"name": name}})
+        propose(service, "set_js_runtime_options", PATIENT)
         yield service
 
 
@@ -206,7 +209,7 @@ def test_limits_end_requests_and_governance_sets_others(
     """CCF's own test: less and less, down to where not even the engine can start; and then back."""
     propose(service, "set_js_app", {"bundle": bundle(LIMITS, {"app.js": LIMITS_SOURCE})})
     node = service.primary()
-    told = {"return_exception_details": True}
+    told = {**PATIENT, "return_exception_details": True}
     propose(service, "set_js_runtime_options", told)
     shown = {"max_stack_bytes": "max_stack_size", "max_heap_bytes": "max_heap_size"}[option]
     default = ask(node, None, "GET", "/node/js_metrics").json()[shown]

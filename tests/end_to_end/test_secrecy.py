@@ -26,7 +26,7 @@ from ledgerd.ledger.signature import SIGNATURES
 from support.cluster import Cluster, Host
 from support.https import Request, Session
 from support.members import SIGNED_AT, send
-from support.processes import Service
+from support.processes import ENDING_SECONDS_MAX, PATIENT_MS, Service
 from support.recovered import decrypted
 from support.traces import forms, traces
 
@@ -114,13 +114,13 @@ def written() -> Written:
 @pytest.fixture(scope="module")
 def service(written: Written, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that was written to, then joined by a late node, then lost its primary, and wrote again."""
-    with Service(tmp_path_factory.mktemp("captured"), captured=True) as service:
+    with Service(tmp_path_factory.mktemp("captured"), captured=True, election_ms=PATIENT_MS) as service:
         written.write(service)
         service.add()
         service.settle()
         dead = service.primary()
         dead.kill_enclave()
-        assert dead.process.wait(5) == 1
+        assert dead.process.wait(ENDING_SECONDS_MAX) == 1
         with service.primary().session() as client:
             requests = [
                 Request("PUT", f"/app/records/{written.words['key']}", value, {"prefer": "committed"}) for value in written.values.values()

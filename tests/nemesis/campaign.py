@@ -32,15 +32,16 @@ from nemesis.links import Gate, Network
 from support.cluster import Identity
 from support.histories import Entry, Outcome, check, check_receipts
 from support.members import CREATE, envelope
-from support.processes import Node, Service, wait_for
+from support.processes import DEFAULT_MS, Node, Service, wait_for
 
 HOST: Final = Path(__file__).with_name("host.py")
 MAP: Final = "public:records"
 FAULT_SECONDS: Final = (0.3, 3.0)
 REST_SECONDS: Final = (0.1, 1.0)
 PROGRESS: Final = 20  # committed writes that a healed service must take
-PROGRESS_SECONDS_MAX: Final = 15.0
-RESURRECTED_SECONDS_MAX: Final = 10.0
+PROGRESS_SECONDS_MAX: Final = 120.0  # met only by a service that makes none, however busy the machine is
+RESURRECTED_SECONDS_MAX: Final = 120.0
+ASK_SECONDS_MAX: Final = 5.0  # of a node that may have been harmed, and then answers nothing
 RETRY_SECONDS: Final = 0.1
 
 
@@ -48,7 +49,7 @@ class ProxiedService(Service):
     """A service whose nodes reach each other through gates, and whose hosts take orders to do wrong."""
 
     def __init__(self, folder: Path, nodes: int, network: Network, seed: int, enclave: tuple[str, ...] = ()) -> None:
-        super().__init__(folder, nodes)
+        super().__init__(folder, nodes, election_ms=DEFAULT_MS)
         self._enclave = enclave
         self._network = network
         self._seed = seed
@@ -206,7 +207,7 @@ class Campaign:
     def _primary(self, nodes: list[Node]) -> Node | None:
         for node in nodes:
             try:
-                with node.session() as session:
+                with node.session(seconds=ASK_SECONDS_MAX) as session:
                     found = session.ask("GET", "/node/network").json()["primary_id"]
             except OSError:
                 continue
@@ -237,7 +238,7 @@ class Campaign:
         def removed() -> bool:
             for other in self.service.alive():
                 try:
-                    with other.session() as session:
+                    with other.session(seconds=ASK_SECONDS_MAX) as session:
                         listed = session.ask("GET", "/node/network/removable_nodes").json().get("nodes", [])
                         if node.id in (item["node_id"] for item in listed):
                             return True
@@ -271,7 +272,7 @@ class Campaign:
             assert transaction is not None
             for node in self.service.alive():
                 try:
-                    with node.session() as session:
+                    with node.session(seconds=ASK_SECONDS_MAX) as session:
                         answer = session.ask("GET", "/node/receipt/cose?transaction_id={}.{}".format(*transaction))
                 except OSError:
                     continue

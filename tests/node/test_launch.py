@@ -13,7 +13,7 @@ from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node.launch import _CLONE_NEWNET, _CLONE_NEWUSER, _ISOLATIONS, ChildEnclave, ProcessLauncher
 from support.processes import own_children
 
-SECONDS_MAX = 10.0
+SECONDS_MAX = 120.0
 
 # An "enclave" that tells what it has and can do, then waits for the end of its link.
 PROBE = r"""

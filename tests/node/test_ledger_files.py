@@ -10,7 +10,6 @@ import select
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +23,8 @@ from ledgerd.node.journal import BLOCK_BYTES, Journal, decode
 from ledgerd.node.ledger_files import LedgerReader
 from ledgerd.node.storage import Append, Read, Report, Storage
 
-SECONDS_MAX = 10.0
+SECONDS_MAX = 120.0
+GENERATIONS, LOOKS = 500, 20  # of a writer and of a reader beside it, at least
 FILES = ("data.mdb", "journal")
 
 
@@ -288,7 +288,7 @@ from pathlib import Path
 from typing import BinaryIO
 from ledgerd.node.ledger_files import LedgerReader
 with open(sys.argv[2], "r+b") as file, LedgerReader(Path(sys.argv[1])) as reader:
-    shared = mmap.mmap(file.fileno(), 8)
+    shared = mmap.mmap(file.fileno(), 16)
     stored = lambda: int.from_bytes(shared[:8], "little")
     print("ready", flush=True)
     looks = 0
@@ -303,26 +303,25 @@ with open(sys.argv[2], "r+b") as file, LedgerReader(Path(sys.argv[1])) as reader
         assert len(found) >= before, (len(found), before)
         assert committed <= len(found)
         looks += 1
-    print(looks)
+        shared[8:] = looks.to_bytes(8, "little")
 """
 
 
 def test_a_reader_of_a_running_node_sees_what_was_stored_before_it_looked(small: None, tmp_path: Path) -> None:
     """The last two entries may be forgotten at any time; all that were stored before those, never."""
     shared = tmp_path / "stored"
-    shared.write_bytes(bytes(8))
+    shared.write_bytes(bytes(16))
     storage = Storage(tmp_path / "ledger")
     command = [sys.executable, "-c", READER, str(tmp_path / "ledger"), str(shared)]
     with (
         shared.open("r+b") as file,
-        mmap.mmap(file.fileno(), 8) as stored,
+        mmap.mmap(file.fileno(), 16) as stored,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as reader,
     ):
         assert reader.stdout is not None
         assert reader.stdout.readline() == "ready\n"
         last = generation = 0
-        end = time.monotonic() + 1.0
-        while time.monotonic() < end and reader.poll() is None:
+        while (generation < GENERATIONS or int.from_bytes(stored[8:], "little") < LOOKS) and reader.poll() is None:
             truncate_after = None
             if generation % 3 == 2 and last > 2:
                 truncate_after = last = last - 2
@@ -335,11 +334,9 @@ def test_a_reader_of_a_running_node_sees_what_was_stored_before_it_looked(small:
             stored[:8] = (last - 2).to_bytes(8, "little")
             generation += 1
         stored[:8] = b"\xff" * 8
-        out, error = reader.communicate(timeout=SECONDS_MAX)
+        _, error = reader.communicate(timeout=SECONDS_MAX)
     storage.close()
     assert reader.returncode == 0, error
-    assert int(out) >= 3
-    assert generation > 20
 
 
 KILLED = """

@@ -17,7 +17,7 @@ from ledgerd.node.journal import Journal, decode
 from ledgerd.node.ledger_files import LedgerReader
 from ledgerd.node.storage import DIRECT_BYTES, MOVE_BYTES, Append, Read, Report, Storage, is_signature
 
-SECONDS_MAX = 10.0
+SECONDS_MAX = 120.0
 
 
 def entry(seqno: int, text: str = "", signature: bool = False) -> bytes:

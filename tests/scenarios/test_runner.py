@@ -18,7 +18,7 @@ THREE = START + "trust_nodes,2,1,2\nloop_until_sync\n"
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts" / "scenario"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def written(folder: Path, text: str, name: str = "file") -> Path:

@@ -38,7 +38,7 @@ class Oracle:
         assert self._process.stdout
         self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait(10)
+        self._process.wait(120)
 
     def ledger(self, folder: Path) -> dict[str, Any]:
         """Verify a directory of chunks, open ones too, at the highest level: transactions, signatures, last (verified id)."""

@@ -62,4 +62,4 @@ class Signer:
         common = ("--content", "-", "--signing-cert", str(self._certificate), "--ccf-gov-msg-type", kind, "--ccf-gov-msg-created-at", when)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         command = [str(self._tools / tool), *common, *about, *more]
-        return subprocess.run(command, input=payload, check=True, capture_output=True, env=environment, timeout=60).stdout
+        return subprocess.run(command, input=payload, check=True, capture_output=True, env=environment, timeout=600).stdout

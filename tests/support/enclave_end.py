@@ -5,7 +5,7 @@ import time
 
 from ledgerd.enclave.boundary import Event, Framing, Ready, decode_events, encode_ready_frames
 
-SECONDS_MAX = 10.0
+SECONDS_MAX = 120.0
 
 
 class EnclaveEnd:

@@ -66,7 +66,7 @@ class FakeNode:
         """Die: refuse new connections, break the others."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`
-        self._threads[0].join(5)
+        self._threads[0].join(120)
         self._listener.close()
         for connection in list(self._connections):
             with contextlib.suppress(OSError):
@@ -74,7 +74,7 @@ class FakeNode:
 
     def join(self) -> None:
         for thread in self._threads:
-            thread.join(5)
+            thread.join(120)
 
     def _accept(self) -> None:
         while True:
@@ -89,7 +89,7 @@ class FakeNode:
     def _serve(self, plain: socket.socket) -> None:
         self._connections.add(plain)
         try:
-            plain.settimeout(10)
+            plain.settimeout(120)
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._context.wrap_socket(plain, server_side=True) as connection:
                 self._connections.add(connection)

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SECONDS_MAX = 5.0
+SECONDS_MAX = 60.0  # for any word of an answer; met only by what is broken, or was stopped
+# What tells a client to ask again: rolled back, not possible now, fate unknown.
+AGAIN = (409, 503, 504)
 AHEAD_MAX = 200  # requests sent before their answers are read
 
 

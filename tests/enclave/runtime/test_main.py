@@ -72,7 +72,7 @@ def test_what_a_round_takes_of_memory_does_not_come_as_fresh_pages_each_time() -
 def run_enclave(nsm: str, descriptors: tuple[int, ...] = (), app: str = "none", says: bytes = b"") -> tuple[int, list[Ready]]:
     """Run the enclave's process to its end, with a host that says only so much; exit status, and all that was said over the link."""
     host, enclave = socket.socketpair()
-    host.settimeout(20)
+    host.settimeout(120)
     with host:
         with enclave:
             child = subprocess.Popen(
@@ -85,7 +85,7 @@ def run_enclave(nsm: str, descriptors: tuple[int, ...] = (), app: str = "none", 
         while count := host.recv_into(framing.space()):
             framing.filled(count)
             said.extend(decode_ready(body) for body in framing.bodies())
-        return child.wait(20), said
+        return child.wait(120), said
 
 
 def test_without_a_security_module_the_host_is_told_why_nothing_begins() -> None:

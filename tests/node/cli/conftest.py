@@ -27,7 +27,7 @@ def service(tmp_path: Path) -> Iterator[FakeService]:
 
 @pytest.fixture
 def options(service: FakeService) -> list[object]:
-    return ["--url", service.urls[0], "--service-cert", service.certificate_file, "--timeout", 2]
+    return ["--url", service.urls[0], "--service-cert", service.certificate_file, "--timeout", 60]
 
 
 @pytest.fixture

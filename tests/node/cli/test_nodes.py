@@ -117,7 +117,7 @@ def test_the_list_says_of_each_node_what_it_is_and_whether_it_may_be_stopped(led
 
 def test_without_a_majority_the_list_is_what_one_node_last_knew(ledgerd: Ledgerd, nodes: Nodes, options: list[object]) -> None:
     nodes.confirms = False
-    ran = ledgerd("node", "list", "-o", "json", *options, "--timeout", 0.3)
+    ran = ledgerd("node", "list", "-o", "json", *options, "--timeout", 3.0)
     assert (ran.status, ran.json["confirmed"]) == (1, False)
     assert [(item["node_id"], item["role"]) for item in ran.json["items"][:2]] == [(PRIMARY, None), (BACKUP, None)]
     assert "No majority of the nodes confirms this" in ran.err
@@ -127,14 +127,14 @@ def test_without_a_majority_the_list_is_what_one_node_last_knew(ledgerd: Ledgerd
 
 def test_where_no_node_answers_the_addresses_are_told(ledgerd: Ledgerd, nodes: Nodes, service: FakeService, options: list[object]) -> None:
     service.nodes[0].behaviour = lambda request: error(503, "PrimaryNotFound")
-    ran = ledgerd("node", "list", "-o", "json", *options, "--timeout", 0.2)
+    ran = ledgerd("node", "list", "-o", "json", *options, "--timeout", 3.0)
     assert (ran.status, ran.json["error"]["code"]) == (1, "NoAnswer")
     assert service.urls[0] in ran.json["error"]["message"]
 
 
 def test_the_list_is_good_without_what_only_the_primary_knows(ledgerd: Ledgerd, nodes: Nodes, options: list[object]) -> None:
     nodes.address = "127.0.0.1:9"
-    ran = ledgerd("node", "list", "-o", "json", *options, "--timeout", 0.3)
+    ran = ledgerd("node", "list", "-o", "json", *options, "--timeout", 3.0)
     assert (ran.status, ran.json["confirmed"]) == (0, True)
     assert {item["stored"] for item in ran.json["items"]} == {None}
 
@@ -206,14 +206,14 @@ def test_where_members_vote_it_is_not_called_retired_before_they_have(
 def test_what_is_not_recorded_in_time_is_a_failure_that_says_what_not_to_do(
     ledgerd: Ledgerd, nodes: Nodes, options: list[object], signing: list[object]
 ) -> None:
-    ran = ledgerd("node", "retire", LEAVING, *signing, *options, "--timeout", 0.3)
+    ran = ledgerd("node", "retire", LEAVING, *signing, *options, "--timeout", 3.0)
     assert (ran.status, ran.out) == (1, "")
     assert "Do not stop it" in ran.err
 
 
 def test_without_a_majority_nothing_is_proposed(ledgerd: Ledgerd, nodes: Nodes, options: list[object], signing: list[object]) -> None:
     nodes.confirms = False
-    ran = ledgerd("node", "retire", BACKUP, *signing, *options, "--timeout", 0.3)
+    ran = ledgerd("node", "retire", BACKUP, *signing, *options, "--timeout", 3.0)
     assert (ran.status, ran.out, nodes.proposed) == (1, "", [])
     assert "nothing was proposed: no majority of the nodes answers" in ran.err
     assert "Nodes that have ended do not come back" in ran.err
@@ -223,7 +223,7 @@ def test_where_nobody_is_there_that_is_told_and_not_a_lost_majority(
     ledgerd: Ledgerd, nodes: Nodes, service: FakeService, options: list[object], signing: list[object]
 ) -> None:
     service.nodes[0].stop()
-    ran = ledgerd("node", "retire", BACKUP, "-o", "json", *signing, *options, "--timeout", 0.2)
+    ran = ledgerd("node", "retire", BACKUP, "-o", "json", *signing, *options, "--timeout", 3.0)
     assert (ran.status, ran.json["error"]["code"]) == (1, "NoAnswer")
     assert service.urls[0] in ran.json["error"]["message"]
 
@@ -242,7 +242,7 @@ def test_a_proposal_that_is_not_confirmed_is_told_from_one_that_was_not_made(
     ledgerd: Ledgerd, nodes: Nodes, options: list[object], signing: list[object]
 ) -> None:
     nodes.refusal = error(504, "OutcomeUnknown")
-    ran = ledgerd("node", "retire", BACKUP, "-o", "json", *signing, *options, "--timeout", 0.5)
+    ran = ledgerd("node", "retire", BACKUP, "-o", "json", *signing, *options, "--timeout", 3.0)
     assert (ran.status, ran.json["error"]["code"]) == (1, "NotRetired")
     assert "is proposed to leave, and no majority of the nodes has confirmed it" in ran.json["error"]["message"]
     assert "Do not stop it. Run this command again" in ran.json["error"]["message"]

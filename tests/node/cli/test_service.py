@@ -97,7 +97,7 @@ def test_the_environment_of_dev_names_the_service(ledgerd: Ledgerd, service: Fak
 
 def test_waiting_in_vain_says_for_what(ledgerd: Ledgerd, service: FakeService, options: list[object]) -> None:
     service.pending = 1000
-    ran = ledgerd("tx", "status", "2.2", "--wait", *options, "--timeout", 0.2)
+    ran = ledgerd("tx", "status", "2.2", "--wait", *options, "--timeout", 3.0)
     assert ran.status == 1
     assert "2.2 was not committed in" in ran.err and "Pending still" in ran.err
 
@@ -138,11 +138,11 @@ def test_without_a_receipt_the_next_step_is_said(
         return FakeAnswer(200, {}, json.dumps({"transaction_id": "2.99", "status": status}).encode())
 
     service.nodes[0].behaviour = answer
-    ran = ledgerd("receipt", "get", "2.99", "--timeout", "0.3", "--out", tmp_path / "none", *options)
+    ran = ledgerd("receipt", "get", "2.99", "--timeout", 3.0, "--out", tmp_path / "none", *options)
     assert ran.status == 1
     assert words in ran.err
     assert not (tmp_path / "none").exists()
-    ran = ledgerd("receipt", "get", "2.99", "--timeout", "0.3", "--out", tmp_path / "none", *options, "-o", "json")
+    ran = ledgerd("receipt", "get", "2.99", "--timeout", 3.0, "--out", tmp_path / "none", *options, "-o", "json")
     assert ran.json["error"]["code"] == "NoReceipt"
 
 
@@ -366,7 +366,7 @@ def test_status_asks_every_node_it_hears_of(ledgerd: Ledgerd, service: FakeServi
 def test_status_names_a_node_that_does_not_answer_as_the_others_do(ledgerd: Ledgerd, service: FakeService, options: list[object]) -> None:
     status_answers(service, 0, "Open")
     service.nodes[1].stop()
-    ran = ledgerd("status", *options, "-o", "json", "--timeout", 0.2)
+    ran = ledgerd("status", *options, "-o", "json", "--timeout", 3.0)
     assert [(item["node_id"], item["state"]) for item in ran.json["items"]] == [("0" * 64, "PartOfNetwork"), ("1" * 64, None)]
 
 
@@ -387,7 +387,7 @@ def test_status_on_a_terminal_shows_urls_whole_and_problems_below(
     monkeypatch.setattr("ledgerd.node.cli.status.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
     monkeypatch.setattr("ledgerd.node.cli.output.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
     monkeypatch.setenv("COLUMNS", "80")
-    ran = ledgerd("status", *options, "--timeout", 0.2)
+    ran = ledgerd("status", *options, "--timeout", 3.0)
     head, *lines = ran.out.splitlines()
     assert head.split() == ["url", "state", "role", "view", "committed", "last", "signed"]
     assert [line.split()[0] for line in lines] == service.urls
@@ -401,6 +401,6 @@ def test_status_of_a_service_that_is_not_open_or_not_there_is_a_failure(
     assert ledgerd("status", *options).status == 1
     for node in service.nodes:
         node.stop()
-    ran = ledgerd("status", *options, "--timeout", 0.2)
+    ran = ledgerd("status", *options, "--timeout", 3.0)
     assert ran.status == 1
     assert "no node answers" in ran.err

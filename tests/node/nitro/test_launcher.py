@@ -20,7 +20,7 @@ from ledgerd.node.nitro.cli import NitroError
 from ledgerd.node.nitro.launcher import NitroEnclave, NitroLauncher
 from support.nitro import Instance, UnixListener
 
-SECONDS_MAX = 20.0
+SECONDS_MAX = 120.0
 # What boots: connects where the host listens, says hello, and ends when the link does.
 BOOT = r"""
 import socket, sys

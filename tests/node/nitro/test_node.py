@@ -20,7 +20,7 @@ from ledgerd.node.lifecycle import simulated_root
 from support.cluster import make_identity
 from support.nitro import Instance
 
-SECONDS_MAX = 30.0
+SECONDS_MAX = 120.0
 SCRIPT = Path(__file__).parent.parent.parent / "support" / "nitro_node.py"
 
 

@@ -258,7 +258,7 @@ class Remote:
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
-        connection.settimeout(10)
+        connection.settimeout(120)
 
     def request(self, request: bytes) -> bytes:
         self.connection.sendall(len(request).to_bytes(4, "big") + request)
@@ -307,7 +307,7 @@ def test_an_enclave_that_dies_in_a_request_ends_the_thread(device: SimulatedNsm)
     server = Server(device)
     server.enclave_end.sendall(b"\x00\x00")
     server.enclave_end.close()
-    server._thread.join(10)
+    server._thread.join(120)
     assert not server._thread.is_alive()
     server.close()
     server.close()

@@ -249,7 +249,7 @@ def test_it_answers_over_https_to_others_clients() -> None:
     identity = make_identity(SERVER_NAME)
     with KmsServer(account.kms, identity) as server:
         context = ssl.create_default_context(cadata=identity.root_pem)
-        plain = socket.create_connection((server.host, server.port), 5)
+        plain = socket.create_connection((server.host, server.port), 60)
         with context.wrap_socket(plain, server_hostname=SERVER_NAME) as connection:
             for _ in range(2):
                 headers = account.sign("GenerateRandom", BODY)

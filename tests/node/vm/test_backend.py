@@ -11,7 +11,7 @@ from ledgerd.node.vm.rings import Chain
 from support.processes import wait_for
 from support.virtio import DATA, GUEST_BASE, MEMORY_BYTES, REQUEST, RESET, RESPONSE, USER_BASE, Guest, Monitor, Packet
 
-SECONDS_MAX = 10.0
+SECONDS_MAX = 120.0
 PORT = 7000
 
 

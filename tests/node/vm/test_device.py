@@ -48,7 +48,7 @@ class Rig:
         if port != PORT:
             return None
         ours, theirs = socket.socketpair()
-        ours.settimeout(5.0)
+        ours.settimeout(120)
         self.hosts.append(ours)
         return theirs
 

@@ -23,7 +23,7 @@ from ledgerd.node.vm.launcher import ISOLATION, VirtualMachine, VmLauncher
 from support import fake_qemu
 from support.processes import own_children
 
-SECONDS_MAX = 20.0
+SECONDS_MAX = 120.0
 OURS = b"ramdisk 1 of the image"
 
 
