@@ -290,24 +290,42 @@
       return version < 0 ? undefined : version;
     }
 
-    forEach(callback) {
-      expect(1, arguments.length);
+    // With bounds, which are ours: `from`, the first key, and `to`, which is beyond the last; and at most `limit` entries.
+    forEach(callback, bounds) {
+      if (arguments.length !== 2) expect(1, arguments.length);
       if (typeof callback !== 'function') throw new Mistake('Argument must be a function');
       this.#need(READ, 'forEach');
-      let start = nothing;
-      let from = nothing; // the first page begins with the first key, whatever that is
-      for (;;) {
-        const answer = ask(PAGE, this.#number, start, from);
+      if (bounds !== undefined && (typeof bounds !== 'object' || bounds === null)) throw new Mistake('Bounds must be an object');
+      for (const name in bounds) {
+        if (name !== 'from' && name !== 'to' && name !== 'limit') throw new Mistake(`forEach has no bound '${name}': there are from, to and limit`);
+      }
+      let start = bounds?.from;
+      const end = bounds?.to;
+      let left = bounds?.limit ?? Infinity;
+      if (start !== undefined) needBuffer(start);
+      if (end !== undefined) needBuffer(end);
+      if (left !== Infinity && !(isInteger(left) && left >= 0)) throw new Mistake('limit must be a whole number, and not negative');
+      const wanted = new Buffer(4 + lengthOf(end ?? nothing)); // is there a start, an end; how many; the end
+      const asked = new Bytes(wanted);
+      asked[0] = start === undefined ? 0 : 1;
+      asked[1] = end === undefined ? 0 : 1;
+      copyInto(asked, new Bytes(end ?? nothing), 4);
+      while (left > 0) {
+        const most = min(left, PAGE_MAX);
+        asked[2] = most & 255;
+        asked[3] = most >> 8;
+        const answer = ask(PAGE, this.#number, start ?? nothing, wanted);
         const entries = received();
         const count = answer >> 1;
         start = entries[2 * count];
-        from = one;
+        asked[0] = 1;
+        left -= count;
         for (let i = 0; i < count; i++) callback(entries[2 * i + 1], entries[2 * i], this);
         if (!(answer & 1)) return;
       }
     }
   }
-  const one = new Buffer(1);
+  const PAGE_MAX = 256;
 
   // An object with a map for every name.
   function mapsBy(make) {

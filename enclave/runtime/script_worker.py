@@ -43,6 +43,7 @@ _THROWN: Final = {Kind.ERROR: _REFUSED, Kind.TYPE: _FORBIDDEN, Kind.RANGE: _OUT_
 # What looks at sources, each in an engine of its own within the one that asks.
 _LOOKERS: Final = {"gov.validateConstitution": constitution_check.check, "gov.checkModules": module_check.check}
 _HEADER: Final = struct.Struct("=IIIIII")
+_BOUNDS: Final = struct.Struct("<BBH")  # of a page: see `forEach` in `prelude.js`
 _ENTRY: Final = struct.Struct("=III4x")  # of what is written: see `prelude.js`
 _REMOVED: Final = 0xFFFFFFFF
 _KINDS_MAX: Final = 256  # of jobs, and of responses' headers, that are remembered
@@ -352,7 +353,11 @@ class Execution:
         if operation == messages.SIZE:
             return float(self._ask([operation, name]))
         if operation == messages.PAGE:
-            return self._page(engine, *self._ask([operation, name, None if not value else key]))
+            has_start, has_end, most = _BOUNDS.unpack_from(value)
+            end = bytes(value[_BOUNDS.size :])
+            if len(end) > KEY_BYTES_MAX:
+                return self._refuse(engine, f"a key of {len(end)} bytes; at most {KEY_BYTES_MAX}")
+            return self._page(engine, *self._ask([operation, name, key if has_start else None, end if has_end else None, most]))
         if operation == messages.VERSION:
             answer = self._ask([operation, name, key])
             return -1.0 if answer is None else float(answer)

@@ -33,7 +33,8 @@ GET: Final = 14  # map, key -> value or None
 HAS: Final = 15  # map, key -> bool
 VERSION: Final = 16  # map, key -> int or None
 SIZE: Final = 17  # map -> int
-PAGE: Final = 18  # map, start or None -> [[key, value]...], whether there may be more
+PAGE_ENTRIES_MAX: Final = 256  # one answer's worth of `forEach`
+PAGE: Final = 18  # map, start or None, end or None, how many at most -> [[key, value]...], whether there may be more
 CALL: Final = 19  # name, [arguments] -> anything
 LOG: Final = 20  # level, text
 DONE: Final = 21  # kind, data
@@ -187,7 +188,9 @@ def _is_set(message: list[Any]) -> bool:
 
 
 def _is_page(message: list[Any]) -> bool:
-    return len(message) == 3 and _is_map(message[1]) and (message[2] is None or _is_key(message[2]))
+    if len(message) != 5 or not _is_map(message[1]) or type(message[4]) is not int or not 0 < message[4] <= PAGE_ENTRIES_MAX:
+        return False
+    return all(bound is None or _is_key(bound) for bound in message[2:4])
 
 
 def _is_value(value: Any, depth: int = 0) -> bool:

@@ -17,8 +17,7 @@ from ledgerd.ledger.errors import UsageError
 from ledgerd.ledger.signature import COSE_SIGNATURES, SIGNATURES, TREE
 
 SIGNED: Final = (SIGNATURES, COSE_SIGNATURES, TREE)
-PAGE_ENTRIES_MAX: Final = 256  # one answer's worth of `forEach`
-PAGE_BYTES_MAX: Final = 1 << 20
+PAGE_BYTES_MAX: Final = 1 << 20  # of one answer to `forEach`
 _NEVER: Final = bytes(1)  # by its identity
 _SINGLETON: Final = bytes(8)  # the only key that maps of signatures have
 
@@ -134,23 +133,30 @@ class Overlay:
         own = {key: value for key, value in written.items() if (start is None or key >= start) and (end is None or key < end)}
         return sorted((key, value) for key, value in {**dict(seen), **own}.items() if value is not None)
 
-    def page(self, name: str, start: bytes | None) -> tuple[list[tuple[bytes, bytes]], bool]:
-        """Entries from key `start` on (None: from the first), in order of keys, as the run sees them; and whether there may be more."""
+    def page(self, name: str, start: bytes | None, end: bytes | None, most: int) -> tuple[list[tuple[bytes, bytes]], bool]:
+        """Entries with `start <= key < end` (None: no such bound), in order of keys, as the run sees them; and whether there may be more.
+
+        Args: most: Entries that are wanted.
+        """
         if name in SIGNED:
-            return self.range(name, start), False
+            return self.range(name, start, end), False
         view = self._store.map(name)
-        written = {key: value for key, value in self._writes.get(name, {}).items() if start is None or key >= start}
-        limit = PAGE_ENTRIES_MAX + len(written)  # enough, if the run has removed as many as it has written
-        there = view.range(start, limit=limit)
+        written = {
+            key: value
+            for key, value in self._writes.get(name, {}).items()
+            if (start is None or key >= start) and (end is None or key < end)
+        }
+        limit = most + len(written)  # enough, if the run has removed as many as it has written
+        there = view.range(start, end, limit=limit)
         is_cut = len(there) == limit
         if is_cut:
             written = {key: value for key, value in written.items() if key <= there[-1][0]}
         found = sorted((key, value) for key, value in {**dict(there), **written}.items() if value is not None)
-        entries = _within(found)
+        entries = _within(found[:most])
         is_cut = is_cut or len(entries) < len(found)
-        end = entries[-1][0] + b"\0" if is_cut else None
-        seen = view.range(start, end)
-        self._checks.append(lambda: view.range(start, end) == seen)
+        last = entries[-1][0] + b"\0" if is_cut else end
+        seen = view.range(start, last)
+        self._checks.append(lambda: view.range(start, last) == seen)
         return entries, is_cut
 
     def _first_look(self, name: str, key: bytes) -> bytes | None:
@@ -288,6 +294,6 @@ def _within(entries: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     size = 0
     for count, (key, value) in enumerate(entries):
         size += len(key) + len(value)
-        if count == PAGE_ENTRIES_MAX or (count and size > PAGE_BYTES_MAX):
+        if count and size > PAGE_BYTES_MAX:
             return entries[:count]
     return entries

@@ -270,7 +270,8 @@ class Run:
             answer = overlay.size(name)
         else:
             self._look(overlay.effort(name))
-            answer = overlay.page(name, message[2])
+            self._ask(message[3])
+            answer = overlay.page(name, *message[2:])
             self._look(sum(1 + (len(key) + len(value) >> 10) for key, value in answer[0]))
         self.is_waiting = True
         return [messages.ANSWER, answer]

@@ -45,6 +45,23 @@ def test_a_members_looping_ballot_counts_for_nothing_and_is_recorded(consortium:
     assert decided["voteFailures"][id_of(first)]["reason"] == "Error: never"
 
 
+def test_every_ballot_is_run_again_whenever_votes_are_counted(consortium: Consortium) -> None:
+    """So one may say no until something has happened, and counts for what it says at the end."""
+    first, second, third = consortium.members
+    consortium.open()
+    user = make_identity("user")
+    waits = f"""export function vote() {{
+      return ccf.kv["public:ccf.gov.users.certs"].has(ccf.strToBuf("{id_of(user)}"));
+    }}"""
+    name = shown(consortium.propose(first, ("trigger_ledger_chunk", None)))["proposalId"]
+    assert shown(consortium.vote(first, name, waits))["proposalState"] == "Open"
+    assert shown(consortium.vote(second, name))["proposalState"] == "Open", "one vote for it, one against"
+    consortium.carry(("set_user", {"cert": user.pem}))
+    decided = shown(consortium.vote(third, name, NO))
+    assert decided["proposalState"] == "Accepted"
+    assert decided["finalVotes"] == {id_of(first): True, id_of(second): True, id_of(third): False}
+
+
 def test_a_proposal_that_fails_when_applied_changes_nothing_and_the_last_ballot_is_not_taken(consortium: Consortium) -> None:
     first, second, _ = consortium.members
     stranger = make_identity("service")

@@ -24,7 +24,7 @@ def test_a_run_sees_its_own_writes_and_nobody_else_does() -> None:
     overlay.delete("m", b"a")
     assert [overlay.get("m", key) for key in (b"a", b"b", b"c")] == [None, b"2", b"3"]
     assert overlay.size("m") == 2
-    assert overlay.page("m", None) == ([(b"b", b"2"), (b"c", b"3")], False)
+    assert overlay.page("m", None, None, 256) == ([(b"b", b"2"), (b"c", b"3")], False)
     assert (store.get("m", b"a"), store.get("m", b"c")) == (b"1", None)
     assert overlay.is_current()
     transaction = store.begin()
@@ -57,8 +57,10 @@ READS: dict[str, Any] = {
     "get of nothing": lambda overlay: overlay.get("m", b"x"),
     "version": lambda overlay: overlay.version("m", b"a"),
     "size": lambda overlay: overlay.size("m"),
-    "page": lambda overlay: overlay.page("m", None),
-    "page from": lambda overlay: overlay.page("m", b"b"),
+    "page": lambda overlay: overlay.page("m", None, None, 256),
+    "page to": lambda overlay: overlay.page("m", None, b"b", 256),
+    "page of one": lambda overlay: overlay.page("m", None, None, 1),
+    "page from": lambda overlay: overlay.page("m", b"b", None, 256),
     "delete": lambda overlay: overlay.delete("m", b"x"),
     "clear": lambda overlay: overlay.clear("m"),
 }
@@ -69,6 +71,8 @@ SEEN: dict[str, set[str]] = {
     "version": {"other value", "gone"},
     "size": {"new key", "gone"},
     "page": {"other value", "new key", "gone"},
+    "page to": {"other value", "gone"},
+    "page of one": {"other value", "gone"},
     "page from": {"new key"},
     "delete": set(),  # whatever is there, it will not be
     "clear": {"new key", "gone"},
@@ -94,12 +98,29 @@ def test_pages_are_short_and_meet_without_a_gap() -> None:
     pages = 0
     start, more = None, True
     while more:
-        page, more = overlay.page("m", start)
+        page, more = overlay.page("m", start, None, 256)
         found += page
         start = page[-1][0] + b"\0"
         pages += 1
     assert found == sorted({**entries, b"0350x": b"own"}.items())
     assert pages > 3
+
+
+def test_a_page_has_bounds_and_so_many_entries_with_what_the_run_has_written() -> None:
+    overlay = Overlay(store_of({b"%02d" % number: b"v" for number in range(0, 20, 2)}))
+    overlay.set("m", b"05", b"own")
+    overlay.delete("m", b"04")
+
+    def keys(start: bytes | None, end: bytes | None, most: int) -> tuple[list[bytes], bool]:
+        entries, more = overlay.page("m", start, end, most)
+        return [key for key, _ in entries], more
+
+    assert keys(b"03", b"09", 256) == ([b"05", b"06", b"08"], False)
+    assert keys(b"03", b"08", 256) == ([b"05", b"06"], False)
+    assert keys(b"03", b"09", 2) == ([b"05", b"06"], True)
+    assert keys(None, b"05", 1) == ([b"00"], True)
+    assert keys(b"09", b"03", 256) == ([], False)
+    assert keys(b"18", None, 256) == ([b"18"], False)
 
 
 KEYS = st.sampled_from([b"a", b"b", b"c"])
@@ -110,7 +131,7 @@ STEPS = st.one_of(
     st.tuples(st.just("delete"), KEYS),
     st.tuples(st.just("clear")),
     st.tuples(st.just("size")),
-    st.tuples(st.just("page"), st.none() | KEYS),
+    st.tuples(st.just("page"), st.none() | KEYS, st.none() | KEYS, st.integers(1, 3)),
 )
 WRITES = st.dictionaries(KEYS, st.none() | st.sampled_from([b"1", b"2"]), max_size=2)
 
@@ -146,7 +167,7 @@ def test_a_run_that_is_current_is_one_that_ran_at_its_end(before: dict[bytes, by
 def test_a_trial_tells_what_it_would_change_and_leaves_nothing() -> None:
     store = store_of({b"a": b"1", b"b": b"2"})
     overlay = Overlay(store)
-    assert overlay.page("m", None)[0] == [(b"a", b"1"), (b"b", b"2")]
+    assert overlay.page("m", None, None, 256)[0] == [(b"a", b"1"), (b"b", b"2")]
     overlay.set("m", b"b", b"3")
     overlay.set("m", b"a", b"1")  # as it is
     overlay.set("m", b"c", b"4")

@@ -37,7 +37,7 @@ def test_each_question_is_answered_from_the_state() -> None:
         ([m.HAS, "m", b"k"], True),
         ([m.VERSION, "m", b"k"], 1),
         ([m.SIZE, "m"], 1),
-        ([m.PAGE, "m", None], ([(b"k", b"v")], False)),
+        ([m.PAGE, "m", None, None, 256], ([(b"k", b"v")], False)),
     ):
         assert run().take(message) == [m.ANSWER, answer]
 
@@ -60,7 +60,8 @@ def test_a_fault_of_ours_ends_the_job_and_not_the_node() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [[m.CLEAR, "many"], [m.PAGE, "many", None], [m.SIZE, "own"], [m.PAGE, "own", None], [m.GET, "many", b"large"]]
+    "message",
+    [[m.CLEAR, "many"], [m.PAGE, "many", None, None, 256], [m.SIZE, "own"], [m.PAGE, "own", None, None, 256], [m.GET, "many", b"large"]],
 )
 def test_there_is_an_end_to_what_its_questions_go_through(message: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The enclave's loop goes through it, now and again at the end of the run; one question may ask for all of a map."""
@@ -84,7 +85,7 @@ def test_there_is_an_end_to_the_keys_that_it_asks_for(kind: int, monkeypatch: py
     made = run(Access.GOV_RO)
     with pytest.raises(LookedError, match="keys of more than 1000 bytes"):
         for number in range(11):
-            made.take([kind, "public:ccf.gov.x", b"%100d" % number])
+            made.take([kind, "public:ccf.gov.x", b"%100d" % number, *([None, 1] if kind == m.PAGE else [])])
             made.answered()
     assert made._asked == 1_100
 
@@ -101,7 +102,7 @@ def test_there_is_an_end_to_the_keys_that_it_asks_for(kind: int, monkeypatch: py
         (Access.GOV_RO, [m.GET, "m", b"k"]),
         (Access.GOV_RW, [m.GET, "public:records", b"k"]),
         (Access.GOV_RW, [m.SIZE, "public:records"]),
-        (Access.GOV_RW, [m.PAGE, "m", None]),
+        (Access.GOV_RW, [m.PAGE, "m", None, None, 256]),
         (Access.GOV_RW, [m.SET, "public:ccf.internal.x", b"k", b"v"]),
     ],
 )
@@ -182,7 +183,7 @@ HOSTILE = st.one_of(
     st.tuples(st.just(m.SET), NAMES, KEYS, KEYS),
     st.tuples(st.sampled_from([m.DELETE, m.GET, m.HAS, m.VERSION]), NAMES, KEYS),
     st.tuples(st.sampled_from([m.CLEAR, m.SIZE]), NAMES),
-    st.tuples(st.just(m.PAGE), NAMES, st.none() | KEYS),
+    st.tuples(st.just(m.PAGE), NAMES, st.none() | KEYS, st.none() | KEYS, st.integers(1, 256)),
     st.tuples(st.just(m.CALL), st.sampled_from(["double", "fails", "other"]), st.lists(st.none() | st.text(max_size=3), max_size=3)),
     st.tuples(st.just(m.LOG), st.just("info"), st.text(max_size=5)),
     st.tuples(st.just(m.DONE), st.sampled_from(["json", "text"]), KEYS),

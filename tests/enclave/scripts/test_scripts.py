@@ -277,6 +277,62 @@ def test_a_map_is_cleared_and_walked_while_it_changes() -> None:
     assert (stopped.end, stopped.text) == (End.EXCEPTION, "Error: stop")
 
 
+PAGED = """
+  const names = (bounds) => { const found = []; ccf.kv.records.forEach((v, k) => found.push(ccf.bufToStr(k)), bounds); return found; };
+  const key = ccf.strToBuf;
+"""
+
+
+def test_a_map_is_walked_between_bounds_page_by_page() -> None:
+    """Ours: CCF's forEach goes through all there is."""
+    every = [f"{number:04d}" for number in range(700)]
+    store = store_of("records", {name.encode(): b"v" for name in every})
+
+    def names(bounds: str) -> Any:
+        return value_of(f"{PAGED} return names({bounds});", store=store, **RW)
+
+    assert names("") == names("undefined") == names("{}") == every
+    assert names("{from: key('0010'), to: key('0013')}") == every[10:13]
+    assert names("{from: key('0010'), limit: 3}") == every[10:13]
+    assert names("{limit: 600}") == every[:600]
+    assert names("{to: key('0600')}") == every[:600]
+    assert names("{from: key('0699\\0')}") == names("{limit: 0}") == names("{from: key('2'), to: key('1')}") == []
+    assert names("{from: key(''), limit: 1}") == every[:1]
+    walked = """
+      let from = key(''), pages = [];
+      for (;;) {
+        const page = names({from, limit: 150});
+        if (page.length === 0) return pages;
+        pages.push(page.length);
+        from = key(page[page.length - 1] + '\\0');
+      }"""
+    assert value_of(PAGED + walked, store=store, **RW) == [150, 150, 150, 150, 100]
+    own = "ccf.kv.records.set(key('0010a'), key('')); ccf.kv.records.delete(key('0011')); return names({from: key('0010'), limit: 3});"
+    assert value_of(PAGED + own, store=store, **RW) == ["0010", "0010a", "0012"]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "text"),
+    [
+        ("{form: key('a')}", "no bound 'form'"),
+        ("{from: 'a'}", "must be an ArrayBuffer"),
+        ("{to: 1}", "must be an ArrayBuffer"),
+        ("{limit: -1}", "whole number"),
+        ("{limit: 1.5}", "whole number"),
+        ("{limit: NaN}", "whole number"),
+        ("{limit: '1'}", "whole number"),
+        ("5", "must be an object"),
+        ("null", "must be an object"),
+        ("{}, 1", "Passed 3 arguments"),
+        ("{to: new ArrayBuffer(2000000)}", "a key of 2000000 bytes"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_refused(bounds: str, text: str) -> None:
+    outcome = outcome_of(f"const key = ccf.strToBuf; ccf.kv.records.forEach(() => {{}}, {bounds});", **RW)
+    assert outcome.end is End.EXCEPTION
+    assert text in outcome.text
+
+
 def test_large_and_empty_keys_and_values_pass() -> None:
     body = """const m = ccf.kv.m; m.set(args[0], args[1]); m.set(new ArrayBuffer(0), new ArrayBuffer(0));
       return [m.get(args[0]).byteLength, m.get(new ArrayBuffer(0)).byteLength];"""

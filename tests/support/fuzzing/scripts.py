@@ -9,7 +9,7 @@ from support.fuzzing.laws import BrokenLaw, Maker, Target
 _SAID: Final = (
     [[messages.HELLO, ["seccomp"]]],
     [[messages.SET, "public:m", b"k", b"v"], [messages.DELETE, "m", b"k"], [messages.CLEAR, "m"], [messages.GET, "m", b""]],
-    [[messages.HAS, "m", b"k"], [messages.VERSION, "m", b"k"], [messages.SIZE, "m"], [messages.PAGE, "m", None]],
+    [[messages.HAS, "m", b"k"], [messages.VERSION, "m", b"k"], [messages.SIZE, "m"], [messages.PAGE, "m", None, b"l", 9]],
     [[messages.CALL, "node.x", [1, 2.5, "a", b"b", None, True, [1, {"a": [b""]}]]], [messages.LOG, "info", "text"]],
     [[messages.DONE, JSON, b"{}"]],
     [[messages.RESPONSE, 200, [["a", "b"]], BYTES, b"body"]],
