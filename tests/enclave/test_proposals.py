@@ -60,7 +60,7 @@ def test_an_active_members_proposal_is_accepted_at_once_and_shown_as_ccf_does(cl
     assert answer.status == 200
     assert "x-ms-ccf-transaction-id" in answer.headers
     shown = json.loads(answer.body)
-    assert shown.keys() == {"proposalId", "proposerId", "proposalState", "ballotCount", "finalVotes"}
+    assert shown.keys() == {"proposalId", "proposerId", "proposalState", "ballotCount", "finalVotes", "voteFailures"}
     assert (shown["proposalState"], shown["ballotCount"]) == ("Accepted", 0)
     assert shown["proposerId"] == requests.member_id_of(cluster.member.certificate)
     client = cluster.client(n0)
@@ -267,7 +267,7 @@ def test_an_auditor_finds_who_asked_for_what_and_that_he_signed_it(cluster: Clus
     assert dict(writes(n0, tables.PROPOSALS)) == {shown["proposalId"]: request.payload}
     ((key, value),) = writes(n0, tables.PROPOSALS_INFO)
     assert key == shown["proposalId"]
-    assert tables.decode(value or b"") == {"proposer_id": member, "state": "Accepted", "ballots": {}, "final_votes": {}}
+    assert tables.decode(value or b"") == {"proposer_id": member, "state": "Accepted", "ballots": {}, "final_votes": {}, "vote_failures": {}}
     ((key, value),) = writes(n0, tables.COSE_RECENT_PROPOSALS)
     assert (key, tables.decode(value or b"")) == (request.replay_key, shown["proposalId"])
     auditor = Auditor(n0.notices["service_certificate"])
