@@ -128,14 +128,19 @@ class Campaign:
         self.service = ProxiedService(folder, nodes, self._network, seed, enclave)
         self.report = Report(seed, nodes)
 
-    def run(self, seconds: float) -> Report:
-        """Trouble the service for so long, then judge. Raises: AssertionError: Something was wrong, or it made no progress when healed."""
+    def run(self, seconds: float, *, faults: int = 0, committed: int = 0) -> Report:
+        """Trouble the service for so long, until there were so many faults and committed writes; then judge.
+
+        Raises: AssertionError: Something was wrong, or it made no progress when healed.
+        """
         began = time.monotonic()
         with self.service as service:
             urls = [node.url for node in service.nodes]
             with Workload(urls, str(service.certificate), self._clients, self.report.seed) as workload:
                 self._settle(workload)
-                while time.monotonic() - began < seconds and not workload.problems:
+                while not workload.problems and (
+                    time.monotonic() - began < seconds or self.report.faults.total() < faults or workload.committed < committed
+                ):
                     self._trouble(workload)
                 self._network.heal()
                 self._replace_lost(workload)
