@@ -2,7 +2,8 @@
 
 Where enclaves run within the test's own process, the times of which elections are made are spread evenly instead of drawn: two nodes never
 stand in the same moment, so that an election that a test is about is won by the first who stands. (Ties are the simulation's to make.) And
-scripts use up their time by running, not by waiting for a processor.
+scripts use up their time by running, not by waiting for a processor. Examples of Hypothesis are the same in every run, and may take their
+time; `--hypothesis-profile default` draws others.
 """
 
 import time
@@ -10,9 +11,13 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from ledgerd.enclave import serving
 from ledgerd.enclave.runtime import module_check, quickjs, script_worker
+
+settings.register_profile("same", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
 
 GOLDEN = 0.6180339887498949  # of whose multiples no few that follow each other are close, modulo 1
 

@@ -400,7 +400,7 @@ PACKETS = st.builds(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(steps=st.lists(st.one_of(PACKETS, st.binary(min_size=1, max_size=30)), max_size=30))
 def test_no_sequence_of_packets_breaks_the_device(steps: list[Packet | bytes]) -> None:
     """Packets from the guest, bytes from the host, in any order; answers stay well-formed (`decode` sees to that)."""

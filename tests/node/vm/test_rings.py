@@ -151,7 +151,7 @@ def test_a_ring_outside_of_memory_is_refused(guest: Guest, part: str) -> None:
         Queue(memory_of(guest), guest.size, **{**queue_places(guest.transmit), part: USER_BASE + MEMORY_BYTES - 2})
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(table=st.binary(min_size=256, max_size=256), available=st.binary(min_size=36, max_size=36))
 def test_whatever_stands_in_the_rings_is_read_or_refused(guest: Guest, table: bytes, available: bytes) -> None:
     """Never another exception; and what is read lies in the guest's memory, since it is a view of it."""
