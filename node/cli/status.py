@@ -1,10 +1,12 @@
 """`ledgerd status`: the service and its nodes, each asked for itself."""
 
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ledgerd.ledger.errors import LedgerdError
+from ledgerd.node.cli import expiry
 from ledgerd.node.cli.output import EXIT_FAILED, NODE_ID_SHOWN, Ended, Output, command
 from ledgerd.node.cli.service import ServiceOptions, service_options
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 NODES_MAX = 64
 DROPPED = ("node_id", "last_signed", "view")  # where a terminal is too narrow, in this order
+FIELDS = ("certificate_until",)  # in JSON, beside the columns
 COLUMNS = ("url", "node_id", "state", "role", "view", "committed", "last_signed", "problem")
 
 
@@ -23,15 +26,18 @@ def status(output: Output, service: ServiceOptions) -> None:
 
     Nodes that the named ones know of are asked too. Exit status 1 if the service is not open, no node answers, or none leads: then
     nothing is committed, for the moment of an election or until a majority is heard again.
+
+    Certificates that end within 30 days are told, with what members propose to renew them.
     """
     with service.client() as client:
         urls = list(client.nodes)
     rows: list[dict[str, Any]] = []
     names: dict[str, str] = {}  # of nodes, by URL, as others say: for those that do not answer
-    service_status = primary = None
+    service_status = primary = answering = None
+    service_certificate: Any = None
     at = 0
     while at < len(urls):
-        row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "url": urls[at]}
+        row: dict[str, Any] = {**dict.fromkeys((*COLUMNS, *FIELDS)), "url": urls[at]}
         at += 1
         rows.append(row)
         try:
@@ -42,25 +48,50 @@ def status(output: Output, service: ServiceOptions) -> None:
             continue
         service_status = service_status or network.get("service_status")
         primary = primary or network.get("primary_id")
+        service_certificate = service_certificate or network.get("service_certificate")
+        answering = answering or (row["url"] if network else None)
         names |= known
         for url in known:
             if url not in urls and len(urls) < NODES_MAX and not _same_node(url, urls):
                 urls.append(url)
     for row in rows:
         row["node_id"] = row["node_id"] or names.get(row["url"])
+    nodes = {} if answering is None else _certificates(service._replace(urls=(answering,), timeout=min(service.timeout, 3.0)))
+    ends = {name: expiry.until(pem) for name, pem in nodes.items()}
+    for row in rows:
+        row["certificate_until"] = _said(ends.get(row["node_id"]))
+    service_end = expiry.until(service_certificate)
     shown = rows if output.json else [{**row, "node_id": row["node_id"] and row["node_id"][:NODE_ID_SHOWN]} for row in rows]
     terminal = not output.json and sys.stdout.isatty()
     columns = [column for column in COLUMNS if column != "problem"] if terminal else COLUMNS
-    output.rows("status", columns, shown, droppable=DROPPED, service_status=service_status)
+    output.rows("status", columns, shown, droppable=DROPPED, service_status=service_status, service_certificate_until=_said(service_end))
     if terminal:  # a problem is a sentence, and would take the other columns' room
         for row in rows:
             if row["problem"] is not None:
                 output.note(f"{row['url']}: {row['problem']}")
     output.note(f"service: {service_status or 'no node answers'}")
+    for warning in expiry.warnings(service_end, ends, datetime.now(UTC)):
+        output.note(warning)
     if service_status is not None and primary is None:
         output.note("No node leads, so nothing is committed: an election is going on, or no majority of the nodes hear each other.")
     if service_status != "Open" or primary is None:
         raise Ended(EXIT_FAILED)
+
+
+def _certificates(service: ServiceOptions) -> dict[str, Any]:
+    """The certificates of the trusted nodes, by their names, as one node knows them; none if it does not say."""
+    from ledgerd.network.client.members import API_VERSION  # noqa: PLC0415
+
+    try:
+        with service.client() as node:
+            listed = node.get(f"/gov/service/nodes?api-version={API_VERSION}").json()["value"]
+        return {str(each["nodeId"]): each.get("certificate") for each in listed if each["status"] == "Trusted"}
+    except (LedgerdError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _said(end: datetime | None) -> str | None:
+    return None if end is None else f"{end:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _ask(node: "Client", row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

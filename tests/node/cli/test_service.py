@@ -4,20 +4,23 @@ import base64
 import hashlib
 import json
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ledgerd.enclave.nsm import attestation, measure_configuration
 from ledgerd.ledger import cbor, entry, signature
 from ledgerd.ledger.attestation.measurement import configuration_digest
 from ledgerd.ledger.receipt import Leaf, build_cose, build_json
-from ledgerd.node.cli.status import COLUMNS
+from ledgerd.node.cli.status import COLUMNS, FIELDS
 from ledgerd.node.simulator.nsm import SimulatedNsm
 from ledgerd.node.simulator.pki import SimulatedRoot, make_root
+from support import tls
 from support.command_line import Ledgerd
 from support.fake_service import FakeAnswer, FakeRequest, FakeService, error
 from support.ledgers import Service
@@ -332,11 +335,23 @@ def test_what_is_no_document_is_a_failure(ledgerd: Ledgerd, tmp_path: Path) -> N
     assert ledgerd("attestation", "show", tmp_path / "junk").status == 1
 
 
-def status_answers(service: FakeService, number: int, service_status: str, primary: str | None = "0" * 64) -> None:
+def status_answers(
+    service: FakeService, number: int, service_status: str, primary: str | None = "0" * 64, certificates: Mapping[str, str] | None = None
+) -> None:
+    """Args: certificates: Of the service, under "", and of its nodes, by their names."""
+    told = certificates or {}
+    shown = [{"nodeId": name, "status": "Trusted", "certificate": pem} for name, pem in told.items() if name]
+
     def behaviour(request: FakeRequest) -> FakeAnswer | None:
         documents: dict[str, object] = {
             "/node/state": {"node_id": f"{number}" * 64, "state": "PartOfNetwork", "last_signed_seqno": 2},
-            "/node/network": {"service_status": service_status, "current_view": 2, "primary_id": primary},
+            "/node/network": {
+                "service_status": service_status,
+                "current_view": 2,
+                "primary_id": primary,
+                "service_certificate": told.get(""),
+            },
+            "/gov/service/nodes?api-version=2024-07-01": {"value": shown},
             "/node/network/nodes": {
                 "nodes": [
                     {
@@ -360,7 +375,29 @@ def test_status_asks_every_node_it_hears_of(ledgerd: Ledgerd, service: FakeServi
     ran = ledgerd("status", *options, "-o", "json")
     assert (ran.status, ran.json["service_status"]) == (0, "Open")
     assert [(item["role"], item["committed"]) for item in ran.json["items"]] == [("primary", "2.2"), ("backup", "2.2")]
-    assert all(set(COLUMNS) == set(item) for item in ran.json["items"]), "every item has every field"
+    assert all({*COLUMNS, *FIELDS} == set(item) for item in ran.json["items"]), "every item has every field"
+    assert ran.json["service_certificate_until"] is None, "whose nodes told of no certificate"
+
+
+def test_status_tells_of_certificates_that_end_soon(ledgerd: Ledgerd, service: FakeService, options: list[object]) -> None:
+    def ending(days: int) -> str:
+        return tls.identity("it", ends=timedelta(days=days)).certificate.public_bytes(Encoding.PEM).decode()
+
+    certificates = {"": ending(20), "0" * 64: ending(300), "1" * 64: ending(5)}
+    for number in range(2):
+        status_answers(service, number, "Open", certificates=certificates)
+    ran = ledgerd("status", *options, "-o", "json")
+    assert ran.status == 0, "it serves as it did"
+    assert [item["certificate_until"] for item in ran.json["items"]] == [said(certificates[name * 64]) for name in "01"]
+    assert ran.json["service_certificate_until"] == said(certificates[""])
+    ran = ledgerd("status", *options)
+    assert "ledgerd gov propose set-service-certificate-validity" in ran.err
+    assert f"ledgerd gov propose set-node-certificate-validity --node-id {'1' * 64}" in ran.err
+    assert "0" * 16 not in ran.err
+
+
+def said(pem: str) -> str:
+    return f"{x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def test_status_names_a_node_that_does_not_answer_as_the_others_do(ledgerd: Ledgerd, service: FakeService, options: list[object]) -> None:
