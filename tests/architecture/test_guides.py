@@ -12,6 +12,7 @@ import pytest
 
 from ledgerd.ledger.errors import ConfigurationError
 from ledgerd.node import config
+from support import typescript
 from support.repository import ROOT
 
 DOCS: Final = ROOT / "docs"
@@ -106,3 +107,20 @@ def test_the_code_of_the_sdk_s_guide_runs_as_printed(tmp_path: Path, number: int
     done = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert ("True" in done.stdout, "SIMULATED" in done.stdout, "1000 are committed" in done.stdout)[number]
+
+
+@pytest.mark.slow
+def test_the_guide_s_application_in_typescript_is_built_and_runs_as_printed(tmp_path: Path) -> None:
+    """`npm ci` itself, from the cache that `scripts/oracles` has filled."""
+    guide = (DOCS / "javascript-apps.md").read_text().partition("<!-- example: run by a test")[2]
+    commands = blocks(guide, "sh")[0].replace("ledgerd dev ", "ledgerd dev --nodes 1 --port 0 ")
+    folder = tmp_path / "documents"
+    environment = typescript.require_packages()
+    typescript.copy_example(folder)
+    (folder / "guide.sh").write_text("set -e\n" + commands)
+    environment["PATH"] = f"{Path(LEDGERD).parent}:{environment['PATH']}"
+    done = subprocess.run(["bash", "guide.sh"], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "node_modules" / "@microsoft" / "ccf-app" / "kv.js").is_file()
+    assert '"text": "hello"' in done.stdout or '"text":"hello"' in done.stdout, done.stdout
+    assert "of whom members say" in done.stdout, done.stdout
