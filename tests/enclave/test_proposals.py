@@ -267,7 +267,8 @@ def test_an_auditor_finds_who_asked_for_what_and_that_he_signed_it(cluster: Clus
     assert dict(writes(n0, tables.PROPOSALS)) == {shown["proposalId"]: request.payload}
     ((key, value),) = writes(n0, tables.PROPOSALS_INFO)
     assert key == shown["proposalId"]
-    assert tables.decode(value or b"") == {"proposer_id": member, "state": "Accepted", "ballots": {}, "final_votes": {}, "vote_failures": {}}
+    undisputed: dict[str, object] = {"ballots": {}, "final_votes": {}, "vote_failures": {}}
+    assert tables.decode(value or b"") == {"proposer_id": member, "state": "Accepted", **undisputed}
     ((key, value),) = writes(n0, tables.COSE_RECENT_PROPOSALS)
     assert (key, tables.decode(value or b"")) == (request.replay_key, shown["proposalId"])
     auditor = Auditor(n0.notices["service_certificate"])
