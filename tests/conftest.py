@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ledgerd.enclave import serving
+from ledgerd.enclave import entropy
 from ledgerd.enclave.runtime import module_check, quickjs, script_worker
 
 settings.register_profile("same", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,22 +22,25 @@ settings.load_profile("same")
 GOLDEN = 0.6180339887498949  # of whose multiples no few that follow each other are close, modulo 1
 
 
-def spread() -> Callable[[], float]:
-    """Numbers in [0, 1), of which those that follow each other are far apart."""
+def spread(kernel: Callable[[int], bytes]) -> Callable[[int], bytes]:
+    """The kernel's random bytes, but for the seven of which `entropy.jitter` makes a number: one that is far from the last ones."""
     last = 0.0
 
-    def following() -> float:
+    def drawn(size: int) -> bytes:
         nonlocal last
+        if size != 7:
+            return kernel(size)
         last = (last + GOLDEN) % 1.0
-        return last
+        return int(last * (1 << 56)).to_bytes(7, "big")
 
-    return following
+    return drawn
 
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left_to_chance() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serving, "jitter", spread())
+        # Below `jitter`, for compiled modules call that directly.
+        patch.setattr(entropy, "_kernel_random", spread(entropy._kernel_random))
         own_time = SimpleNamespace(monotonic=time.thread_time)
         for module in (script_worker, quickjs, module_check):
             patch.setattr(module, "time", own_time)

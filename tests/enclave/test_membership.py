@@ -223,6 +223,23 @@ def test_nodes_come_go_and_die_in_any_order(seed: int) -> None:
     walk.end()
 
 
+@pytest.mark.parametrize("number", range(4))
+def test_writes_go_on_within_two_seconds_of_a_killed_primary(number: int) -> None:
+    """By a node's defaults. Real processes, whose machine may be busy, are not held to it (`tests/end_to_end/test_kill.py`)."""
+    walk = Walk(Budget())
+    walk.join(2)
+    victim = walk.primary()
+    walk.cluster.until(partial(walk.spares, victim))
+    walk.cluster.run(0.1 * number)
+    before, killed_at = len(walk.load.done), walk.cluster.now
+    last = walk.load.done[-1].transaction_id.partition(".")[0]
+    walk.cluster.kill(victim)
+    walk.dead.append(victim)
+    walk.cluster.until(lambda: any(item.transaction_id.partition(".")[0] != last for item in walk.load.done[before:]))
+    assert walk.cluster.now - killed_at < 2.0
+    walk.end()
+
+
 # What these runs are for.
 
 

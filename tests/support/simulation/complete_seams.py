@@ -7,7 +7,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ledgerd.enclave import channels, entropy, joining, keys, serving
+from ledgerd.enclave import channels, entropy, joining, keys
 from ledgerd.enclave import core as enclave_core
 from ledgerd.enclave.runtime import quickjs, script_line, script_worker
 from ledgerd.enclave.serving import Serving
@@ -62,7 +62,6 @@ def seams(plan: Plan) -> Iterator[None]:
         *small_limits(plan),
         (enclave_core, "Serving", Watched),
         (entropy, "_kernel_random", chance.randbytes),
-        (serving, "jitter", entropy.jitter),  # by that, whatever the tests around have put there
         (keys, "ec", _Curves(chance)),
         # Scripts are stopped by no clock: how long one takes here says nothing.
         *((module, "time", _StandingClock) for module in (quickjs, script_line, script_worker)),
