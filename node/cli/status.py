@@ -27,7 +27,8 @@ def status(output: Output, service: ServiceOptions) -> None:
     Nodes that the named ones know of are asked too. Exit status 1 if the service is not open, no node answers, or none leads: then
     nothing is committed, for the moment of an election or until a majority is heard again.
 
-    Certificates that end within 30 days are told, with what members propose to renew them.
+    Certificates that end within 30 days are told, with what members propose to renew them; and token issuers (JWT) whose keys the primary
+    cannot refresh.
     """
     with service.client() as client:
         urls = list(client.nodes)
@@ -61,10 +62,13 @@ def status(output: Output, service: ServiceOptions) -> None:
     for row in rows:
         row["certificate_until"] = _said(ends.get(row["node_id"]))
     service_end = expiry.until(service_certificate)
+    leading = next((row["url"] for row in rows if row["role"] == "primary"), None)
+    failing = {} if leading is None else _failing_issuers(service._replace(urls=(leading,), timeout=min(service.timeout, 3.0)))
     shown = rows if output.json else [{**row, "node_id": row["node_id"] and row["node_id"][:NODE_ID_SHOWN]} for row in rows]
     terminal = not output.json and sys.stdout.isatty()
     columns = [column for column in COLUMNS if column != "problem"] if terminal else COLUMNS
-    output.rows("status", columns, shown, droppable=DROPPED, service_status=service_status, service_certificate_until=_said(service_end))
+    more: dict[str, Any] = {"service_certificate_until": _said(service_end), "token_issuers_failing": failing}
+    output.rows("status", columns, shown, droppable=DROPPED, service_status=service_status, **more)
     if terminal:  # a problem is a sentence, and would take the other columns' room
         for row in rows:
             if row["problem"] is not None:
@@ -72,6 +76,8 @@ def status(output: Output, service: ServiceOptions) -> None:
     output.note(f"service: {service_status or 'no node answers'}")
     for warning in expiry.warnings(service_end, ends, datetime.now(UTC)):
         output.note(warning)
+    for issuer, reason in failing.items():
+        output.note(f"keys of JWT issuer {issuer} are not refreshed, and those that were there count: {reason}")
     if service_status is not None and primary is None:
         output.note("No node leads, so nothing is committed: an election is going on, or no majority of the nodes hear each other.")
     if service_status != "Open" or primary is None:
@@ -86,6 +92,16 @@ def _certificates(service: ServiceOptions) -> dict[str, Any]:
         with service.client() as node:
             listed = node.get(f"/gov/service/nodes?api-version={API_VERSION}").json()["value"]
         return {str(each["nodeId"]): each.get("certificate") for each in listed if each["status"] == "Trusted"}
+    except (LedgerdError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _failing_issuers(service: ServiceOptions) -> dict[str, str]:
+    """Token issuers whose last refresh has failed, with the reason, as the primary knows them; none if it does not say."""
+    try:
+        with service.client() as node:
+            issuers = node.get("/node/jwt_keys/refresh/metrics").json()["issuers"]
+        return {name: str(issuer["last_failure"]) for name, issuer in issuers.items() if issuer["failures_in_a_row"]}
     except (LedgerdError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

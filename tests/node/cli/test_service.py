@@ -336,9 +336,14 @@ def test_what_is_no_document_is_a_failure(ledgerd: Ledgerd, tmp_path: Path) -> N
 
 
 def status_answers(
-    service: FakeService, number: int, service_status: str, primary: str | None = "0" * 64, certificates: Mapping[str, str] | None = None
+    service: FakeService,
+    number: int,
+    service_status: str,
+    primary: str | None = "0" * 64,
+    certificates: Mapping[str, str] | None = None,
+    issuers: Mapping[str, object] | None = None,
 ) -> None:
-    """Args: certificates: Of the service, under "", and of its nodes, by their names."""
+    """Args: certificates: Of the service, under "", and of its nodes, by their names; issuers: As the node's metrics have them."""
     told = certificates or {}
     shown = [{"nodeId": name, "status": "Trusted", "certificate": pem} for name, pem in told.items() if name]
 
@@ -352,6 +357,7 @@ def status_answers(
                 "service_certificate": told.get(""),
             },
             "/gov/service/nodes?api-version=2024-07-01": {"value": shown},
+            "/node/jwt_keys/refresh/metrics": {"issuers": dict(issuers or {})},
             "/node/network/nodes": {
                 "nodes": [
                     {
@@ -394,6 +400,21 @@ def test_status_tells_of_certificates_that_end_soon(ledgerd: Ledgerd, service: F
     assert "ledgerd gov propose set-service-certificate-validity" in ran.err
     assert f"ledgerd gov propose set-node-certificate-validity --node-id {'1' * 64}" in ran.err
     assert "0" * 16 not in ran.err
+
+
+def test_status_tells_of_token_issuers_that_the_primary_cannot_reach(ledgerd: Ledgerd, service: FakeService, options: list[object]) -> None:
+    issuers = {
+        "https://good.example": {"last_success_at_s": 1, "failures_in_a_row": 0, "last_failure": "long ago"},
+        "https://bad.example": {"last_success_at_s": None, "failures_in_a_row": 3, "last_failure": "no connection"},
+    }
+    status_answers(service, 0, "Open", issuers=issuers)
+    status_answers(service, 1, "Open", issuers={"https://of.a.backup": issuers["https://bad.example"]})
+    ran = ledgerd("status", *options, "-o", "json")
+    assert (ran.status, ran.json["token_issuers_failing"]) == (0, {"https://bad.example": "no connection"})
+    ran = ledgerd("status", *options)
+    assert "keys of JWT issuer https://bad.example are not refreshed, and those that were there count: no connection" in ran.err
+    assert "good.example" not in ran.err
+    assert "of.a.backup" not in ran.err
 
 
 def said(pem: str) -> str:
