@@ -201,6 +201,10 @@ class Pool:
         if worker is not None:
             self._blame(group, worker, End.CRASHED, f"a script worker ended: {how}", is_one_of=True)
 
+    def at(self, now: float) -> None:
+        """Learn the time, and no more: what is received next was said by then."""
+        self._now = now
+
     def tick(self, now: float) -> None:
         """Learn the time, after everything that was received: who is late has said nothing until now."""
         self._now = now
