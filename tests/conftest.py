@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, settings
+from nacl.utils import random as kernel_random
 
 from ledgerd.enclave import entropy
 from ledgerd.enclave.runtime import module_check, quickjs, script_worker
@@ -40,7 +41,7 @@ def spread(kernel: Callable[[int], bytes]) -> Callable[[int], bytes]:
 def nothing_is_left_to_chance() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # Below `jitter`, for compiled modules call that directly.
-        patch.setattr(entropy, "_kernel_random", spread(entropy._kernel_random))
+        patch.setattr(entropy, "_kernel_random", spread(kernel_random))
         own_time = SimpleNamespace(monotonic=time.thread_time)
         for module in (script_worker, quickjs, module_check):
             patch.setattr(module, "time", own_time)
