@@ -58,8 +58,8 @@ from ledgerd.ledger.errors import HostError, PeerError, RequestError
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 from ledgerd.ledger.signature import Signature
 
-TICK_SECONDS: Final = 0.02  # deadlines are looked at so often while somebody waits, in one sweep
-IDLE_TICK_SECONDS: Final = 0.2
+DIAL_SECONDS: Final = 0.02  # between looks at whom to dial, where nothing has changed that would tell
+IDLE_TICK_SECONDS: Final = 0.2  # for what has no deadline of its own since nobody waits for it
 UNSIGNED_ENTRIES: Final = 2_000  # more than a round holds, but for the largest loads: then replication overlaps with execution
 NEWCOMER_SECONDS: Final = 8.0  # joiners ask at least every second; and less than a commit may stand still
 VERIFY_SECONDS: Final = 0.25  # between verifications of the newest signature; see `_verify`
@@ -317,12 +317,15 @@ class Serving:
         """When `tick` is due if nothing happens before."""
         if self._answering.has_backlog or self._dialling.channels.has_backlog:
             return self._now
-        busy = self._answering.is_waiting or len(self._archive) > 0 or self._historical.is_busy
         return min(
             self._consensus.next_deadline(),
             self._group_commit.begin_at,
+            self._answering.next_deadline,
+            self._archive.next_deadline,
+            self._historical.next_deadline,
+            self._dialling.next_deadline,
             self._ends_at,
-            self._now + (TICK_SECONDS if busy else IDLE_TICK_SECONDS),
+            self._now + IDLE_TICK_SECONDS,
         )
 
     # One wake-up.
@@ -350,7 +353,7 @@ class Serving:
         promise = self._ask_consensus(ready)
         self._verify()
         if self._now >= self._dial_at:
-            self._dial_at = self._now + TICK_SECONDS
+            self._dial_at = self._now + DIAL_SECONDS
             self._dialling.dial(self._wanted_peers(), self._now, ready)
         self._refresh.carry_out(ready)
         output, closing = channels.take_output()

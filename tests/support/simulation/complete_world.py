@@ -203,11 +203,11 @@ class CompleteWorld(ServiceWorld):
         super().do_pass(seconds)
         for node in list(self.joining.values()):
             self._look_at_the_way(node)
-            self.inputs += 1
-            self.wake(node)
+            self.time_passed(node)
 
     def wake(self, node: CompleteNode) -> None:
         enclave = node.enclave
+        node.due = None
         enclave.tick(node.clock)
         events, node.inbox = node.inbox, []
         if events:
@@ -229,6 +229,14 @@ class CompleteWorld(ServiceWorld):
             self.judge.look(node)
             if self.member is not None:
                 secrets_follow_log(node)
+
+    def next_wakeup(self, node: CompleteNode) -> float:
+        wakeup = node.enclave.next_wakeup()
+        pool = node.enclave.scripts
+        return wakeup if pool is None else min(wakeup, pool.next_wakeup())
+
+    def has_news(self, node: CompleteNode) -> bool:
+        return bool(node.inbox)
 
     def _obey(self, node: CompleteNode, ready: boundary.Ready) -> None:
         self.store(node, ready)

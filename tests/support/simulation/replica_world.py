@@ -38,6 +38,7 @@ class Channels:
     """In the place of `enclave.channels.Channels`: what it promises, without bytes."""
 
     speakers: frozenset[NodeId] = frozenset()  # nobody is dialled, so nobody need be known
+    has_backlog = False
 
     def __init__(self, world: "ReplicaWorld", node_id: str) -> None:
         self._world = world
@@ -85,6 +86,7 @@ class Dialling:
     """In the place of `enclave.dialling.Dialling`: everybody is connected."""
 
     world: "ReplicaWorld"
+    next_deadline = float("inf")
 
     def __init__(self, keys: Any, *_: Any, **__: Any) -> None:
         self.channels = Channels(self.world, keys.id)
@@ -253,6 +255,7 @@ class ReplicaWorld(ServiceWorld):
 
     def wake(self, node: ReplicaNode) -> None:
         served = node.serving
+        node.due = None
         served.tick(node.clock)
         if node.services.jobs:
             node.services.finish()
@@ -269,6 +272,13 @@ class ReplicaWorld(ServiceWorld):
         self.judge.look(node)
         if ready.stop is not None and node.is_up:
             self._stopped(node, ready.stop)
+
+    def next_wakeup(self, node: ReplicaNode) -> float:
+        return min(node.sweep_at, node.serving.next_wakeup())
+
+    def has_news(self, node: ReplicaNode) -> bool:
+        channels = node.channels
+        return bool(node.sessions.requests or node.services.jobs or channels.arrived or channels.cuts or channels.lost)
 
     def _stopped(self, node: ReplicaNode, status: int) -> None:
         if node.serving.failed is not None or status != 0 or node.core.retirement is not Retirement.RETIRED_COMMITTED:
