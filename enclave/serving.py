@@ -323,7 +323,7 @@ class Serving:
             self._answering.next_deadline,
             self._archive.next_deadline,
             self._historical.next_deadline,
-            self._dialling.next_deadline,
+            max(self._dial_at, self._dialling.next_deadline),
             self._ends_at,
             self._now + IDLE_TICK_SECONDS,
         )

@@ -9,7 +9,7 @@ What a node is made of, how clients reach it and how its membership changes is f
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from ledgerd.enclave.consensus.core import Consensus, Role
 from support.simulation import elections
@@ -20,6 +20,8 @@ from support.simulation.observation import ObservedLog, Reader, Registry, Shadow
 from support.simulation.plan import Plan
 
 Event = tuple[Any, ...]
+
+_TURNS_MAX: Final = 20  # in which a node works through what it left for later at first
 
 
 class Node:
@@ -127,16 +129,29 @@ class World:
     def time_passed(self, node: Any) -> None:
         """A node's clock went on. It is woken as the loop of an enclave would wake it: when something is there or due, and not otherwise.
 
-        A deadline that a node forgets to name thus stays forgotten, and is found by what never happens.
+        A deadline that a node forgets to name thus stays forgotten, and is found by what never happens; and so is one that it goes on
+        naming when it is over.
+
+        Raises: Violation: It wants to be woken again and again.
         """
         self.inputs += 1
         due = node.due
         if due is None:
             due = node.due = self.next_wakeup(node)
-        if node.clock >= due or self.has_news(node):
+        if node.clock < due:
+            if self.has_news(node):
+                self.wake(node)
+            else:
+                self.slept += 1
+            return
+        for _ in range(_TURNS_MAX):
             self.wake(node)
-        else:
-            self.slept += 1
+            if not node.is_up:
+                return
+            node.due = self.next_wakeup(node)
+            if node.clock < node.due:
+                return
+        raise Violation("ComesToRest", f"{node.name} is due at {node.due}, whatever it does; it is {node.clock}")
 
     def store(self, node: Any, ready: Any) -> None:
         """Give a node's disk what the node has for it; some disks have it at once."""
