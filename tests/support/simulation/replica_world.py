@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from ledgerd.enclave import configuration, replica, serving
+from ledgerd.enclave import configuration, replica
 from ledgerd.enclave.boundary import Fetch, Ready, Traffic
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.consensus.core import Retirement, Role
@@ -24,6 +24,7 @@ from support.simulation import stand_in
 from support.simulation.application import app
 from support.simulation.clients import Asked, Client
 from support.simulation.disk import Report
+from support.simulation.interpreted import SERVING
 from support.simulation.invariants import Violation
 from support.simulation.ledgers import SECRET
 from support.simulation.patches import Change, patched
@@ -161,16 +162,16 @@ class ReplicaNode(Node):
         clock = AttestedClock()
         clock.set(1_700_000_000_000, self.clock)
         service = stand_in.ServiceKeys()
-        self.serving = serving.Serving(
+        self.serving: Any = SERVING.Serving(
             app=app,
             configuration=world.configuration,
-            keys=keys,  # type: ignore[arg-type]  # stands in
+            keys=keys,
             certificate=keys.certificate,
-            service=service,  # type: ignore[arg-type]  # stands in
+            service=service,
             ledger_secrets=[(1, SECRET)],
             attested=Attested(b"", b"", True, "", []),
             clock=clock,
-            sessions=self.sessions,  # type: ignore[arg-type]  # stands in
+            sessions=self.sessions,
             services=self.services,
             rejects=HostRejects(lambda level, text: None),
             now=self.clock,
@@ -274,7 +275,7 @@ class ReplicaWorld(ServiceWorld):
             self._stopped(node, ready.stop)
 
     def next_wakeup(self, node: ReplicaNode) -> float:
-        return min(node.sweep_at, node.serving.next_wakeup())
+        return min(node.sweep_at, float(node.serving.next_wakeup()))
 
     def has_news(self, node: ReplicaNode) -> bool:
         channels = node.channels
@@ -376,9 +377,9 @@ class ReplicaWorld(ServiceWorld):
 def seams(plan: Plan) -> Iterator[None]:
     """What stands in for what, while this world is used; and small limits, so that they are met with."""
     changes: list[Change] = [
-        *small_limits(plan),
-        (serving, "Dialling", Dialling),
-        (serving, "jitter", _jitter),
+        *small_limits(plan, SERVING),
+        (SERVING, "Dialling", Dialling),
+        (SERVING, "jitter", _jitter),
         (replica, "_key", lambda pem: stand_in.read_certificate(pem).public_key()),
     ]
     with patched(changes):
