@@ -118,24 +118,28 @@ class Answering:
         self._writes = HeldAnswers()
         self._reads = HeldAnswers()
         self._undone: list[Held] = []  # writes rolled back here, while another node's log may still bring them back
+        self._undone_until = _NEVER  # no later than the first deadline of those
         self._unconfirmed: list[Held] = []  # reads since the last round of confirmation began
         self._confirming: dict[Hashable, list[Held]] = {}
         self._next_token = 0
         self._receipt_data: dict[int, tuple[bytes, bytes]] = {}  # entry and claims of transactions whose receipt is wanted
         self._forwarded = Forwarded()
         self._parked: deque[Parked] = deque()  # for a primary that is not known yet
+        self._parked_until = _NEVER  # the first deadline of those
         self._parked_bytes = 0
         self._elsewhere: Elsewhere | None = None  # on a retired node
         self._give_up_at = _NEVER
 
     @property
-    def is_waiting(self) -> bool:
-        """True while somebody waits for an answer."""
-        return (
-            bool(self._requests or self._undone or self._parked)
-            or len(self._writes) > 0
-            or len(self._reads) > 0
-            or len(self._forwarded) > 0
+    def next_deadline(self) -> float:
+        """When somebody has waited for too long, if nothing happens before: that moment or an earlier one."""
+        return min(
+            self._writes.next_deadline,
+            self._reads.next_deadline,
+            self._forwarded.next_deadline,
+            self._undone_until,
+            self._parked_until,
+            self._give_up_at,
         )
 
     @property
@@ -184,9 +188,10 @@ class Answering:
         """Answer what has waited for too long."""
         self._now = now
         late = self._writes.take_expired(now)
-        if self._undone:
+        if now >= self._undone_until:
             late += [held for held in self._undone if held.deadline <= now]
             self._undone = [held for held in self._undone if held.deadline > now]
+            self._undone_until = min((held.deadline for held in self._undone), default=_NEVER)
         for held in late:
             self._receipt_data.pop(held.id.seqno, None)
             self.answer(held.reply_to, refusals.still_pending(held.id))
@@ -386,6 +391,7 @@ class Answering:
         patience = PARKED_SECONDS_MAX if prefer.wait_seconds is None else min(PARKED_SECONDS_MAX, prefer.wait_seconds)
         self._parked.append(Parked(request, not_to, self._now + patience))
         self._parked_bytes += len(request.body)
+        self._parked_until = min(self._parked_until, self._now + patience)
 
     def _unpark(self) -> None:
         """Queue what was kept, if there is a primary now; refuse what has been kept for too long."""
@@ -394,6 +400,7 @@ class Answering:
         is_there = primary is not None and self._channels.connected(primary)
         waiting, self._parked = self._parked, deque()
         self._parked_bytes = 0
+        self._parked_until = _NEVER
         for parked in waiting:
             if is_here or (is_there and primary != parked.not_to):
                 self._requests.append(parked.request)
@@ -403,6 +410,7 @@ class Answering:
             else:
                 self._parked.append(parked)
                 self._parked_bytes += len(parked.request.body)
+                self._parked_until = min(self._parked_until, parked.deadline)
 
     # Out.
 
@@ -452,6 +460,7 @@ class Answering:
         undone = self._writes.take_rolled_back(to)
         for held in undone:
             self._receipt_data.pop(held.id.seqno, None)  # the seqno may be used again; the disk has what commits
+            self._undone_until = min(self._undone_until, held.deadline)
         self._undone += undone
         gone = self._reads.take_rolled_back(to)
         gone += [held for held in self._unconfirmed if held.id.seqno > to]

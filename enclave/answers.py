@@ -25,7 +25,11 @@ class Held(NamedTuple):
 
 
 class HeldAnswers:
-    """Answers in the order of their seqnos. Bounded by the sessions that wait for them, one or a pipeline each."""
+    """Answers in the order of their seqnos. Bounded by the sessions that wait for them, one or a pipeline each.
+
+    Attributes:
+        next_deadline: When the first of them has waited for too long, or earlier: those that were taken since may have set it.
+    """
 
     def __init__(self) -> None:
         self._held: deque[Held] = deque()

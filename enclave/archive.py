@@ -21,6 +21,7 @@ ANSWER_SECONDS: Final = 5.0  # how long the host may take; then it has not got t
 RANGE_SIZE_BYTES_MAX: Final = 8 << 20  # what one answer of the host may hold; one signed range of a busy service fits
 RECEIPTS_MAX: Final = 256  # made from the disk at one time; each may be a range of megabytes to open, and anybody may ask
 CATCH_UP_ENTRIES: Final = 2_000  # read at once for a peer that lags
+_NEVER: Final = float("inf")
 
 
 class Archive:
@@ -39,8 +40,12 @@ class Archive:
         self._waiting: dict[int, tuple[float, Callable[[list[bytes]], None]]] = {}
         self._next = 1
 
-    def __len__(self) -> int:
-        return len(self._waiting)
+    @property
+    def next_deadline(self) -> float:
+        """When the host has taken too long for an answer; infinity while none is waited for."""
+        for deadline, _ in self._waiting.values():
+            return deadline  # that of the oldest question, since all may take as long
+        return _NEVER
 
     def answered(self, number: int, entries: list[bytes]) -> None:
         """The host answered; an answer that nobody waits for is ignored."""
@@ -50,9 +55,8 @@ class Archive:
 
     def expire(self, now: float) -> None:
         """Give up on what the host did not answer in time."""
-        if self._waiting:
-            for number in [number for number, (deadline, _) in self._waiting.items() if deadline <= now]:
-                self._waiting.pop(number)[1]([])
+        while now >= self.next_deadline:
+            self._waiting.pop(next(iter(self._waiting)))[1]([])
 
     def receipt(self, transaction: TransactionId, kind: str, now: float, answer: Callable[[Response], None]) -> None:
         """Make the receipt of a committed transaction, and give it to `answer` when it is there.

@@ -16,10 +16,15 @@ from ledgerd.ledger.ids import NodeId
 PATIENCE_SECONDS: Final = 0.05  # after a first failure; doubled with each further one, up to the limit
 PATIENCE_SECONDS_MAX: Final = 2.0
 CONNECT_SECONDS_MAX: Final = 10.0  # for the host to say what came of it; an honest one gives up after five
+_NEVER: Final = float("inf")
 
 
 class Dialling:
-    """The channels of one node and the streams that were asked for on their behalf."""
+    """The channels of one node and the streams that were asked for on their behalf.
+
+    Attributes:
+        next_deadline: When `dial` will find something to do that it left for later; infinity if nothing.
+    """
 
     def __init__(
         self,
@@ -39,6 +44,7 @@ class Dialling:
             address: Where this node listens for peers, `host:port`.
         """
         self.channels = Channels(keys.id, [certificate], keys.identity, service, is_former, address=address, learn=self._hear, now=now)
+        self.next_deadline = _NEVER
         self._own = keys.id
         self._next_stream = next_stream
         self._addresses: dict[NodeId, str] = {}
@@ -66,18 +72,24 @@ class Dialling:
             del asked[stream]
             ready.closes.append(stream)
         waited_for = {node_id for node_id, _ in asked.values()}
+        deadline = min((until for _, until in asked.values()), default=_NEVER)
         for node_id in peers:
             if channels.dialling(node_id) or node_id == self._own or node_id in waited_for:
                 continue
             address = self._addresses.get(node_id)
             retry_at, patience = self._retry_at.get(node_id, (0.0, PATIENCE_SECONDS))
-            if address is None or now < retry_at:
+            if address is None:
+                continue
+            if now < retry_at:
+                deadline = min(deadline, retry_at)
                 continue
             self._retry_at[node_id] = (now + patience, min(2 * patience, PATIENCE_SECONDS_MAX))
             host, _, port = address.rpartition(":")
             stream = self._next_stream()
             asked[stream] = (node_id, now + CONNECT_SECONDS_MAX)
             ready.connects.append(Connect(stream, host, int(port)))
+            deadline = min(deadline, now + CONNECT_SECONDS_MAX)
+        self.next_deadline = deadline
 
     def opened(self, stream: int) -> bool:
         """A stream that was asked for is there; False if it is none of ours."""

@@ -15,6 +15,7 @@ from ledgerd.ledger.ids import NodeId
 
 OUTSTANDING_MAX: Final = 10_000  # CCF's bound on uncommitted transactions; beyond it a primary would refuse them anyway
 _ITEMS_MAX: Final = HEADERS_MAX + 16  # those of the service itself come on top
+_NEVER: Final = float("inf")
 
 
 class RemoteReply(NamedTuple):
@@ -96,9 +97,14 @@ def _unpack(node: NodeId, data: bytes, count: int) -> list[Any]:
 
 
 class Forwarded:
-    """A backup's outstanding requests: who waits for which number of which primary."""
+    """A backup's outstanding requests: who waits for which number of which primary.
+
+    Attributes:
+        next_deadline: When the first of them has waited for too long, or earlier: those that were answered since may have set it.
+    """
 
     def __init__(self) -> None:
+        self.next_deadline = _NEVER
         self._waiting: dict[int, tuple[NodeId, Request, float]] = {}
         self._next = 1
 
@@ -114,12 +120,14 @@ class Forwarded:
         """Note that a request is now sent to `primary` as `next_number`, and not waited for after `deadline`, monotonic seconds."""
         self._waiting[self._next] = (primary, request, deadline)
         self._next += 1
+        self.next_deadline = min(self.next_deadline, deadline)
 
     def hurry(self, primary: NodeId, deadline: float) -> None:
         """Another node is primary now: whoever was asked before may be kept from answering for ever, so wait until `deadline` at most."""
         for number, (node, request, until) in self._waiting.items():
             if node != primary and until > deadline:
                 self._waiting[number] = (node, request, deadline)
+                self.next_deadline = min(self.next_deadline, deadline)
 
     def answered(self, node: NodeId, number: int) -> Request | None:
         """Take the request of this number at this node; None if nobody waits for it (any more)."""
@@ -135,8 +143,10 @@ class Forwarded:
         return [self._waiting.pop(number)[1] for number in numbers]
 
     def take_expired(self, now: float) -> list[Request]:
-        """Take everything that has waited for too long."""
-        if not self._waiting:
+        """Take everything that has waited for too long. Costs a sweep, but only when something may have."""
+        if now < self.next_deadline:
             return []
         numbers = [number for number, (_, _, deadline) in self._waiting.items() if deadline <= now]
-        return [self._waiting.pop(number)[1] for number in numbers]
+        taken = [self._waiting.pop(number)[1] for number in numbers]
+        self.next_deadline = min((deadline for _, _, deadline in self._waiting.values()), default=_NEVER)
+        return taken

@@ -36,6 +36,7 @@ LEAF_BYTES: Final = 190  # that its tree takes for each leaf, be there a state o
 EXPIRY_SECONDS_MAX: Final = 3_600
 FAILURE_SECONDS: Final = 10.0  # for which a failure is told again, before the host is asked again
 HANDLES_MAX: Final = 256
+_NEVER: Final = float("inf")
 
 Take = Callable[[list[HistoricalState]], None]
 Done = Callable[[RequestError | None], None]
@@ -127,6 +128,17 @@ class Historical:
     def is_busy(self) -> bool:
         """True while something is being read, so that time matters."""
         return bool(self._readings or self._waiting)
+
+    @property
+    def next_deadline(self) -> float:
+        """When something that is being read is to be asked for again, or has taken too long; infinity while nothing is read.
+
+        What nobody asks for any more may stay for a while longer, so handles have no part in it.
+        """
+        times = [reading.ended_at if reading.retry_at is None else min(reading.ended_at, reading.retry_at) for reading in self._readings]
+        if self._waiting:
+            times.append(self._waiting[0].ended_at)  # the first of them that came
+        return min(times, default=_NEVER)
 
     @property
     def held_bytes(self) -> int:

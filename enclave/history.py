@@ -45,7 +45,9 @@ class SignedRange:
 class History:
     """The tree over the whole ledger, able to go back to any point above the commit."""
 
-    def __init__(self) -> None:
+    def __init__(self, recent_ranges: int = RECENT_RANGES_MAX) -> None:
+        """Args: recent_ranges: how many committed ranges are kept for receipts, at most."""
+        self._recent_ranges = recent_ranges
         self._below = merkle.Frontier()
         self._leaves: list[bytes] = []
         self._tip = self._below.copy()  # over the first `_folded` leaves; the others are folded in together when a root is asked for
@@ -125,7 +127,7 @@ class History:
             self._uncommitted -= 1
             self._recent_leaves += len(signed.leaves)
             committed.append(signed)
-        while self._recent_leaves > RECENT_LEAVES_MAX or len(self._ranges) - self._uncommitted > RECENT_RANGES_MAX:
+        while self._recent_leaves > RECENT_LEAVES_MAX or len(self._ranges) - self._uncommitted > self._recent_ranges:
             if len(self._ranges) - self._uncommitted <= 1:
                 break
             self._recent_leaves -= len(self._ranges.popleft().leaves)

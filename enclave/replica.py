@@ -53,16 +53,22 @@ class Replica:
     """Store, history and sealing of one node, moved forward and back together."""
 
     def __init__(
-        self, store: Store, secrets: LedgerSecrets, on_governance: Callable[[], None], on_rollback: Callable[[Seqno], None]
+        self,
+        store: Store,
+        secrets: LedgerSecrets,
+        on_governance: Callable[[], None],
+        on_rollback: Callable[[Seqno], None],
+        recent_ranges: int,
     ) -> None:
         """Wire the three together.
 
         Args:
             on_governance: Called whenever a governance map may have changed, forward or back.
             on_rollback: Called when everything above a seqno was undone.
+            recent_ranges: How many committed ranges are kept for receipts, at most.
         """
         self.store = store
-        self.history = History()
+        self.history = History(recent_ranges)
         self.sealer = secrets.sealer
         self._secrets = secrets
         self.unverified: list[Unverified] = []

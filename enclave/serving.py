@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, cast
 
 from cryptography import x509
 
-from ledgerd.enclave import ledger_calls
+from ledgerd.enclave import execution, ledger_calls
 from ledgerd.enclave.admission import Admission
 from ledgerd.enclave.answering import REPLY, REQUEST, Answering
 from ledgerd.enclave.app import App
@@ -22,7 +22,7 @@ from ledgerd.enclave.certificates import ShownCertificates
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.configuration import Configuration
 from ledgerd.enclave.consensus import messages
-from ledgerd.enclave.consensus.core import Consensus, ConsensusReady, LogEntry, Retirement, Role, Settings
+from ledgerd.enclave.consensus.core import Consensus, ConsensusReady, LogEntry, Retirement, Role
 from ledgerd.enclave.dialling import Dialling
 from ledgerd.enclave.documents import Documents
 from ledgerd.enclave.endpoints import STATES, Deferred, Registry
@@ -36,7 +36,6 @@ from ledgerd.enclave.group_commit import GroupCommit
 from ledgerd.enclave.historical import Historical
 from ledgerd.enclave.host_rejects import FETCHED, STORED, HostRejects
 from ledgerd.enclave.idempotency import MAP as IDEMPOTENCY_MAP
-from ledgerd.enclave.idempotency import WINDOW_ENTRIES
 from ledgerd.enclave.javascript import applications
 from ledgerd.enclave.javascript.applications import JavaScriptApplication
 from ledgerd.enclave.jwt.refresh import Refresh
@@ -44,6 +43,7 @@ from ledgerd.enclave.keys import NodeKeys, ServiceKeys
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.leaving import RETIRED_SECONDS, Elsewhere, Leaving, address_elsewhere
 from ledgerd.enclave.ledger_secrets import LedgerSecrets
+from ledgerd.enclave.limits import LIMITS
 from ledgerd.enclave.nsm import Nsm
 from ledgerd.enclave.replica import Proposal, Replica, Unverified, verify_signatures
 from ledgerd.enclave.requests import COSE, Request
@@ -58,12 +58,10 @@ from ledgerd.ledger.errors import HostError, PeerError, RequestError
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 from ledgerd.ledger.signature import Signature
 
-TICK_SECONDS: Final = 0.02  # deadlines are looked at so often while somebody waits, in one sweep
-IDLE_TICK_SECONDS: Final = 0.2
-UNSIGNED_ENTRIES: Final = 2_000  # more than a round holds, but for the largest loads: then replication overlaps with execution
-NEWCOMER_SECONDS: Final = 8.0  # joiners ask at least every second; and less than a commit may stand still
+DIAL_SECONDS: Final = 0.02  # between looks at whom to dial, where nothing has changed that would tell
 VERIFY_SECONDS: Final = 0.25  # between verifications of the newest signature; see `_verify`
 
+_NEVER: Final = float("inf")
 _CONSENSUS: Final = b"\x00"  # first byte of a message on a channel; the others are `answering.REQUEST` and `REPLY`
 
 Done = Callable[[Any], None]
@@ -147,17 +145,14 @@ class Serving:
         self._verifying = False
         self._verified_at = now
         self._dial_at = now
-        self._ends_at = float("inf")  # a retired node ends itself
+        self._ends_at = _NEVER  # a retired node ends itself
 
-        store = Store(windows={IDEMPOTENCY_MAP: WINDOW_ENTRIES})
+        limits = LIMITS
+        store = Store(windows={IDEMPOTENCY_MAP: limits.idempotency_window})
         secrets = LedgerSecrets(keys, ledger_secrets)
-        self._replica = Replica(store, secrets, self._governance_changed, self._rolled_back)
-        settings = Settings(
-            heartbeat=configuration.heartbeat_seconds,
-            election_timeout=configuration.election_timeout_seconds,
-            unsigned_entries=UNSIGNED_ENTRIES,
-            promise=True,
-            newcomer=NEWCOMER_SECONDS,
+        self._replica = Replica(store, secrets, self._governance_changed, self._rolled_back, limits.recent_ranges)
+        settings = limits.consensus._replace(
+            heartbeat=configuration.heartbeat_seconds, election_timeout=configuration.election_timeout_seconds
         )
         self._consensus = Consensus(keys.id, self._replica, settings, jitter, now)
         self._certificates = ShownCertificates(keys, certificate, service, self._log)
@@ -213,6 +208,7 @@ class Serving:
             app_is_open=lambda: self._app_open,
             view_of=lambda seqno: self._consensus.view_of(seqno) or self._consensus.view,  # not in the log yet: of this wake-up
             ledger=self.status,
+            settings=execution.Settings(idempotency_window=limits.idempotency_window),
         )
         self._answering = Answering(
             executor,
@@ -314,15 +310,18 @@ class Serving:
         return successor is not None
 
     def next_wakeup(self) -> float:
-        """When `tick` is due if nothing happens before."""
-        if self._answering.has_backlog or self._dialling.channels.has_backlog:
+        """When `tick` is due if nothing happens before. What nobody waits for is looked at with the next sweep."""
+        if self._answering.has_backlog or self._dialling.channels.has_backlog or self._archive.wanted:  # scripts ask between wake-ups
             return self._now
-        busy = self._answering.is_waiting or len(self._archive) > 0 or self._historical.is_busy
         return min(
             self._consensus.next_deadline(),
             self._group_commit.begin_at,
+            self._answering.next_deadline,
+            self._archive.next_deadline,
+            self._historical.next_deadline,
+            max(self._dial_at, self._dialling.next_deadline),
+            self._verified_at + VERIFY_SECONDS if self._replica.unverified and not self._verifying else _NEVER,
             self._ends_at,
-            self._now + (TICK_SECONDS if busy else IDLE_TICK_SECONDS),
         )
 
     # One wake-up.
@@ -350,7 +349,7 @@ class Serving:
         promise = self._ask_consensus(ready)
         self._verify()
         if self._now >= self._dial_at:
-            self._dial_at = self._now + TICK_SECONDS
+            self._dial_at = self._now + DIAL_SECONDS
             self._dialling.dial(self._wanted_peers(), self._now, ready)
         self._refresh.carry_out(ready)
         output, closing = channels.take_output()

@@ -48,7 +48,7 @@ def test_a_node_that_knows_another_secret_than_its_log_announces_is_noticed() ->
         assert len(node.shadow.epochs) == 2, "it was proposed and voted for"
         node.shadow.epochs.append(node.shadow.last + 1)
         with pytest.raises(Violation, match="SecretsFollowLog"):
-            world.do_tick("n1", 0.01)
+            world.do_tick("n1", 1.0)
 
 
 def test_boxes_with_two_secrets_are_noticed() -> None:

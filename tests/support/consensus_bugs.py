@@ -10,6 +10,7 @@ from ledgerd.enclave.consensus.messages import AppendAccepted, AppendEntries, Ap
 from ledgerd.enclave.consensus.progress import Progress
 from ledgerd.enclave.consensus.quorum import majority, quorum_seqno
 from ledgerd.enclave.consensus.roles import Cause, Retirement, Role
+from ledgerd.enclave.consensus.state import NEVER
 from ledgerd.ledger.ids import NodeId, Seqno, View
 
 
@@ -307,6 +308,13 @@ class CountsVotesOfOthers(Consensus):
             self._configurations = active
 
 
+class ForgetsItsTimer(Consensus):
+    """Does not say when who stands is to try again: where votes were lost it is never woken for that."""
+
+    def next_deadline(self) -> float:
+        return NEVER if self.role in (Role.PRE_VOTE_CANDIDATE, Role.CANDIDATE) else super().next_deadline()
+
+
 PLANTED: Final[tuple[type[Consensus], ...]] = (
     QuorumOfTheUnion,
     NewestConfigurationOnly,
@@ -343,5 +351,6 @@ FOUND_BY_SIMULATION: Final[tuple[type[Consensus], ...]] = (
     LosesQuestions,
     BelievesAnyRound,
     CountsVotesOfOthers,
+    ForgetsItsTimer,
 )
 """Those that only the simulation is asked to find; the first five are of disks, reads and memories, of which scenarios know nothing."""

@@ -223,6 +223,10 @@ def believes_any_sync(self: Any, generation: int, view: View, seqno: Seqno) -> N
             self._acknowledge()
 
 
+def never_gives_up_on_its_host(self: Any, now: float) -> None:
+    """Does not give up on what the host does not give back, though that is due, and stays so."""
+
+
 def seals_on_with_the_old_secret(self: Any, seqno: Seqno, writes: Any) -> None:
     """Knows the new secret of the ledger, and seals and opens with the old one: so do all nodes, and none of them notices."""
     epochs = list(self.sealer._epochs)
@@ -250,6 +254,7 @@ PLANTED: Final[dict[str, tuple[Change, ...]]] = {
     "believes_storage": ((archive, "check_range", believes_storage),),
     "says_invalid_by_guess": ((Status, "status_of", says_invalid_by_guess),),
     "says_committed_by_number": ((Status, "status_of", says_committed_by_number),),
+    "never_gives_up_on_its_host": ((Archive, "expire", never_gives_up_on_its_host),),
     "claims_are_lost": ((Replica, "propose_plain", claims_are_lost),),
     "keeps_writes_of_what_it_refuses": ((Transaction, "discard", keeps_writes_of_what_it_refuses),),
     "mixes_up_answers": ((Forwarded, "answered", mixes_up_answers),),

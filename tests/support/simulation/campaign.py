@@ -36,11 +36,12 @@ class Choice:
 
 @dataclass
 class Part:
-    """What runs of one world added up to."""
+    """What runs of one world added up to; `slept`: of its events those that woke nobody, since nothing was due."""
 
     seeds: int = 0
     failed: int = 0
     events: int = 0
+    slept: int = 0
     simulated_seconds: float = 0.0
     cpu_seconds: float = 0.0
 
@@ -70,6 +71,7 @@ class Total:
         part = self.parts.setdefault(result.plan.world, Part())
         part.seeds += 1
         part.events += result.inputs
+        part.slept += result.slept
         part.simulated_seconds += result.seconds
         part.cpu_seconds += result.cpu
         self.faults += result.faults
@@ -85,6 +87,7 @@ class Total:
             whole.seeds += part.seeds
             whole.failed += part.failed
             whole.events += part.events
+            whole.slept += part.slept
             whole.simulated_seconds += part.simulated_seconds
             whole.cpu_seconds += part.cpu_seconds
         return whole
@@ -98,6 +101,7 @@ class Total:
                 "seeds": part.seeds,
                 "failed": part.failed,
                 "events": part.events,
+                "woke_nobody": part.slept,
                 "simulated_hours": round(part.simulated_seconds / 3600, 2),
                 "cpu_seconds": round(part.cpu_seconds, 1),
                 "events_per_second": round(part.rate),
@@ -114,10 +118,12 @@ class Total:
 
     def table(self) -> str:
         """For people."""
-        lines = [f"{'world':<10}{'seeds':>8}{'failed':>8}{'events':>12}{'sim. hours':>12}{'cpu s':>9}{'events/s a core':>17}"]
+        lines = [
+            f"{'world':<10}{'seeds':>8}{'failed':>8}{'events':>12}{'woke nobody':>13}{'sim. hours':>12}{'cpu s':>9}{'events/s a core':>17}"
+        ]
         for name, part in [*sorted(self.parts.items()), ("total", self.whole())]:
             lines.append(
-                f"{name:<10}{part.seeds:>8,}{part.failed:>8,}{part.events:>12,}{part.simulated_seconds / 3600:>12,.1f}"
+                f"{name:<10}{part.seeds:>8,}{part.failed:>8,}{part.events:>12,}{part.slept:>13,}{part.simulated_seconds / 3600:>12,.1f}"
                 f"{part.cpu_seconds:>9,.0f}{part.rate:>17,.0f}"
             )
         lines += ["", "faults"]

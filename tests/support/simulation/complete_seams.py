@@ -10,27 +10,24 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ledgerd.enclave import channels, entropy, joining, keys
 from ledgerd.enclave import core as enclave_core
 from ledgerd.enclave.runtime import quickjs, script_line, script_worker
-from ledgerd.enclave.serving import Serving
-from ledgerd.ledger.entry import WriteSet
-from ledgerd.ledger.ids import NodeId
 from support.simulation import platform, stand_in_tls
 from support.simulation.patches import Change, patched
 from support.simulation.plan import Plan
 from support.simulation.service_world import small_limits
 
 
-class Watched(Serving):
-    """`Serving` that tells its world when it begins."""
+class Watched:
+    """In the place of the class `Consensus` in `enclave.serving`: who makes one begins to serve, and its world is told before any entry."""
 
     world: Any
 
-    def start(self, genesis: WriteSet) -> None:
-        self.world.begins_to_serve(self)
-        super().start(genesis)
+    def __init__(self, make: Any) -> None:
+        self._make = make
 
-    def join(self, peers: dict[NodeId, str], genesis_digest: bytes) -> None:
-        self.world.begins_to_serve(self)
-        super().join(peers, genesis_digest)
+    def __call__(self, *arguments: Any) -> Any:
+        core = self._make(*arguments)
+        self.world.begins_to_serve(core)
+        return core
 
 
 class _Curves:
@@ -59,8 +56,8 @@ def seams(plan: Plan) -> Iterator[None]:
     """What stands in for what, while this world is used; and small limits, so that they are met with."""
     chance = Random(f"entropy {plan.seed}")
     changes: list[Change] = [
-        *small_limits(plan),
-        (enclave_core, "Serving", Watched),
+        *small_limits(plan, serving),
+        (serving, "Consensus", Watched(vars(serving)["Consensus"])),
         (entropy, "_kernel_random", chance.randbytes),
         (keys, "ec", _Curves(chance)),
         # Scripts are stopped by no clock: how long one takes here says nothing.

@@ -15,12 +15,11 @@ from nacl.public import SealedBox
 
 from ledgerd.enclave import boundary
 from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER
-from ledgerd.enclave.consensus.core import Retirement
+from ledgerd.enclave.consensus.core import Consensus, Retirement
 from ledgerd.enclave.core import Enclave
 from ledgerd.enclave.joining import ATTEMPTS_MAX
 from ledgerd.enclave.ledger_secrets import BOX
 from ledgerd.enclave.outbound import HttpClient
-from ledgerd.enclave.serving import Serving
 from ledgerd.enclave.tls import TlsContext
 from ledgerd.governance import tables
 from ledgerd.ledger.entry import WriteSet, read_public
@@ -81,8 +80,12 @@ class CompleteNode(Node):
         self.questions: deque[tuple[Any, int]] = deque()
         self.notices: dict[str, str] = {}
         self.next_stream = 1
-        self.serving: Any = None
         self.scripts: ScriptWorkers | None = None
+
+    @property
+    def serving(self) -> Any:
+        """What serves, from then on."""
+        return self.enclave._serving
 
     def open_stream(self, end: Any, far: int, kind: int) -> int:
         """Somebody connects; the stream's number here."""
@@ -153,12 +156,11 @@ class CompleteWorld(ServiceWorld):
         self.made.append(node)
         self.wake(node)
 
-    def begins_to_serve(self, served: Serving) -> None:
+    def begins_to_serve(self, core: Consensus) -> None:
         """An enclave is about to have its first entry."""
-        node = next(node for node in self.joining.values() if node.enclave._serving is served)
-        node.node_id = served._keys.id
-        node.serving = served
-        node.core = served._consensus
+        node = next(node for node in self.joining.values() if node.enclave._keys.id == core.node_id)
+        node.node_id = core.node_id
+        node.core = core
         node.watch(self.registry, self.judge)
         del self.joining[node.name]
         self.add(node)
@@ -203,11 +205,11 @@ class CompleteWorld(ServiceWorld):
         super().do_pass(seconds)
         for node in list(self.joining.values()):
             self._look_at_the_way(node)
-            self.inputs += 1
-            self.wake(node)
+            self.time_passed(node)
 
     def wake(self, node: CompleteNode) -> None:
         enclave = node.enclave
+        node.due = None
         enclave.tick(node.clock)
         events, node.inbox = node.inbox, []
         if events:
@@ -229,6 +231,14 @@ class CompleteWorld(ServiceWorld):
             self.judge.look(node)
             if self.member is not None:
                 secrets_follow_log(node)
+
+    def next_wakeup(self, node: CompleteNode) -> float:
+        wakeup = node.enclave.next_wakeup()
+        pool = node.enclave.scripts
+        return wakeup if pool is None else min(wakeup, pool.next_wakeup())
+
+    def has_news(self, node: CompleteNode) -> bool:
+        return bool(node.inbox)
 
     def _obey(self, node: CompleteNode, ready: boundary.Ready) -> None:
         self.store(node, ready)

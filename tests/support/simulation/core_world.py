@@ -184,6 +184,7 @@ class CoreWorld(World):
 
     def wake(self, node: CoreNode) -> None:
         core = node.core
+        node.due = None
         core.tick(node.clock)
         while True:
             ready = core.ready()
@@ -212,6 +213,9 @@ class CoreWorld(World):
             self.faults["node stops: a memory was set back"] += 1
             if self.trace is not None:
                 self.trace(f"{node.name} stops: {core.failed}")
+
+    def next_wakeup(self, node: CoreNode) -> float:
+        return node.core.next_deadline()
 
     def _fetch(self, node: CoreNode, first: int) -> None:
         """Read back for a peer that lags. What a lying host gives back is for the worlds that check it; here it gives nothing."""
@@ -257,6 +261,7 @@ class CoreWorld(World):
             for _ in range(count):
                 node.append("p")
             self.inputs += count
+            node.due = node.clock  # what else comes at this moment may come first
 
     def do_sign(self, name: str) -> None:
         """A primary signs."""

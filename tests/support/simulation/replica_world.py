@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from ledgerd.enclave import configuration, replica, serving
+from ledgerd.enclave import configuration, replica
 from ledgerd.enclave.boundary import Fetch, Ready, Traffic
 from ledgerd.enclave.clock import AttestedClock
 from ledgerd.enclave.consensus.core import Retirement, Role
@@ -24,6 +24,7 @@ from support.simulation import stand_in
 from support.simulation.application import app
 from support.simulation.clients import Asked, Client
 from support.simulation.disk import Report
+from support.simulation.interpreted import SERVING
 from support.simulation.invariants import Violation
 from support.simulation.ledgers import SECRET
 from support.simulation.patches import Change, patched
@@ -38,6 +39,7 @@ class Channels:
     """In the place of `enclave.channels.Channels`: what it promises, without bytes."""
 
     speakers: frozenset[NodeId] = frozenset()  # nobody is dialled, so nobody need be known
+    has_backlog = False
 
     def __init__(self, world: "ReplicaWorld", node_id: str) -> None:
         self._world = world
@@ -85,6 +87,7 @@ class Dialling:
     """In the place of `enclave.dialling.Dialling`: everybody is connected."""
 
     world: "ReplicaWorld"
+    next_deadline = float("inf")
 
     def __init__(self, keys: Any, *_: Any, **__: Any) -> None:
         self.channels = Channels(self.world, keys.id)
@@ -159,16 +162,16 @@ class ReplicaNode(Node):
         clock = AttestedClock()
         clock.set(1_700_000_000_000, self.clock)
         service = stand_in.ServiceKeys()
-        self.serving = serving.Serving(
+        self.serving: Any = SERVING.Serving(
             app=app,
             configuration=world.configuration,
-            keys=keys,  # type: ignore[arg-type]  # stands in
+            keys=keys,
             certificate=keys.certificate,
-            service=service,  # type: ignore[arg-type]  # stands in
+            service=service,
             ledger_secrets=[(1, SECRET)],
             attested=Attested(b"", b"", True, "", []),
             clock=clock,
-            sessions=self.sessions,  # type: ignore[arg-type]  # stands in
+            sessions=self.sessions,
             services=self.services,
             rejects=HostRejects(lambda level, text: None),
             now=self.clock,
@@ -253,6 +256,7 @@ class ReplicaWorld(ServiceWorld):
 
     def wake(self, node: ReplicaNode) -> None:
         served = node.serving
+        node.due = None
         served.tick(node.clock)
         if node.services.jobs:
             node.services.finish()
@@ -269,6 +273,13 @@ class ReplicaWorld(ServiceWorld):
         self.judge.look(node)
         if ready.stop is not None and node.is_up:
             self._stopped(node, ready.stop)
+
+    def next_wakeup(self, node: ReplicaNode) -> float:
+        return min(node.sweep_at, float(node.serving.next_wakeup()))
+
+    def has_news(self, node: ReplicaNode) -> bool:
+        channels = node.channels
+        return bool(node.sessions.requests or node.services.jobs or channels.arrived or channels.cuts or channels.lost)
 
     def _stopped(self, node: ReplicaNode, status: int) -> None:
         if node.serving.failed is not None or status != 0 or node.core.retirement is not Retirement.RETIRED_COMMITTED:
@@ -366,9 +377,9 @@ class ReplicaWorld(ServiceWorld):
 def seams(plan: Plan) -> Iterator[None]:
     """What stands in for what, while this world is used; and small limits, so that they are met with."""
     changes: list[Change] = [
-        *small_limits(plan),
-        (serving, "Dialling", Dialling),
-        (serving, "jitter", _jitter),
+        *small_limits(plan, SERVING),
+        (SERVING, "Dialling", Dialling),
+        (SERVING, "jitter", _jitter),
         (replica, "_key", lambda pem: stand_in.read_certificate(pem).public_key()),
     ]
     with patched(changes):

@@ -28,7 +28,7 @@ class Result:
     Attributes:
         failure: The broken rule's name and what happened, or None.
         events: Every event that was applied, if they were kept.
-        inputs: Inputs that nodes handled; seconds: simulated; cpu: seconds of processor time.
+        inputs: Inputs that nodes had; `slept`: those that woke nobody; seconds: simulated; cpu: seconds of processor time.
         faults, coverage: How often each was met.
         digest: Over all that happened, if it was asked for: two runs with the same one did the same.
     """
@@ -37,6 +37,7 @@ class Result:
     failure: tuple[str, str] | None = None
     events: list[Event] = field(default_factory=list)
     inputs: int = 0
+    slept: int = 0
     seconds: float = 0.0
     cpu: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
@@ -91,7 +92,7 @@ def _run(plan: Plan, events: Iterable[Event] | None, trace: Any, result: Result)
         except Exception as error:  # a bug may raise anything
             result.failure = (getattr(error, "rule", type(error).__name__), str(error))
     if world is not None:
-        result.inputs, result.seconds, result.faults = world.inputs, world.time, world.faults
+        result.inputs, result.slept, result.seconds, result.faults = world.inputs, world.slept, world.time, world.faults
     return world
 
 

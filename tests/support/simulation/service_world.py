@@ -3,12 +3,12 @@
 Not here: what nodes are made of (`replica_world`, `complete_world`).
 """
 
-from functools import partial
 from typing import Any, Final
 
-from ledgerd.enclave import archive, execution, history, serving
+from ledgerd.enclave import archive
 from ledgerd.enclave.boundary import Fetch
-from ledgerd.enclave.consensus.core import Role, Settings
+from ledgerd.enclave.consensus.core import Role
+from ledgerd.enclave.limits import LIMITS
 from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.receipt import VerifiedReceipt
 from support.histories import Call, Outcome
@@ -24,17 +24,13 @@ _CLIENTS: Final = 4
 _WINDOW_ENTRIES: Final = 60  # how long an idempotency key protects that does not say its age
 
 
-def small_limits(plan: Plan) -> list[Change]:
-    """Limits of a serving node, as the plan has them: so small that they are met with."""
-    limits = {name: value for name, value in plan.settings.items() if name not in ("unsigned_entries", "ahead_entries")}
-    changes: list[Change] = [
-        (serving, "Settings", partial(Settings, **limits)),
-        (serving, "WINDOW_ENTRIES", _WINDOW_ENTRIES),
-        (serving, "Executor", partial(execution.Executor, settings=execution.Settings(idempotency_window=_WINDOW_ENTRIES))),
-    ]
-    if plan.settings:
-        changes += [(serving, "UNSIGNED_ENTRIES", 3), (history, "RECENT_RANGES_MAX", 4), (archive, "CATCH_UP_ENTRIES", 10)]
-    return changes
+def small_limits(plan: Plan, serving: Any) -> list[Change]:
+    """Limits of a serving node, as the plan has them: so small that they are met with. `serving`: the module that is to have them."""
+    small = LIMITS._replace(idempotency_window=_WINDOW_ENTRIES)
+    if not plan.settings:
+        return [(serving, "LIMITS", small)]
+    settings = small.consensus._replace(**plan.settings)._replace(unsigned_entries=3, ahead_entries=small.consensus.ahead_entries)
+    return [(serving, "LIMITS", small._replace(consensus=settings, recent_ranges=4)), (archive, "CATCH_UP_ENTRIES", 10)]
 
 
 def document(name: str, roots: list[str], **mode: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ What a node is made of, how clients reach it and how its membership changes is f
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from ledgerd.enclave.consensus.core import Consensus, Role
 from support.simulation import elections
@@ -21,6 +21,8 @@ from support.simulation.plan import Plan
 
 Event = tuple[Any, ...]
 
+_TURNS_MAX: Final = 20  # in which a node works through what it left for later at first
+
 
 class Node:
     """One enclave and its host.
@@ -31,6 +33,7 @@ class Node:
         is_up, is_paused, is_frozen: Whether it lives; is stopped for a while; has a clock that stands.
         disk: Its host's.
         promises: What its host is to send once so many pieces of work of the disk are done.
+        due: When its own clock is to wake it if nothing comes before; None while nobody has asked it since it was last awake.
     """
 
     core: Consensus
@@ -45,6 +48,7 @@ class Node:
         self.is_frozen = False
         self.disk = Disk()
         self.promises: deque[tuple[int, Any]] = deque()
+        self.due: float | None = None
         # What `invariants` saw last.
         self.shadow: Shadow
         self.view = 0
@@ -76,7 +80,7 @@ class World:
     Attributes:
         nodes: All that ever were, by name; `by_id` by node id.
         time: Seconds since the start, by no node's clock.
-        inputs: How many inputs nodes have handled.
+        inputs: How many inputs nodes have had; `slept`: for how many of them the node was not woken, since nothing was due.
         faults: How often each kind of fault was done.
         trace: Called with a line for people, if anybody wants to know.
     """
@@ -92,6 +96,7 @@ class World:
         self.network = Network(plan.holds)
         self.time = 0.0
         self.inputs = 0
+        self.slept = 0
         self.faults: Counter[str] = Counter()
         self.trace: Callable[[str], None] | None = None
         self.jitter = random.Random(f"jitter {plan.seed}").random
@@ -110,8 +115,43 @@ class World:
     # What the worlds beneath bring.
 
     def wake(self, node: Any) -> None:
-        """Let a node work through what came in, and do what it says. Ends in `judge.look`."""
+        """Let a node work through what came in, and do what it says. Ends in `judge.look`, and nobody knows what is due then."""
         raise NotImplementedError
+
+    def next_wakeup(self, node: Any) -> float:
+        """When a node wants to be woken, by its own clock, if nothing comes before."""
+        raise NotImplementedError
+
+    def has_news(self, node: Any) -> bool:
+        """Whether something came for a node that it has not seen yet."""
+        return False
+
+    def time_passed(self, node: Any) -> None:
+        """A node's clock went on. It is woken as the loop of an enclave would wake it: when something is there or due, and not otherwise.
+
+        A deadline that a node forgets to name thus stays forgotten, and is found by what never happens; and so is one that it goes on
+        naming when it is over.
+
+        Raises: Violation: It wants to be woken again and again.
+        """
+        self.inputs += 1
+        due = node.due
+        if due is None:
+            due = node.due = self.next_wakeup(node)
+        if node.clock < due:
+            if self.has_news(node):
+                self.wake(node)
+            else:
+                self.slept += 1
+            return
+        for _ in range(_TURNS_MAX):
+            self.wake(node)
+            if not node.is_up:
+                return
+            node.due = self.next_wakeup(node)
+            if node.clock < node.due:
+                return
+        raise Violation("ComesToRest", f"{node.name} is due at {node.due}, whatever it does; it is {node.clock}")
 
     def store(self, node: Any, ready: Any) -> None:
         """Give a node's disk what the node has for it; some disks have it at once."""
@@ -297,18 +337,16 @@ class World:
                 node.clock += seconds * node.rate
         for node in list(self.nodes.values()):
             if node.is_up and not node.is_paused:
-                self.inputs += 1
-                self.wake(node)
+                self.time_passed(node)
 
     def do_tick(self, name: str, seconds: float) -> None:
         """One node's clock runs ahead."""
         node = self._node(name)
         if node is not None:
             node.clock += seconds
-            self.inputs += 1
             if seconds > 1:
                 self.faults["clock jump"] += 1
-            self.wake(node)
+            self.time_passed(node)
 
     def do_freeze(self, name: str, on: int) -> None:
         """A node's clock stands still, or goes on."""
