@@ -7,7 +7,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ledgerd.enclave import channels, entropy, joining, keys
+from ledgerd.enclave import channels, entropy, joining, keys, serving
 from ledgerd.enclave import core as enclave_core
 from ledgerd.enclave.runtime import quickjs, script_line, script_worker
 from support.simulation import platform, stand_in_tls
