@@ -56,7 +56,7 @@ _JSON_TOKENS: Final = [
     b'"%"',
 ]
 _JSON_BOMBS: Final = [b"[" * 100_000, b'{"a":' * 100_000, b"9" * 1_000_000, b'"' + b"a" * 1_000_000 + b'"', b"[" + b"0," * 300_000 + b"0]"]
-_SLOW: Final = Bound(seconds=0.3, memory_bytes=4 << 20)
+_SLOW: Final = Bound(seconds=1.2, memory_bytes=4 << 20)
 
 
 # Certificates and handshakes.
@@ -156,7 +156,7 @@ def _client_certificate() -> Target:
             raise BrokenLaw("a certificate of a key that nobody proved")
         return True
 
-    return Target("client-certificate", ders, judge, bound=Bound(seconds=0.3, memory_bytes=1 << 20), accepts_most=True)
+    return Target("client-certificate", ders, judge, bound=Bound(seconds=1.2, memory_bytes=1 << 20), accepts_most=True)
 
 
 def _spki(who: Identity) -> bytes:
@@ -474,7 +474,7 @@ def _configured_enclave() -> Target:
         _documents(recorded.cluster, recorded.first),
         judge,
         tokens=_JSON_TOKENS,
-        bound=Bound(seconds=0.5, memory_bytes=8 << 20),
+        bound=Bound(seconds=2.0, memory_bytes=8 << 20),
     )
 
 
@@ -574,7 +574,7 @@ def _configuration_toml() -> Target:
         judge,
         tokens=tokens,
         bombs=bombs,
-        bound=Bound(seconds=0.5, memory_bytes=4 << 20, memory_factor=600),
+        bound=Bound(seconds=2.0, memory_bytes=4 << 20, memory_factor=600),
     )
 
 

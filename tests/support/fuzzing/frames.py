@@ -56,7 +56,7 @@ NESTED_LISTS: Final = [
 ]
 # Where lists of thousands of items are read, a thousand of them may be nested, and msgpack reserves room for at most 10,000 items of each.
 # Nothing is written to it, so it is no memory of the machine's; to reserve and give back that often takes a tenth of a second.
-_RESERVED: Final = Bound(seconds=0.4, memory_bytes=1_000 * 8 * 10_000 + (4 << 20))
+_RESERVED: Final = Bound(seconds=1.6, memory_bytes=1_000 * 8 * 10_000 + (4 << 20))
 
 
 def cut(data: bytes) -> list[bytes]:

@@ -14,7 +14,7 @@ class BrokenLaw(Exception):
 
 
 class Bound(NamedTuple):
-    """What one input may cost.
+    """What one input may cost: some ten times what any does, so that only what grows in the wrong way costs more, whatever the machine.
 
     Attributes:
         seconds: CPU time of this thread, whatever the input.
@@ -23,8 +23,8 @@ class Bound(NamedTuple):
         memory_factor: And so many bytes more for each of the input's.
     """
 
-    seconds: float = 0.1
-    seconds_per_mebibyte: float = 2.0
+    seconds: float = 0.4
+    seconds_per_mebibyte: float = 8.0
     memory_bytes: int = 512 << 10
     memory_factor: int = 80
 

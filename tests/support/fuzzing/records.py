@@ -329,7 +329,7 @@ def _ledger() -> Target:
         chunks.build(service.entries, closed=False),
         chunks.build(service.entries[: service.signatures[1]]),
     ]
-    return Target("ledger", seeds, judge, bound=Bound(seconds=0.3))
+    return Target("ledger", seeds, judge, bound=Bound(seconds=1.2))
 
 
 def _audit(entries: list[bytes], certificate: str) -> Any:

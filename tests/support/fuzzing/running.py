@@ -28,7 +28,7 @@ from support.fuzzing.mutation import SIZE_BYTES_MAX, mutate
 
 MUTATIONS_MIN: Final = 100  # however short the time
 WEIGHED_EVERY: Final = 64  # every so many inputs are weighed
-HANGING_SECONDS: Final = 30.0  # of one input, until its process is killed
+HANGING_SECONDS: Final = 300.0  # of one input, until its process is killed
 ADDRESS_SPACE_BYTES: Final = 1 << 30  # more than the process has when it begins
 _REPORT_BYTES_MAX: Final = 64 << 10
 _INPUT_BYTES_MAX: Final = 4 << 20

@@ -228,7 +228,7 @@ def _http() -> Target:
         b"PUT / HTTP/1.1\r\nhost: n\r\ncontent-length: 999999999999999999999999\r\n\r\n",
         b"\r\n" * 300_000,
     ]
-    return Target("http", SEEDS, judge, tokens=TOKENS, bombs=bombs, bound=Bound(seconds=0.3, seconds_per_mebibyte=20.0), accepts_most=True)
+    return Target("http", SEEDS, judge, tokens=TOKENS, bombs=bombs, bound=Bound(seconds=1.2, seconds_per_mebibyte=80.0), accepts_most=True)
 
 
 def _records(data: bytes) -> list[bytes]:
@@ -358,7 +358,7 @@ def _http_client() -> Target:
         b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n",
     ]
     return Target(
-        "http-client", seeds, judge, tokens=tokens, bombs=bombs, bound=Bound(seconds=0.3, seconds_per_mebibyte=20.0), accepts_most=True
+        "http-client", seeds, judge, tokens=tokens, bombs=bombs, bound=Bound(seconds=1.2, seconds_per_mebibyte=80.0), accepts_most=True
     )
 
 
