@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import HealthCheck, settings
 from nacl.utils import random as kernel_random
-from nacl.utils import random as kernel_random
 
 from ledgerd.enclave import entropy
 from ledgerd.enclave.runtime import module_check, quickjs, script_worker
