@@ -1,9 +1,13 @@
 """Runs as they come: no rule is broken, everything that can happen does, and a seed is all there is to a run."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from contextlib import nullcontext
+from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -46,6 +50,29 @@ def test_a_seed_and_its_list_of_events_both_repeat_a_run_exactly(world: str) -> 
         assert first.events == again.events == replayed.events
         assert first.inputs == again.inputs == replayed.inputs
         assert lines[0] == lines[1]
+
+
+SEEDS: Final = ("8000", "8003")  # each parted within its first events, while certificates were as long as chance had it
+PROGRAM: Final = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from support.simulation.plan import draw
+from support.simulation.run import run
+for seed in sys.argv[2:]:
+    print(seed, run(draw(int(seed), "complete", steps=1_000), is_digested=True).digest)
+"""
+
+
+def test_a_seed_does_the_same_in_another_process() -> None:
+    def said(*seeds: str) -> list[str]:
+        command = [sys.executable, "-c", PROGRAM, Path(__file__).parents[1], *seeds]
+        # Sets have one order: a seed decides everything.
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": "0"})
+        return sorted(done.stdout.splitlines())
+
+    first = said(*SEEDS)
+    assert len(first) == len(SEEDS)
+    assert said(*SEEDS) == said(*reversed(SEEDS)) == first
 
 
 def test_every_rule_has_a_reason_and_every_fault_is_drawn() -> None:

@@ -5,12 +5,10 @@ from contextlib import contextmanager
 from random import Random
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from ledgerd.enclave import channels, entropy, joining, keys, serving
 from ledgerd.enclave import core as enclave_core
 from ledgerd.enclave.runtime import quickjs, script_line, script_worker
-from support.simulation import platform, stand_in_tls
+from support.simulation import drawn, platform, stand_in_tls
 from support.simulation.patches import Change, patched
 from support.simulation.plan import Plan
 from support.simulation.service_world import small_limits
@@ -30,19 +28,6 @@ class Watched:
         return core
 
 
-class _Curves:
-    """In the place of the module `ec` in `enclave.keys`: keys come from the seed."""
-
-    def __init__(self, chance: Random) -> None:
-        self._chance = chance
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(ec, name)
-
-    def generate_private_key(self, curve: ec.EllipticCurve) -> ec.EllipticCurvePrivateKey:
-        return ec.derive_private_key(self._chance.getrandbits(curve.key_size - 1) | 1, curve)
-
-
 class _StandingClock:
     """In the place of the module `time`."""
 
@@ -59,7 +44,9 @@ def seams(plan: Plan) -> Iterator[None]:
         *small_limits(plan, serving),
         (serving, "Consensus", Watched(vars(serving)["Consensus"])),
         (entropy, "_kernel_random", chance.randbytes),
-        (keys, "ec", _Curves(chance)),
+        (keys, "ec", drawn.Curves(chance)),
+        (keys, "PrivateKey", drawn.Boxes(chance)),
+        *drawn.certificates(),
         # Scripts are stopped by no clock: how long one takes here says nothing.
         *((module, "time", _StandingClock) for module in (quickjs, script_line, script_worker)),
     ]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from importlib.resources import files
+from random import Random
 from typing import Any, Final, NamedTuple
 
 from cryptography import x509
@@ -46,12 +47,12 @@ _REFUSALS: Final = {
 @lru_cache(maxsize=1)
 def identity() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     """The member's key and certificate: the same in all worlds of a process, as the platform is."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = ec.derive_private_key(Random("member").getrandbits(255), ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
     began = datetime.fromtimestamp(BEGAN, UTC)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
     dated = builder.not_valid_before(began - timedelta(days=1)).not_valid_after(began + timedelta(days=365))
-    return key, dated.sign(key, hashes.SHA256())
+    return key, dated.sign(key, hashes.SHA256(), ecdsa_deterministic=True)
 
 
 @lru_cache(maxsize=1)

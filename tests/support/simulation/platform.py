@@ -16,8 +16,8 @@ from ledgerd.enclave.group_commit import GroupCommit
 from ledgerd.ledger.attestation import nitro
 from ledgerd.ledger.ids import NodeId
 from ledgerd.node.simulator.pki import Chain, Signer, SimulatedRoot, make_root
-from support.simulation import stand_in
-from support.simulation.patches import Change
+from support.simulation import drawn, stand_in
+from support.simulation.patches import Change, patched
 
 BEGAN: Final = 1_800_000_000.0  # seconds since 1970, by the platform's clock
 _FIRST: Final = ("i-00000000000000001", "enc0000000000000001")
@@ -25,7 +25,8 @@ _FIRST: Final = ("i-00000000000000001", "enc0000000000000001")
 
 @lru_cache(maxsize=1)
 def root() -> SimulatedRoot:
-    return make_root()
+    with patched(drawn.platform("root")):
+        return make_root(datetime.fromtimestamp(BEGAN, UTC))
 
 
 @lru_cache(maxsize=64)
@@ -34,7 +35,8 @@ def chain(instance_id: str, enclave_id: str, crypto: str) -> Chain:
     made: Chain = _CHAINS[crypto](root(), instance_id, enclave_id)
     if instance_id != _FIRST[0]:
         made._authorities = chain(*_FIRST, crypto)._authorities[:2]  # one region, one zone
-    made.leaf(datetime.fromtimestamp(BEGAN, UTC))
+    with patched(drawn.platform(f"{instance_id} {enclave_id}")):
+        made.leaf(datetime.fromtimestamp(BEGAN, UTC))
     return made
 
 
