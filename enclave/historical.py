@@ -197,7 +197,7 @@ class Historical:
             self.drop(handle)
             return None
         if found.failed is not None:
-            raise found.failed
+            raise found.failed.with_traceback(None)  # else it would keep whoever was told so before
         found.expires_at = expires_at
         return found.kept if found.ready else None
 
@@ -293,7 +293,7 @@ class Historical:
             if not self._has_room(0, reading.handle):
                 raise BUSY
         except RequestError as error:
-            self._end(reading, error)
+            self._end(reading, error.with_traceback(None))  # some are raised again and again; frames kept with them would keep the entries
             return
         if reading.next > reading.last and not reading.uncovered:
             self._end(reading, None)
