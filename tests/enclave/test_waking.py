@@ -12,7 +12,7 @@ from ledgerd.enclave.archive import ANSWER_SECONDS, Archive
 from ledgerd.enclave.boundary import Connect
 from ledgerd.enclave.dialling import PATIENCE_SECONDS
 from ledgerd.enclave.forwarding import Forwarded
-from ledgerd.enclave.historical import READ_SECONDS_MAX, RETRY_SECONDS, Historical
+from ledgerd.enclave.historical import ATTEMPTS_MAX, READ_SECONDS_MAX, RETRY_SECONDS, Historical
 from ledgerd.enclave.requests import Request, Response
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 from support.cluster import Cluster, Host
@@ -136,3 +136,19 @@ def test_ranges_that_are_read_name_when_to_ask_again_and_when_to_give_up() -> No
     assert len(told) == 2 and historical.next_deadline == 3.0 + READ_SECONDS_MAX
     historical.tick(3.0 + READ_SECONDS_MAX)
     assert len(told) == 3 and historical.next_deadline == NEVER
+
+
+def test_after_a_long_stop_the_host_still_has_its_time_for_what_is_asked_then(cluster: Cluster) -> None:
+    """The third of three ranges is asked for in the very wake-up that gives the others up: not asked in vain at the time before the stop."""
+    serving = cluster.hosts["n0"].enclave._serving
+    assert serving is not None
+    told: list[Any] = []
+    for _ in range(3):
+        serving._historical.read((1, 2), told.append, told.append)
+    for reading in serving._historical._readings:
+        reading.attempts = ATTEMPTS_MAX - 1
+    late = serving._now + ANSWER_SECONDS + 1
+    serving.tick(late)
+    assert [error.error_code for error in told] == ["LedgerRangeMissing"] * 2
+    assert [reading.attempts for reading in serving._historical._readings] == [0]
+    assert serving._archive.next_deadline == late + ANSWER_SECONDS
