@@ -38,7 +38,7 @@ def respond(outcome: Outcome, options: Options, label: str, log: Log, range_refu
         log: Tells the operator: level and text.
         range_refusal: Why it was refused a range of the ledger; None if it was not.
     Raises: RequestError: 500 InternalError, it is no response, or the function threw or went beyond a limit; 503, it was not run; the
-        refusal, if that is what it threw: CCF's scripts know of ranges that come later only, and a client is to hear of one that never does.
+        refusal, if that is what it threw: scripts made for CCF know of ranges that come later only; clients are to hear of others.
     """
     if outcome.logs:
         _log(outcome, label, log)

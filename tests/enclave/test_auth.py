@@ -113,7 +113,7 @@ def test_a_certificate_counts_between_its_dates(policy: str, seconds: int) -> No
 
 
 def test_a_certificate_without_dates_that_can_be_read_does_not_count() -> None:
-    der, version = identity("odd").der, bytes.fromhex("a003020102")  # of which there are three; for others the library has its own exception
+    der, version = identity("odd").der, bytes.fromhex("a003020102")  # 3, the highest; others are no ValueError
     for unreadable in (b"\x30\x00", der.replace(version, version[:-1] + b"\x09", 1)):
         response = node("any_cert").answer("GET", "/app/who", caller=USER, certificate=unreadable)
         assert response.status == 401

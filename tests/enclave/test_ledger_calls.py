@@ -429,7 +429,7 @@ def test_a_script_that_replaces_what_is_built_in_still_reads_states(world: World
 
 
 def test_what_was_read_for_nothing_is_let_go(world: World) -> None:
-    """Whoever drops a range again and again while it is being read costs no memory: no exception may keep the frames that it went through."""
+    """Whoever drops ranges while they are read costs no memory: no exception may keep the frames that it went through."""
     world.commit(6)
     for _ in range(3):
         assert world.get(1, 2, 5, 60) is None

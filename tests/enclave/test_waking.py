@@ -139,7 +139,7 @@ def test_ranges_that_are_read_name_when_to_ask_again_and_when_to_give_up() -> No
 
 
 def test_after_a_long_stop_the_host_still_has_its_time_for_what_is_asked_then(cluster: Cluster) -> None:
-    """The third of three ranges is asked for in the very wake-up that gives the others up: not asked in vain at the time before the stop."""
+    """The third range is asked for in the wake-up that gives the others up, and its time counts from then, not from before the stop."""
     serving = cluster.hosts["n0"].enclave._serving
     assert serving is not None
     told: list[Any] = []
