@@ -125,11 +125,6 @@ class Historical:
         self._handles: OrderedDict[int, _Handle] = OrderedDict()  # the one asked for last is last
 
     @property
-    def is_busy(self) -> bool:
-        """True while something is being read, so that time matters."""
-        return bool(self._readings or self._waiting)
-
-    @property
     def next_deadline(self) -> float:
         """When something that is being read is to be asked for again, or has taken too long; infinity while nothing is read.
 
@@ -246,7 +241,7 @@ class Historical:
         if self._handles:
             for number in [number for number, handle in self._handles.items() if handle.expires_at <= now]:
                 self.drop(number)
-        if not self.is_busy:
+        if not (self._readings or self._waiting):
             return
         for reading in [reading for reading in (*self._readings, *self._waiting) if reading.ended_at <= now]:
             self._end(reading, missing(reading.next, reading.last))

@@ -437,7 +437,7 @@ def test_what_was_read_for_nothing_is_let_go(world: World) -> None:
         world.cluster.run(0.3)
     gc.collect()
     assert [kept for kept in gc.get_objects() if isinstance(kept, states.HistoricalState)] == []
-    assert not world.serving._historical.is_busy
+    assert world.serving._historical.next_deadline == float("inf")
 
 
 def test_a_range_that_cannot_be_read_does_not_keep_the_requests_that_were_told_so(world: World) -> None:
