@@ -5,10 +5,12 @@ Not here: sending (`enclave.core`), what `prefer` says (`enclave.prefer`).
 """
 
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ledgerd.enclave.requests import Response
 from ledgerd.ledger.ids import Seqno, TransactionId
+
+SWEEP_SECONDS: Final = 0.005  # between two sweeps: thousands may wait, each for a moment of its own, while nothing commits
 
 
 class Held(NamedTuple):
@@ -28,15 +30,13 @@ class HeldAnswers:
     """Answers in the order of their seqnos. Bounded by the sessions that wait for them, one or a pipeline each.
 
     Attributes:
-        next_deadline: When the first of them has waited for too long, or earlier: those that were taken since may have set it.
+        next_deadline: When to look for those that have waited for too long: earlier than the first has if it was taken since, and later by
+            `SWEEP_SECONDS` at most.
     """
 
     def __init__(self) -> None:
         self._held: deque[Held] = deque()
         self.next_deadline = float("inf")
-
-    def __len__(self) -> int:
-        return len(self._held)
 
     def hold(self, held: Held) -> None:
         """Keep an answer. Nearly always its seqno is the highest; a repeated request's can be lower."""
@@ -82,5 +82,5 @@ class HeldAnswers:
         taken = [held for held in self._held if held.deadline <= now]
         if taken:
             self._held = deque(held for held in self._held if held.deadline > now)
-        self.next_deadline = min((held.deadline for held in self._held), default=float("inf"))
+        self.next_deadline = max(now + SWEEP_SECONDS, min((held.deadline for held in self._held), default=float("inf")))
         return taken

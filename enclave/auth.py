@@ -32,7 +32,7 @@ def _validity(certificate: bytes) -> tuple[int, int] | None:
     try:
         parsed = x509.load_der_x509_certificate(certificate)
         return int(parsed.not_valid_before_utc.timestamp()), int(parsed.not_valid_after_utc.timestamp())
-    except ValueError:
+    except Exception:  # of a stranger's bytes; the library's list of what it raises is long and grows
         return None
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from ledgerd.enclave.answers import SWEEP_SECONDS
 from ledgerd.enclave.requests import HEADERS_MAX, Request, Response
 from ledgerd.ledger.errors import PeerError
 from ledgerd.ledger.ids import NodeId
@@ -100,7 +101,8 @@ class Forwarded:
     """A backup's outstanding requests: who waits for which number of which primary.
 
     Attributes:
-        next_deadline: When the first of them has waited for too long, or earlier: those that were answered since may have set it.
+        next_deadline: When to look for those that have waited for too long: earlier than the first has if it was answered since, and later
+            by `SWEEP_SECONDS` at most.
     """
 
     def __init__(self) -> None:
@@ -148,5 +150,5 @@ class Forwarded:
             return []
         numbers = [number for number, (_, _, deadline) in self._waiting.items() if deadline <= now]
         taken = [self._waiting.pop(number)[1] for number in numbers]
-        self.next_deadline = min((deadline for _, _, deadline in self._waiting.values()), default=_NEVER)
+        self.next_deadline = max(now + SWEEP_SECONDS, min((deadline for _, _, deadline in self._waiting.values()), default=_NEVER))
         return taken

@@ -125,11 +125,6 @@ class Historical:
         self._handles: OrderedDict[int, _Handle] = OrderedDict()  # the one asked for last is last
 
     @property
-    def is_busy(self) -> bool:
-        """True while something is being read, so that time matters."""
-        return bool(self._readings or self._waiting)
-
-    @property
     def next_deadline(self) -> float:
         """When something that is being read is to be asked for again, or has taken too long; infinity while nothing is read.
 
@@ -197,7 +192,7 @@ class Historical:
             self.drop(handle)
             return None
         if found.failed is not None:
-            raise found.failed
+            raise found.failed.with_traceback(None)  # else it would keep whoever was told so before
         found.expires_at = expires_at
         return found.kept if found.ready else None
 
@@ -246,7 +241,7 @@ class Historical:
         if self._handles:
             for number in [number for number, handle in self._handles.items() if handle.expires_at <= now]:
                 self.drop(number)
-        if not self.is_busy:
+        if not (self._readings or self._waiting):
             return
         for reading in [reading for reading in (*self._readings, *self._waiting) if reading.ended_at <= now]:
             self._end(reading, missing(reading.next, reading.last))
@@ -293,7 +288,7 @@ class Historical:
             if not self._has_room(0, reading.handle):
                 raise BUSY
         except RequestError as error:
-            self._end(reading, error)
+            self._end(reading, error.with_traceback(None))  # some are raised again and again; frames kept with them would keep the entries
             return
         if reading.next > reading.last and not reading.uncovered:
             self._end(reading, None)

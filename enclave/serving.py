@@ -289,8 +289,8 @@ class Serving:
         self._now = self.status.now = now
         self._consensus.tick(now)
         self._answering.tick(now)
+        self._historical.tick(now)  # before what may have it ask anew, with a deadline that counts from now
         self._archive.expire(now)
-        self._historical.tick(now)
         self._refresh.tick(now, self._consensus.role is Role.PRIMARY)
 
     def sweep(self, now: float) -> None:

@@ -22,7 +22,7 @@ from ledgerd.enclave.javascript.responses import respond, used_up
 from ledgerd.enclave.kv import Store
 from ledgerd.enclave.scripting import Steps
 from ledgerd.enclave.scripts.access import Access
-from ledgerd.enclave.scripts.jobs import Bundle, Clock, End, Job, Json
+from ledgerd.enclave.scripts.jobs import Bundle, Clock, Job, Json
 from ledgerd.enclave.scripts.run import Call, kind_of
 from ledgerd.governance import tables
 from ledgerd.ledger.errors import RequestError, UsageError
@@ -212,10 +212,7 @@ class JavaScriptApplication:
                 kind=kind,
             )
             foresight.learn(context, ahead, context.overlay.keys_read)
-            refusal = context.range_refusal
-            if refusal is not None and outcome.end is End.EXCEPTION and outcome.text.endswith(refusal.message):
-                raise refusal  # CCF's scripts know of ranges that come later only: a client is to hear of one that never does
-            return respond(outcome, options, label, node.log)
+            return respond(outcome, options, label, node.log, context.range_refusal)
 
         return handle
 

@@ -30,13 +30,15 @@ _SOON: Final = (("retry-after", "1"),)
 Log = Callable[[str, str], None]
 
 
-def respond(outcome: Outcome, options: Options, label: str, log: Log) -> Response:
+def respond(outcome: Outcome, options: Options, label: str, log: Log, range_refusal: RequestError | None) -> Response:
     """The answer to the client.
 
     Args:
         label: The endpoint, for the operator.
         log: Tells the operator: level and text.
-    Raises: RequestError: 500 InternalError, it is no response, or the function threw or went beyond a limit; 503, it was not run.
+        range_refusal: Why it was refused a range of the ledger; None if it was not.
+    Raises: RequestError: 500 InternalError, it is no response, or the function threw or went beyond a limit; 503, it was not run; the
+        refusal, if that is what it threw: scripts made for CCF know of ranges that come later only; clients are to hear of others.
     """
     if outcome.logs:
         _log(outcome, label, log)
@@ -51,6 +53,8 @@ def respond(outcome: Outcome, options: Options, label: str, log: Log) -> Respons
     if options.logs_exceptions or outcome.end is End.CRASHED:
         for line in f"{label}: {outcome.text}{_indented(outcome.trace)}"[:LOG_LENGTH_MAX].split("\n"):
             log("error", line)
+    if range_refusal is not None and outcome.end is End.EXCEPTION and outcome.text.endswith(range_refusal.message):
+        raise range_refusal
     details: tuple[dict[str, Any], ...] = ()
     if options.returns_exceptions and thrown:
         detail = {"code": "JSException", "message": thrown}

@@ -16,7 +16,7 @@ def until(pem: object) -> datetime | None:
 
     try:
         return x509.load_pem_x509_certificate(str(pem).encode()).not_valid_after_utc
-    except ValueError:
+    except Exception:  # the library's list of what it raises for strange bytes is long
         return None
 
 

@@ -113,8 +113,11 @@ def test_a_certificate_counts_between_its_dates(policy: str, seconds: int) -> No
 
 
 def test_a_certificate_without_dates_that_can_be_read_does_not_count() -> None:
-    response = node("any_cert").answer("GET", "/app/who", caller=USER, certificate=b"\x30\x00")
-    assert "no dates" in error_of(response)["details"][0]["message"]
+    der, version = identity("odd").der, bytes.fromhex("a003020102")  # 3, the highest; others are no ValueError
+    for unreadable in (b"\x30\x00", der.replace(version, version[:-1] + b"\x09", 1)):
+        response = node("any_cert").answer("GET", "/app/who", caller=USER, certificate=unreadable)
+        assert response.status == 401
+        assert "no dates" in error_of(response)["details"][0]["message"]
 
 
 # Several policies at once.

@@ -1,5 +1,6 @@
 """What scripts see of the ledger: states through the prelude, in real engines; handles, expiry and limits, in virtual time."""
 
+import gc
 import json
 from typing import Any
 
@@ -425,3 +426,31 @@ def test_a_script_that_replaces_what_is_built_in_still_reads_states(world: World
     outcome = world.run(f"{hostile} {RANGE} {shown}", 1, seqno, seqno)
     assert isinstance(outcome.value, Result), outcome
     assert outcome.value.data.decode().startswith(f"v0ce:2.{seqno}:")
+
+
+def test_what_was_read_for_nothing_is_let_go(world: World) -> None:
+    """Whoever drops ranges while they are read costs no memory: no exception may keep the frames that it went through."""
+    world.commit(6)
+    for _ in range(3):
+        assert world.get(1, 2, 5, 60) is None
+        assert world.calls["historical.dropCachedStates"](world.context, [1])
+        world.cluster.run(0.3)
+    gc.collect()
+    assert [kept for kept in gc.get_objects() if isinstance(kept, states.HistoricalState)] == []
+    assert world.serving._historical.next_deadline == float("inf")
+
+
+def test_a_range_that_cannot_be_read_does_not_keep_the_requests_that_were_told_so(world: World) -> None:
+    world.commit(6)
+    world.host.read_back = lambda n, data: None
+    assert world.get(1, 2, 5, 60) is None
+    world.cluster.run(1.0)
+    transaction = world.serving._replica.store.begin()
+    for _ in range(50):
+        request = Request(None, "GET", "/told", "", {}, b"", None, "")
+        told = Context(request, {}, None, Maps(transaction), transaction, world.serving.status)
+        with pytest.raises(ValueError, match="entries 2 to 5"):
+            world.calls["historical.getStateRange"](told, [1, 2, 5, 60])
+    gc.collect()
+    kept = [each for each in gc.get_objects() if isinstance(each, Request) and each.path == "/told"]
+    assert len(kept) <= 2, "the last one, and what runs here"

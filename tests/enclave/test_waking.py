@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from ledgerd.apps.logging import app
-from ledgerd.enclave.answers import Held, HeldAnswers
+from ledgerd.enclave.answers import SWEEP_SECONDS, Held, HeldAnswers
 from ledgerd.enclave.archive import ANSWER_SECONDS, Archive
 from ledgerd.enclave.boundary import Connect
 from ledgerd.enclave.dialling import PATIENCE_SECONDS
 from ledgerd.enclave.forwarding import Forwarded
-from ledgerd.enclave.historical import READ_SECONDS_MAX, RETRY_SECONDS, Historical
+from ledgerd.enclave.historical import ATTEMPTS_MAX, READ_SECONDS_MAX, RETRY_SECONDS, Historical
 from ledgerd.enclave.requests import Request, Response
 from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 from support.cluster import Cluster, Host
@@ -136,3 +136,40 @@ def test_ranges_that_are_read_name_when_to_ask_again_and_when_to_give_up() -> No
     assert len(told) == 2 and historical.next_deadline == 3.0 + READ_SECONDS_MAX
     historical.tick(3.0 + READ_SECONDS_MAX)
     assert len(told) == 3 and historical.next_deadline == NEVER
+
+
+def test_after_a_long_stop_the_host_still_has_its_time_for_what_is_asked_then(cluster: Cluster) -> None:
+    """The third range is asked for in the wake-up that gives the others up, and its time counts from then, not from before the stop."""
+    serving = cluster.hosts["n0"].enclave._serving
+    assert serving is not None
+    told: list[Any] = []
+    for _ in range(3):
+        serving._historical.read((1, 2), told.append, told.append)
+    for reading in serving._historical._readings:
+        reading.attempts = ATTEMPTS_MAX - 1
+    late = serving._now + ANSWER_SECONDS + 1
+    serving.tick(late)
+    assert [error.error_code for error in told] == ["LedgerRangeMissing"] * 2
+    assert [reading.attempts for reading in serving._historical._readings] == [0]
+    assert serving._archive.next_deadline == late + ANSWER_SECONDS
+
+
+@pytest.mark.parametrize("kind", ["held", "passed on"])
+def test_many_who_wait_for_moments_of_their_own_are_looked_through_now_and_then(kind: str) -> None:
+    """Else whoever has a thousand sessions, while nothing commits, keeps the enclave busy with looking through all for each."""
+    waiting = HeldAnswers() if kind == "held" else Forwarded()
+    for number in range(1_000):
+        deadline = 1.0 + number / 1_000
+        if isinstance(waiting, HeldAnswers):
+            waiting.hold(held(number + 1, deadline))
+        else:
+            waiting.add(NodeId("primary"), request(), deadline)
+    taken, sweeps = 0, 0
+    while waiting.next_deadline < NEVER:
+        now = waiting.next_deadline
+        taken += len(waiting.take_expired(now))
+        sweeps += 1
+        due = min(1_000, int((now - 1.0) * 1_000 + 1e-6) + 1)
+        assert taken >= due - 1, "nobody waits for longer"
+    assert taken == 1_000
+    assert sweeps <= 1.0 / SWEEP_SECONDS + 2

@@ -4,6 +4,10 @@ from typing import Any
 
 import pytest
 
+from ledgerd.enclave.javascript.options import Options
+from ledgerd.enclave.javascript.responses import respond
+from ledgerd.enclave.scripts.jobs import End, Outcome
+from ledgerd.ledger.errors import RequestError
 from support.executing import error_of
 from support.javascript import Installed
 
@@ -169,3 +173,16 @@ def test_log_lines_reach_the_operator_in_bounds() -> None:
     assert len(made.logs) == 101
     assert max(len(line) for line in made.logs) < 2_100
     assert "403 more log lines" in made.logs[-1]
+
+
+@pytest.mark.parametrize("end", [End.EXCEPTION, End.DEADLINE])
+@pytest.mark.parametrize("text", ["Error: no such entries", "no such entries", "Error: no such entries, says the application"])
+def test_a_refused_range_is_told_to_the_client_only_if_that_was_thrown_and_to_the_operator_all_the_same(end: End, text: str) -> None:
+    refusal = RequestError(404, "LedgerRangeMissing", "no such entries")
+    outcome = Outcome(end, None, text, "at main", (("info", "before"),))
+    logs: list[str] = []
+    with pytest.raises(RequestError) as raised:
+        respond(outcome, Options(logs_exceptions=True), "GET /app/x", lambda level, line: logs.append(f"{level}: {line}"), refusal)
+    is_told = end is End.EXCEPTION and text.endswith("entries")
+    assert (raised.value is refusal, raised.value.status) == (is_told, 404 if is_told else 500)
+    assert logs == ["info: [app] before", f"error: GET /app/x: {text}", "error:   at main"]
