@@ -222,9 +222,10 @@ def _read(path: Path) -> bytes:
 
 
 def _certificate(path: Path) -> x509.Certificate:
+    data = _read(path)
     try:
-        return x509.load_pem_x509_certificate(_read(path))
-    except ValueError:
+        return x509.load_pem_x509_certificate(data)
+    except Exception:  # the library's list of what it raises for malformed certificates is long
         raise ConfigurationError(f"{path} is not a certificate in PEM") from None
 
 

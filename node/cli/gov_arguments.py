@@ -48,7 +48,7 @@ def certificates_in(pem: str) -> list[Any]:
 
     try:
         return x509.load_pem_x509_certificates(pem.encode())
-    except ValueError:
+    except Exception:  # the library's list of what it raises for malformed certificates is long
         raise ConfigurationError("it has no certificate in PEM, or a broken one") from None
 
 

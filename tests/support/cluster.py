@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
+from ssl import DER_cert_to_PEM_cert, PEM_cert_to_DER_cert
 from typing import Any
 
 from cryptography import x509
@@ -70,6 +71,14 @@ def make_identity(name: str, curve: ec.EllipticCurve | None = None) -> Identity:
         .sign(key, _HASHES.get(key.curve.key_size, hashes.SHA256()))
     )
     return Identity(key, certificate)
+
+
+def of_no_version(pem: str) -> str:
+    """A certificate as `pem`, but of a version that does not exist, of which the library tells by an exception that is no ValueError."""
+    version = bytes.fromhex("a003020102")  # 3
+    der = PEM_cert_to_DER_cert(pem)
+    assert der.count(version) >= 1
+    return DER_cert_to_PEM_cert(der.replace(version, version[:-1] + b"\x09", 1))
 
 
 @dataclass

@@ -16,6 +16,7 @@ from ledgerd.governance import constitution, requests
 from ledgerd.ledger.attestation.measurement import Measurement
 from ledgerd.node.cli.gov_actions import ACTIONS, Action, Argument, Kind
 from ledgerd.node.cli.gov_propose import gov_propose
+from support.cluster import of_no_version
 from support.command_line import Ledgerd
 from support.consortium import CAROL, NITRO_ROOT, OTHER_ROOT, RSA_PEM, SERVICE, THIS, USER, key, member_id
 from support.consortium import service as consortium
@@ -428,6 +429,7 @@ def test_a_file_without_end_is_not_read_to_its_end(ledgerd: Ledgerd) -> None:
         (["set-user", "--cert", "FILE:private"], "--cert: it has no certificate"),
         (["set-user", "--cert", "FILE:two"], "2 certificates"),
         (["set-user", "--cert", "FILE:broken"], "a broken one"),
+        (["set-user", "--cert", "FILE:odd"], "a broken one"),
         (["set-user", "--cert", "/nonexistent"], "cannot read"),
         (["set-user", "--cert", "FILE:one", "--user-data", "[1]"], "expected a JSON object"),
         (["set-user", "--cert", "FILE:one", "--user-data", "{"], "is no JSON"),
@@ -461,6 +463,7 @@ def test_a_wrong_value_is_told_with_its_option(ledgerd: Ledgerd, tmp_path: Path,
         "one": ALICE.pem.encode(),
         "two": (ALICE.pem + SERVICE.pem).encode(),
         "broken": b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        "odd": of_no_version(ALICE.pem).encode(),
         "private": PRIVATE,
         "public": PUBLIC,
         "expiring": b'{"actions": [{"name": "x"}], "expires_at": 1}',
@@ -509,6 +512,7 @@ def test_who_signs_must_be_said(ledgerd: Ledgerd, service: FakeService, options:
         ("/dev/zero", "key", "is no certificate and no key"),
         ("cert", "/dev/zero", "is no certificate and no key"),
         ("key", "key", "is not a certificate in PEM"),
+        ("odd", "key", "is not a certificate in PEM"),
         ("cert", "cert", "is not a private key in PEM"),
         ("cert", "other", "is not the key of the certificate"),
         ("ed25519", "key", "has no key on P-256, P-384 or P-521"),
@@ -518,9 +522,10 @@ def test_files_that_are_not_a_members_are_told(
     ledgerd: Ledgerd, service: FakeService, options: list[object], tmp_path: Path, certificate: str, key: str, told: str
 ) -> None:
     _, cert, _, private = files(ALICE, tmp_path)
-    places = {"cert": cert, "key": private, "other": tmp_path / "other", "ed25519": tmp_path / "ed25519"}
+    places = {"cert": cert, "key": private, "other": tmp_path / "other", "ed25519": tmp_path / "ed25519", "odd": tmp_path / "odd"}
     (tmp_path / "other").write_bytes(PRIVATE)
     (tmp_path / "ed25519").write_text(of_ed25519())
+    (tmp_path / "odd").write_text(of_no_version(cert.read_text()))
     signing = ["--member-cert", places.get(certificate, certificate), "--member-key", places.get(key, key)]
     ran = ledgerd("gov", "propose", "trigger-snapshot", *signing, *options)
     assert (ran.status, ran.out, told in ran.err) == (2, "", True), ran.err
