@@ -65,7 +65,7 @@ for seed in sys.argv[2:]:
 
 def test_a_seed_does_the_same_in_another_process() -> None:
     def said(*seeds: str) -> list[str]:
-        command = [sys.executable, "-c", PROGRAM, Path(__file__).parents[1], *seeds]
+        command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parents[1]), *seeds]
         # Sets have one order: a seed decides everything.
         done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": "0"})
         return sorted(done.stdout.splitlines())

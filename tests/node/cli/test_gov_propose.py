@@ -525,7 +525,7 @@ def test_files_that_are_not_a_members_are_told(
     places = {"cert": cert, "key": private, "other": tmp_path / "other", "ed25519": tmp_path / "ed25519", "odd": tmp_path / "odd"}
     (tmp_path / "other").write_bytes(PRIVATE)
     (tmp_path / "ed25519").write_text(of_ed25519())
-    (tmp_path / "odd").write_text(of_no_version(cert.read_text()))
+    (tmp_path / "odd").write_text(of_no_version(ALICE.pem))
     signing = ["--member-cert", places.get(certificate, certificate), "--member-key", places.get(key, key)]
     ran = ledgerd("gov", "propose", "trigger-snapshot", *signing, *options)
     assert (ran.status, ran.out, told in ran.err) == (2, "", True), ran.err
