@@ -10,6 +10,7 @@ from typing import Any, Final
 from ledgerd.network.client import Client, Member
 from ledgerd.network.client.errors import ClientError
 from ledgerd.network.client.members import proposal
+from ledgerd.node.findings import readable
 
 OPTIONS: Final = {
     "max_heap_bytes": 100 << 20,
@@ -41,5 +42,5 @@ def install(url: str, common: Path, bundle: dict[str, Any]) -> str | None:
         with Client(url, service_certificate=common / "service_cert.pem") as client:
             answer = client.submit(call.method, call.path, call.body, headers=call.headers).json()
     except ClientError as error:
-        return str(error)
+        return readable(str(error))
     return None if answer["proposalState"] == "Accepted" else f"the proposal is {answer['proposalState']}"

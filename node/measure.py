@@ -86,7 +86,8 @@ def _find(module: str, folder: Path | None = None) -> ModuleSpec:
             search = list(spec.submodule_search_locations or ())
     if spec is None or not (spec.has_location or spec.submodule_search_locations):
         where = "it is not installed here" if folder is None else f"it is neither installed here nor in {folder}"
-        raise ConfigurationError(f"module {module!r} cannot be found, so it cannot be measured: {where}")
+        meant = f"; name the module as Python imports it, {module[:-3]!r}, not its file" if module.endswith(".py") else ""
+        raise ConfigurationError(f"module {module!r} cannot be found, so it cannot be measured: {where}{meant}")
     return spec
 
 

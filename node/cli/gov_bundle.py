@@ -13,6 +13,7 @@ from ledgerd.node.cli.gov_files import FILE_BYTES_MAX, parse_json, read_text
 MODULES_MAX: Final = 4_096  # as many as the service runs
 METADATA: Final = "app.json"
 SOURCES: Final = "src"
+TYPESCRIPT: Final = frozenset({".ts", ".mts", ".cts", ".tsx"})
 
 
 def read_bundle(path: Path) -> dict[str, Any]:
@@ -48,6 +49,11 @@ def _folder(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{metadata} has no endpoints")
     modules, left = [], FILE_BYTES_MAX
     for file in _modules(sources):
+        if file.suffix in TYPESCRIPT:
+            raise ConfigurationError(
+                f"{path} is not built: {file.relative_to(path).as_posix()} is TypeScript, and the service runs JavaScript; build it, and "
+                "give the folder that the bundler writes (`npm run build` and dist, in docs/javascript-apps.md)"
+            )
         text = read_text(str(file), left)
         left -= len(text)
         modules.append({"name": file.relative_to(sources).as_posix(), "module": text})

@@ -17,6 +17,7 @@ from ledgerd.node.cli.gov_propose import read_proposal
 from ledgerd.node.cli.gov_vote import AGAINST, FOR
 from ledgerd.node.cli.output import EXIT_FAILED, NODE_ID_SHOWN, Ended, Output, command
 from ledgerd.node.cli.service import ServiceOptions, node_options, reading_options
+from ledgerd.node.findings import readable
 
 if TYPE_CHECKING:
     from ledgerd.network.client import Client
@@ -206,7 +207,7 @@ def _state(found: dict[str, Any], active: int) -> str:
 def _problem(effects: dict[str, Any]) -> str | None:
     """Why it could not be applied; None if it could."""
     if not effects["valid"]:
-        return f"it is not valid: {effects['description']}"
+        return f"it is not valid: {readable(effects['description'])}"
     return f"it could not be applied now: {effects['failure']}" if "failure" in effects else None
 
 

@@ -28,6 +28,8 @@ def gov_finish(output: Output, service: ServiceOptions, folder: Path, signature:
     The signature may be in DER, as openssl makes it, or two numbers side by side; as they are, in base64, or in the JSON with which Azure
     Key Vault or AWS KMS answer. It is verified against the member's certificate before anything is sent.
     """
+    if signature is None and not (folder / gov_signing.SIGNATURE).exists():
+        raise ConfigurationError(gov_signing.unsigned(folder))
     data = gov_files.read_bytes(signature or str(folder / gov_signing.SIGNATURE), _SIGNATURE_BYTES_MAX)
     call = gov_signing.finished(folder, data)
     if out is None:

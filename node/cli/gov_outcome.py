@@ -12,6 +12,7 @@ from ledgerd.ledger.errors import ConfigurationError, FormatError, LedgerdError
 from ledgerd.node.cli.output import Output
 from ledgerd.node.cli.parameters import PREFIX_MIN, is_id, is_prefix
 from ledgerd.node.cli.service import ServiceOptions
+from ledgerd.node.findings import readable
 
 if TYPE_CHECKING:
     from ledgerd.network.client import Answer, Call, Client
@@ -106,9 +107,10 @@ def submit(client: "Client", call: "Call") -> "Answer":
         return client.submit(call.method, call.path, call.body, headers=call.headers)
     except RequestRefused as error:
         advice = _ADVICE.get(error.error_code)
-        if advice is None:
+        told = readable(str(error)) if advice is None else f"{error}\n{advice}"
+        if told == str(error):
             raise
-        raise NotTakenError(f"{error}\n{advice}") from None
+        raise NotTakenError(told) from None
 
 
 _ADVICE: Final = {
@@ -153,7 +155,9 @@ def next_step(found: dict[str, Any], active: int) -> str:
     name, state = found["proposalId"], found["proposalState"]
     if state == tables.OPEN:
         look = f"Open: {voted(found, active)}. Look at it with: ledgerd gov diff {name}"
-        return f"{look}\nOthers vote with: ledgerd gov vote {name} --for (or --against)"
+        if found["ballotCount"] < active:
+            return f"{look}\nOthers vote with: ledgerd gov vote {name} --for (or --against)"
+        return f"{look}\nVotes stay as they are. Its proposer may take it back: ledgerd gov withdraw {name}"
     why = found.get("failure") or {}
     meanings = {
         tables.ACCEPTED: "Accepted: what it proposes is done.",

@@ -8,7 +8,7 @@ Not here: the bytes (`governance.requests`), sending and telling what came of it
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ledgerd.ledger.errors import ConfigurationError
+from ledgerd.ledger.errors import ConfigurationError, IntegrityError
 from ledgerd.node.cli.gov_files import read_bytes
 from ledgerd.node.cli.output import Output
 from ledgerd.node.cli.service import Signing
@@ -94,7 +94,26 @@ def finished(folder: Path, signature: bytes) -> "Call":
     """
     from ledgerd.network.client.members import Signatory  # noqa: PLC0415
 
+    _require_prepared(folder)
+    prepared = read_bytes(str(folder / REQUEST))
+    try:
+        return Signatory(folder / CERTIFICATE).finish(prepared, signature)
+    except IntegrityError:  # here no stranger is to be distrusted: a member has signed with, or signed, something else
+        raise IntegrityError(
+            f"the signature is not over {folder / TO_BE_SIGNED} by the key of {folder / CERTIFICATE}; nothing was sent. "
+            "Sign again, with that member's key and the hash that --prepare told"
+        ) from None
+
+
+def unsigned(folder: Path) -> str:
+    """What to do where nobody has signed yet. Raises: ConfigurationError: Nothing was prepared there."""
+    _require_prepared(folder)
+    return (
+        f"nobody has signed yet: {folder / SIGNATURE} is not there. Sign {folder / TO_BE_SIGNED}, or its digest, and write "
+        "the signature there, or say with --signature FILE where it is"
+    )
+
+
+def _require_prepared(folder: Path) -> None:
     if not (folder / REQUEST).exists():
         raise ConfigurationError(f"nothing is prepared in {folder}: it has no {REQUEST}; --prepare makes one")
-    prepared = read_bytes(str(folder / REQUEST))
-    return Signatory(folder / CERTIFICATE).finish(prepared, signature)

@@ -79,12 +79,14 @@ def receipt_verify(
         key = receipts.public_key(receipts.load_certificate(certificate, "it"))
     except FormatError as error:
         raise ConfigurationError(f"{service_cert} is no service certificate: {error}") from None
-    if data.lstrip()[:1] == b"{":
-        form = "json"
-        verified = receipts.verify_json(data, certificate, expected=transaction_id, claims_digest=digest)
-    else:
-        form = "cose"
-        verified = receipts.verify_cose(data, key, digest, expected=transaction_id)
+    form = "json" if data.lstrip()[:1] == b"{" else "cose"
+    try:
+        if form == "json":
+            verified = receipts.verify_json(data, certificate, expected=transaction_id, claims_digest=digest)
+        else:
+            verified = receipts.verify_cose(data, key, digest, expected=transaction_id)
+    except FormatError as error:
+        raise FormatError(f"{file} is no receipt, or a broken one: {error}. `ledgerd receipt get` fetches it anew") from None
     fields: dict[str, Any] = {
         "verified": True,
         "transaction_id": str(verified.transaction_id),

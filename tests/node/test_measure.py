@@ -122,6 +122,12 @@ def test_what_cannot_be_an_application_is_told_before_anything_starts(tmp_path: 
         check_application("candidate", tmp_path)
 
 
+def test_who_names_the_file_is_told_the_modules_name(tmp_path: Path) -> None:
+    (tmp_path / "candidate.py").write_text("app = 1\n")
+    with pytest.raises(ConfigurationError, match="as Python imports it, 'candidate', not its file"):
+        check_application("candidate.py", tmp_path)
+
+
 @pytest.mark.parametrize(
     "text", ["app = App('x')", "app: App = App('x')", "from elsewhere import app", "from x import y as app", "from x import *"]
 )

@@ -102,6 +102,8 @@ def test_what_is_not_valid_is_told_and_is_status_1(ledgerd: Ledgerd, council: Co
     file.write_bytes(text({"name": "make_me_rich"}))
     ran = ledgerd("gov", "diff", file, *asking)
     assert (ran.status, "it is not valid" in ran.out, "make_me_rich at position 0" in ran.out) == (1, True, True)
+    file.write_bytes(text({"name": "set_usr"}))
+    assert "did you mean set_user?" in ledgerd("gov", "diff", file, *asking).out
 
 
 def test_what_changes_no_table_is_told(ledgerd: Ledgerd, council: Council, asking: list[object]) -> None:

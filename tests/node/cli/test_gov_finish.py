@@ -167,8 +167,8 @@ def test_what_is_finished_may_be_sent_later(ledgerd: Ledgerd, council: Council, 
         (b'{"value": 1}', "is no ECDSA signature"),
         (b"{" * 50_000, "is no ECDSA signature"),
         (b"\xff" * 63, "is no ECDSA signature"),
-        (bytes(64), "does not verify"),
-        (ALICE.key.sign(b"something else", ec.ECDSA(SHA256())), "does not verify"),
+        (bytes(64), "nothing was sent. Sign again, with that member"),
+        (ALICE.key.sign(b"something else", ec.ECDSA(SHA256())), "nothing was sent. Sign again, with that member"),
         (b"x" * 100_000, "which is too much"),
     ],
     ids=[str(number) for number in range(8)],  # one of them is made anew in each process that runs tests
@@ -192,7 +192,7 @@ def test_what_was_prepared_is_not_lost_or_mistaken(ledgerd: Ledgerd, tmp_path: P
     assert (ran.status, "has a request already" in ran.err) == (2, True)
     assert (folder / "request.cose").read_bytes() == before
     ran = ledgerd("gov", "finish", folder)
-    assert (ran.status, "cannot read" in ran.err) == (2, True)
+    assert (ran.status, f"Sign {folder}/to-be-signed" in ran.err) == (2, True)
     (folder / "signature").write_bytes(b"x")
     (folder / "request.cose").write_bytes(b"x")
     assert ledgerd("gov", "finish", folder).status == 1

@@ -342,6 +342,10 @@ def broken_applications(folder: Path) -> Iterator[tuple[Path, str]]:
     (app / "dist").mkdir()
     (app / "app.json").rename(app / "dist" / "app.json")
     yield app, "dist/"
+    app = make("sources")
+    (app / "src" / "inner").mkdir()
+    (app / "src" / "inner" / "x.ts").write_text("const x: number = 1;")
+    yield app, "src/inner/x.ts is TypeScript"
     app = make("json")
     (app / "app.json").write_text("{")
     yield app, "is no JSON"

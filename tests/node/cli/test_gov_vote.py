@@ -106,3 +106,13 @@ def test_another_ballot_of_the_same_member_is_told(ledgerd: Ledgerd, council: Co
         assert ledgerd("gov", "vote", proposal, "--against", *signing, *options).status == 0
     ran = ledgerd("gov", "vote", proposal, "--for", *signing, *options)
     assert (ran.status, "VoteAlreadyExists" in ran.err) == (1, True)
+
+
+def test_who_can_do_something_is_told_when_all_have_voted(
+    ledgerd: Ledgerd, council: Council, options: list[object], tmp_path: Path
+) -> None:
+    proposal = council.put_proposal(TEXT)
+    assert "Others vote with" in ledgerd("gov", "vote", proposal, "--for", *files(ALICE, tmp_path), *options).err
+    ran = ledgerd("gov", "vote", proposal, "--against", *files(BOB, tmp_path), *options)
+    assert (ran.fields["state"], "Others vote with" in ran.err) == ("Open", False)
+    assert f"ledgerd gov withdraw {proposal}" in ran.err

@@ -121,6 +121,14 @@ def test_a_file_that_is_no_certificate_is_misuse_not_a_receipt_that_fails(ledger
     assert "LEDGERD_SERVICE_CERT" in ledgerd("receipt", "verify", folder / "receipt").err
 
 
+@pytest.mark.parametrize("data", [b"", b"-----BEGIN CERTIFICATE-----", b"{}"])
+def test_a_file_that_is_no_receipt_is_named(ledgerd: Ledgerd, service: FakeService, tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "other").write_bytes(data)
+    ran = ledgerd("receipt", "verify", tmp_path / "other", "--service-cert", service.certificate_file)
+    assert (ran.status, ran.out) == (1, "")
+    assert f"{tmp_path}/other is no receipt, or a broken one" in ran.err
+
+
 def test_an_invalid_transaction_is_a_failure(ledgerd: Ledgerd, service: FakeService, options: list[object]) -> None:
     answer = FakeAnswer(200, {}, b'{"transaction_id": "2.9", "status": "Invalid"}')
     service.nodes[0].behaviour = lambda request: answer
