@@ -325,7 +325,7 @@
       }
     }
   }
-  const PAGE_MAX = 256;
+  const PAGE_MAX = 256; // PAGE_ENTRIES_MAX of `enclave.scripts.messages`
 
   // An object with a map for every name.
   function mapsBy(make) {

@@ -127,10 +127,9 @@ class Overlay:
         view = self._store.map(name)
         seen = view.range(start, end)
         self._checks.append(lambda: view.range(start, end) == seen)
-        written = self._writes.get(name)
-        if not written:
+        own = self._written(name, start, end)
+        if not own:
             return seen
-        own = {key: value for key, value in written.items() if (start is None or key >= start) and (end is None or key < end)}
         return sorted((key, value) for key, value in {**dict(seen), **own}.items() if value is not None)
 
     def page(self, name: str, start: bytes | None, end: bytes | None, most: int) -> tuple[list[tuple[bytes, bytes]], bool]:
@@ -141,11 +140,7 @@ class Overlay:
         if name in SIGNED:
             return self.range(name, start, end), False
         view = self._store.map(name)
-        written = {
-            key: value
-            for key, value in self._writes.get(name, {}).items()
-            if (start is None or key >= start) and (end is None or key < end)
-        }
+        written = self._written(name, start, end)
         limit = most + len(written)  # enough, if the run has removed as many as it has written
         there = view.range(start, end, limit=limit)
         is_cut = len(there) == limit
@@ -158,6 +153,11 @@ class Overlay:
         seen = view.range(start, last)
         self._checks.append(lambda: view.range(start, last) == seen)
         return entries, is_cut
+
+    def _written(self, name: str, start: bytes | None, end: bytes | None) -> dict[bytes, bytes | None]:
+        """What the run has written with `start <= key < end`."""
+        written = self._writes.get(name, {})
+        return {key: value for key, value in written.items() if (start is None or key >= start) and (end is None or key < end)}
 
     def _first_look(self, name: str, key: bytes) -> bytes | None:
         if name in SIGNED:

@@ -1,8 +1,9 @@
 """`ledgerd status`: the service and its nodes, each asked for itself."""
 
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from ledgerd.ledger.errors import LedgerdError
@@ -13,7 +14,10 @@ from ledgerd.node.cli.service import ServiceOptions, service_options
 if TYPE_CHECKING:
     from ledgerd.network.client import Client
 
+_Told = TypeVar("_Told")
+
 NODES_MAX = 64
+MORE_SECONDS_MAX = 3.0  # for what is told besides
 DROPPED = ("node_id", "last_signed", "view")  # where a terminal is too narrow, in this order
 FIELDS = ("certificate_until",)  # in JSON, beside the columns
 COLUMNS = ("url", "node_id", "state", "role", "view", "committed", "last_signed", "problem")
@@ -30,6 +34,8 @@ def status(output: Output, service: ServiceOptions) -> None:
     Certificates that end within 30 days are told, with what members propose to renew them; and token issuers (JWT) whose keys the primary
     cannot refresh.
     """
+    from ledgerd.network.client.members import API_VERSION  # noqa: PLC0415
+
     with service.client() as client:
         urls = list(client.nodes)
     rows: list[dict[str, Any]] = []
@@ -57,13 +63,13 @@ def status(output: Output, service: ServiceOptions) -> None:
                 urls.append(url)
     for row in rows:
         row["node_id"] = row["node_id"] or names.get(row["url"])
-    nodes = {} if answering is None else _certificates(service._replace(urls=(answering,), timeout=min(service.timeout, 3.0)))
+    nodes = _told(service, answering, f"/gov/service/nodes?api-version={API_VERSION}", _certificates)
     ends = {name: expiry.until(pem) for name, pem in nodes.items()}
     for row in rows:
         row["certificate_until"] = _said(ends.get(row["node_id"]))
     service_end = expiry.until(service_certificate)
     leading = next((row["url"] for row in rows if row["role"] == "primary"), None)
-    failing = {} if leading is None else _failing_issuers(service._replace(urls=(leading,), timeout=min(service.timeout, 3.0)))
+    failing = _told(service, leading, "/node/jwt_keys/refresh/metrics", _failing_issuers)
     shown = rows if output.json else [{**row, "node_id": row["node_id"] and row["node_id"][:NODE_ID_SHOWN]} for row in rows]
     terminal = not output.json and sys.stdout.isatty()
     columns = [column for column in COLUMNS if column != "problem"] if terminal else COLUMNS
@@ -84,26 +90,25 @@ def status(output: Output, service: ServiceOptions) -> None:
         raise Ended(EXIT_FAILED)
 
 
-def _certificates(service: ServiceOptions) -> dict[str, Any]:
-    """The certificates of the trusted nodes, by their names, as one node knows them; none if it does not say."""
-    from ledgerd.network.client.members import API_VERSION  # noqa: PLC0415
-
+def _told(service: ServiceOptions, url: str | None, path: str, read: Callable[[Any], dict[str, _Told]]) -> dict[str, _Told]:
+    """What `read` makes of one node's answer; nothing if there is no such node, or it does not say."""
+    if url is None:
+        return {}
     try:
-        with service.client() as node:
-            listed = node.get(f"/gov/service/nodes?api-version={API_VERSION}").json()["value"]
-        return {str(each["nodeId"]): each.get("certificate") for each in listed if each["status"] == "Trusted"}
+        with service._replace(urls=(url,), timeout=min(service.timeout, MORE_SECONDS_MAX)).client() as node:
+            return read(node.get(path).json())
     except (LedgerdError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
-def _failing_issuers(service: ServiceOptions) -> dict[str, str]:
-    """Token issuers whose last refresh has failed, with the reason, as the primary knows them; none if it does not say."""
-    try:
-        with service.client() as node:
-            issuers = node.get("/node/jwt_keys/refresh/metrics").json()["issuers"]
-        return {name: str(issuer["last_failure"]) for name, issuer in issuers.items() if issuer["failures_in_a_row"]}
-    except (LedgerdError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+def _certificates(answer: Any) -> dict[str, Any]:
+    """The certificates of the trusted nodes, by their names."""
+    return {str(each["nodeId"]): each.get("certificate") for each in answer["value"] if each["status"] == "Trusted"}
+
+
+def _failing_issuers(answer: Any) -> dict[str, str]:
+    """Token issuers whose last refresh has failed, with the reason."""
+    return {name: str(issuer["last_failure"]) for name, issuer in answer["issuers"].items() if issuer["failures_in_a_row"]}
 
 
 def _said(end: datetime | None) -> str | None:

@@ -12,21 +12,19 @@ from typing import Any
 
 import pytest
 
-from ledgerd.apps.logging import app
 from ledgerd.enclave.outbound import Answer
 from ledgerd.governance import requests, tables
 from ledgerd.ledger import chunks, cose, receipt
 from ledgerd.ledger.entry import read_public
 from ledgerd.ledger.ids import parse_entry_id
-from support.cluster import Cluster, Identity, make_identity
+from support.cluster import make_identity
 from support.governed import id_of
-from support.jwt import ISSUER, jwk, key, token
+from support.jwt import ISSUER
 from support.members import SIGNED_AT, propose, send
+from support.two_nodes import BEARER, TwoNodes
 from support.vectors import vectors
 
 ID = "x-ms-ccf-transaction-id"
-RSA = key("RSA")
-BEARER = f"Bearer {token(RSA, nbf=None, exp=4_000_000_000)}"
 BOTH = pytest.mark.parametrize("kind", ["private", "public"])
 
 
@@ -42,46 +40,26 @@ def published() -> bytes:
     pytest.fail("that ledger has no proposal with set_js_app")
 
 
-class Installed:
-    """A service of two nodes with the application, a user, an issuer of tokens; and what was asked of it."""
+class Installed(TwoNodes):
+    """A service with the application; and what was asked of it."""
 
     def __init__(self, published: bytes) -> None:
-        self.cluster = cluster = Cluster(app)
-        cluster.start(2)
-        cluster.run(0.3)
-        self.user, self.member = cluster.user, cluster.member
-        answer = send(cluster, cluster.hosts["n0"], requests.sign(
+        super().__init__()
+        self.member = self.cluster.member
+        answer = send(self.cluster, self.cluster.hosts["n0"], requests.sign(
             self.member.key, self.member.certificate, requests.PROPOSAL, published, created_at=SIGNED_AT - 1))  # fmt: skip
         assert json.loads(answer.body)["proposalState"] == "Accepted"
-        issuer = {"issuer": ISSUER, "auto_refresh": False, "jwks": {"keys": [jwk(RSA, "k")]}}
-        answer = propose(cluster, cluster.hosts["n0"], ("set_jwt_issuer", issuer))
-        assert json.loads(answer.body)["proposalState"] == "Accepted"
-        cluster.run(0.5)
+        self.decide()
         self.asked: set[tuple[str, str]] = set()
 
-    def ask(
-        self,
-        method: str,
-        path: str,
-        body: Any = b"",
-        who: Identity | None = None,
-        node: str = "n0",
-        kind: str = "application/json",
-        **headers: str,
-    ) -> Answer:
-        """As a user, unless a bearer, or somebody else, asks."""
+    def ask(self, method: str, path: str, *args: Any, **more: Any) -> Answer:
         self.asked.add((method, path.partition("?")[0]))
-        if who is None and "authorization" not in headers:
-            who = self.user
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        client = self.cluster.client(self.cluster.hosts[node], who)
-        return client.ask(method, f"/app{path}", data, content_type=kind, **headers)
+        return super().ask(method, path, *args, **more)
 
-    def commit(self, method: str, path: str, body: Any = b"", **more: Any) -> str:
-        """The same, until it is committed everywhere; the id of its transaction."""
-        answer = self.ask(method, path, body, prefer="committed", **more)
-        assert (answer.status, answer.body) == (200, b"true"), answer
-        self.cluster.run(0.3)
+    def write(self, method: str, path: str, body: Any = b"", **more: Any) -> str:
+        """Ask for what is answered by true, until it is committed everywhere; the id of its transaction."""
+        answer = self.commit(method, path, body, **more)
+        assert answer.body == b"true", answer
         return answer.headers[ID]
 
 
@@ -98,9 +76,9 @@ def message(answer: Answer) -> Any:
 @BOTH
 def test_messages_are_written_read_counted_and_removed(service: Installed, kind: str) -> None:
     path = f"/log/{kind}"
-    service.commit("POST", path, {"id": 1, "msg": "one"})
-    service.commit("POST", path, {"id": 2, "msg": "zwei ü"}, node="n1")
-    service.commit("POST", f"{path}?scope=other", {"id": 1, "msg": "elsewhere"}, authorization=BEARER)
+    service.write("POST", path, {"id": 1, "msg": "one"})
+    service.write("POST", path, {"id": 2, "msg": "zwei ü"}, node="n1")
+    service.write("POST", f"{path}?scope=other", {"id": 1, "msg": "elsewhere"}, authorization=BEARER)
     for node in ("n0", "n1"):
         ask = partial(service.ask, "GET", node=node)
         assert message(ask(f"{path}?id=1")) == "one"
@@ -112,37 +90,37 @@ def test_messages_are_written_read_counted_and_removed(service: Installed, kind:
         assert (missing.status, json.loads(missing.body)) == (404, {"error": {"code": "ResourceNotFound"}})
         assert ask(f"{path}?nothing=3").status == 500  # it throws
         assert service.cluster.client(service.cluster.hosts[node]).ask("GET", f"/app{path}?id=1").status == 401
-    service.commit("DELETE", f"{path}?id=1", node="n1")
+    service.write("DELETE", f"{path}?id=1", node="n1")
     assert service.ask("DELETE", f"{path}?id=1").status == 404
     assert service.ask("GET", f"{path}?id=1").status == 404
-    service.commit("DELETE", f"{path}/all")
+    service.write("DELETE", f"{path}/all")
     assert service.ask("GET", f"{path}/count").body == b"0"
     assert message(service.ask("GET", f"{path}?id=1&scope=other")) == "elsewhere"
 
 
 def test_who_writes_what_is_up_to_the_application(service: Installed) -> None:
-    service.commit("POST", "/log/private/prefix_cert", {"id": 10, "msg": "signed"})
+    service.write("POST", "/log/private/prefix_cert", {"id": 10, "msg": "signed"})
     assert message(service.ask("GET", "/log/private?id=10")) == f"{id_of(service.user)}: signed"
     stranger = make_identity("stranger")
-    service.commit("POST", "/log/private/anonymous", {"id": 11, "msg": "whoever"}, who=stranger)
+    service.write("POST", "/log/private/anonymous", {"id": 11, "msg": "whoever"}, who=stranger)
     assert message(service.ask("GET", "/log/private?id=11")) == "whoever"
     refused = service.ask("POST", "/log/private/admin_only", {"id": 12, "msg": "mine"})
     assert (refused.status, refused.body) == (403, b"Only admins may access this endpoint")
     data = {"user_id": id_of(service.user), "user_data": {"isAdmin": True}}
     assert propose(service.cluster, service.cluster.hosts["n0"], ("set_user_data", data)).status == 200
-    service.commit("POST", "/log/private/admin_only", {"id": 12, "msg": "mine"})
+    service.write("POST", "/log/private/admin_only", {"id": 12, "msg": "mine"})
     assert message(service.ask("GET", "/log/private?id=12")) == "mine"
     service.asked.add(("POST", "/log/private/raw_text/{id}"))
     assert service.ask("POST", "/log/private/raw_text/13", b"plain").status == 415
-    service.commit("POST", "/log/private/raw_text/13", b"plain", kind="text/plain")
+    service.write("POST", "/log/private/raw_text/13", b"plain", kind="text/plain")
     assert message(service.ask("GET", "/log/private?id=13")) == "plain"
 
 
 @BOTH
 def test_what_was_written_is_read_with_its_receipt(service: Installed, kind: str) -> None:
     path = f"/log/{kind}"
-    first = service.commit("POST", path, {"id": 20, "msg": "first", "record_claim": True})
-    service.commit("POST", path, {"id": 20, "msg": "second"}, node="n1")
+    first = service.write("POST", path, {"id": 20, "msg": "first", "record_claim": True})
+    service.write("POST", path, {"id": 20, "msg": "second"}, node="n1")
     certificate = service.cluster.hosts["n0"].notices["service_certificate"]
     for node in ("n0", "n1"):
         assert message(service.ask("GET", f"{path}/historical?id=20", node=node, x_ms_ccf_transaction_id=first)) == "first"
@@ -159,34 +137,22 @@ def test_what_was_written_is_read_with_its_receipt(service: Installed, kind: str
 @BOTH
 def test_a_range_is_read_until_it_is_there(service: Installed, kind: str) -> None:
     path = f"/log/{kind}"
-    ids = [service.commit("POST", path, {"id": 30, "msg": f"message {number}"}) for number in range(3)]
-    service.commit("DELETE", f"{path}?id=30")
+    ids = [service.write("POST", path, {"id": 30, "msg": f"message {number}"}) for number in range(3)]
+    service.write("DELETE", f"{path}?id=30")
     first, last = (int(ids[place].partition(".")[2]) for place in (0, -1))
     for node in ("n0", "n1"):
-        entries = whole_range(service, f"{path}/historical/range?id=30&from_seqno={first}&to_seqno={last}", node)
+        entries = service.read_whole(f"{path}/historical/range?id=30&from_seqno={first}&to_seqno={last}", node)["entries"]
         assert entries == [{"seqno": int(each.partition(".")[2]), "id": 30, "msg": f"message {number}"} for number, each in enumerate(ids)]
         for wrong in (f"from_seqno={last}&to_seqno={first}", "from_seqno=x", "to_seqno=999999"):
             answer = service.ask("GET", f"{path}/historical/range?id=30&{wrong}", node=node)
             assert (answer.status, json.loads(answer.body)["error"]["code"]) == (400, "InvalidInput")
 
 
-def whole_range(service: Installed, path: str, node: str) -> Any:
-    """Ask again for as long as it is being read; each time some is."""
-    for _ in range(10):
-        answer = service.ask("GET", path, node=node)
-        if answer.status != 202:
-            assert answer.status == 200, answer
-            return json.loads(answer.body)["entries"]
-        assert answer.headers["retry-after"] == "1"
-        service.cluster.run(1.0)
-    pytest.fail("it is not there yet")
-
-
 @BOTH
 def test_a_range_that_the_host_does_not_give_back_is_a_404_that_names_it(service: Installed, kind: str) -> None:
     """The application knows of 200 and 202 only, and would be asked again for ever."""
     path = f"/log/{kind}"
-    ids = [service.commit("POST", path, {"id": 40, "msg": "message"}) for _ in range(4)]
+    ids = [service.write("POST", path, {"id": 40, "msg": "message"}) for _ in range(4)]
     first, last = (int(ids[place].partition(".")[2]) for place in (0, -1))
     host = service.cluster.hosts["n1"]
     host.read_back = lambda seqno, data: None if seqno >= last - 1 else data
@@ -205,7 +171,7 @@ def test_a_range_that_the_host_does_not_give_back_is_a_404_that_names_it(service
     assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, "LedgerRangeRefused")
     host.read_back = None
     service.cluster.run(20.0)
-    assert len(whole_range(service, url, "n1")) == 4
+    assert len(service.read_whole(url, "n1")["entries"]) == 4
 
 
 @pytest.mark.parametrize("node", ["n0", "n1"])

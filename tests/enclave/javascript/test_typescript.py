@@ -16,20 +16,17 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from ledgerd.apps.logging import app
 from ledgerd.enclave.outbound import Answer
 from ledgerd.ledger import cose, receipt
 from ledgerd.ledger.ids import parse_entry_id
 from ledgerd.node.cli.gov_bundle import read_bundle
 from support import typescript
-from support.cluster import Cluster, Identity, make_identity
+from support.cluster import make_identity
 from support.governed import id_of
-from support.jwt import ISSUER, jwk, key, token
-from support.members import propose
+from support.jwt import ISSUER
+from support.two_nodes import BEARER, TwoNodes
 
 ID = "x-ms-ccf-transaction-id"
-RSA = key("RSA")
-BEARER = f"Bearer {token(RSA, nbf=None, exp=4_000_000_000)}"
 NODES = ("n0", "n1")
 ON_BOTH = pytest.mark.parametrize("node", NODES)
 
@@ -44,46 +41,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return read_bundle(folder / "dist")
 
 
-class Installed:
-    """A service of two nodes with the application, two users and an issuer of tokens."""
+class Installed(TwoNodes):
+    """A service with the application and two users."""
 
     def __init__(self, bundle: dict[str, Any]) -> None:
-        self.cluster = cluster = Cluster(app)
-        cluster.start(2)
-        cluster.run(0.3)
-        self.user, self.other = cluster.user, make_identity("other")
-        issuer = {"issuer": ISSUER, "auto_refresh": False, "jwks": {"keys": [jwk(RSA, "k")]}}
-        for action in (
-            ("set_user", {"cert": self.other.pem, "user_data": {"name": "other"}}),
-            ("set_jwt_issuer", issuer),
-            ("set_js_app", {"bundle": bundle}),
-        ):
-            answer = propose(cluster, cluster.hosts["n0"], action)
-            assert json.loads(answer.body)["proposalState"] == "Accepted", answer
-        cluster.run(0.5)
-
-    def ask(
-        self,
-        method: str,
-        path: str,
-        body: Any = b"",
-        who: Identity | None = None,
-        node: str = "n0",
-        kind: str = "application/json",
-        **headers: str,
-    ) -> Answer:
-        """As a user, unless a bearer, or somebody else, asks."""
-        if who is None and "authorization" not in headers:
-            who = self.user
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self.cluster.client(self.cluster.hosts[node], who).ask(method, f"/app{path}", data, content_type=kind, **headers)
-
-    def commit(self, method: str, path: str, body: Any = b"", status: int = 200, **more: Any) -> Answer:
-        """The same, until it is committed everywhere."""
-        answer = self.ask(method, path, body, prefer="committed", **more)
-        assert answer.status == status, answer
-        self.cluster.run(0.3)
-        return answer
+        super().__init__()
+        self.other = make_identity("other")
+        self.decide(("set_user", {"cert": self.other.pem, "user_data": {"name": "other"}}), ("set_js_app", {"bundle": bundle}))
 
 
 @pytest.fixture(scope="module")
@@ -214,22 +178,10 @@ def test_the_past_is_read_with_receipts_that_prove_the_text(service: Installed, 
     other = service.ask("GET", f"/documents/other-{node}/historical", node=node, x_ms_ccf_transaction_id=ids[0])
     assert error(other) == (404, "ResourceNotFound")
     first, last = (int(ids[place].partition(".")[2]) for place in (0, -1))
-    history = whole_history(service, f"{path}/history?from={first}&to={last}", node)
+    history = service.read_whole(f"{path}/history?from={first}&to={last}", node)["texts"]
     assert history == [{"transaction": transaction, "text": text} for transaction, text in zip(ids, texts, strict=True)]
     assert error(service.ask("GET", f"{path}/history?from={first}", node=node)) == (400, "InvalidInput")
     assert error(service.ask("GET", f"{path}/history?from=x&to=1", node=node)) == (400, "InvalidQueryParameterValue")
-
-
-def whole_history(service: Installed, path: str, node: str) -> Any:
-    """Ask again for as long as it is being read."""
-    for _ in range(10):
-        answer = service.ask("GET", path, node=node)
-        if answer.status != 202:
-            assert answer.status == 200, answer
-            return json.loads(answer.body)["texts"]
-        assert answer.headers["retry-after"] == "1"
-        service.cluster.run(1.0)
-    pytest.fail("it is not there yet")
 
 
 @ON_BOTH
