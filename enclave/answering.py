@@ -34,6 +34,7 @@ UNCOMMITTED_BYTES_MAX: Final = 256 << 20  # of entries in memory; the same for l
 EXECUTED_MAX: Final = 1_000  # requests in one wake-up: tens of milliseconds, well under a heartbeat; the rest waits for the next one
 EXECUTED_BYTES_MAX: Final = 256 << 10  # of their bodies: reading JSON that means harm costs 0.3 s a mebibyte, and one may be so large
 ANSWERED_BYTES_MAX: Final = 8 << 20  # of answers in one wake-up: forty bytes can ask for a megabyte, and first the host takes what is there
+ANSWERS_MAX: Final = 128  # to one commit, in one wake-up: whoever gets his asks on while the others' are printed; fewer wake too often
 QUEUED_MAX: Final = 10_000  # requests that wait to be executed
 QUEUED_BYTES_MAX: Final = 64 << 20
 HELD_BYTES_MAX: Final = 24 << 20  # of answers to reads that wait for confirmation; less than a channel to a backup takes at one time
@@ -150,7 +151,13 @@ class Answering:
     @property
     def has_backlog(self) -> bool:
         """True if requests are left for the next wake-up, which should come at once."""
-        return bool(self._requests) or self._scripting.has_finished
+        return bool(self._requests) or self._scripting.has_finished or self.has_committed
+
+    @property
+    def has_committed(self) -> bool:
+        """True if answers to what is committed are left for the next wake-up."""
+        commit = self._consensus.commit_seqno
+        return self._writes.has_committed(commit) or self._reads.has_committed(commit)
 
     # In.
 
@@ -221,6 +228,8 @@ class Answering:
     def _give_up(self) -> None:
         """On a retired node: nobody has said what became of what waits here, and nobody will."""
         self._give_up_at = _NEVER
+        while self.has_committed:
+            self.committed()
         for held in (*self._writes.take_all(), *self._undone):
             self._refuse_held(held, refusals.outcome_unknown(held.id))
         self._undone.clear()
@@ -426,15 +435,15 @@ class Answering:
             self._sessions.answer(reply_to, response)  # type: ignore[arg-type]  # what is not remote came from a session
 
     def committed(self) -> None:
-        """The commit point has moved."""
+        """The commit point has moved, or there are answers left to what it made final: give the next of them."""
         commit = self._consensus.commit_seqno
         answer = self.answer
-        for held in self._writes.take_committed(commit):
+        for held in self._writes.take_committed(commit, ANSWERS_MAX):
             if held.wants_receipt:
                 self._release(held)
             else:
                 answer(held.reply_to, held.response)
-        for held in self._reads.take_committed(commit):
+        for held in self._reads.take_committed(commit, ANSWERS_MAX):
             self._answer_read(held, held.response)
         if self._undone:
             self._settle_undone()

@@ -51,13 +51,17 @@ class HeldAnswers:
             queue.insert(at, held)
         self.next_deadline = min(self.next_deadline, held.deadline)
 
-    def take_committed(self, commit: Seqno) -> list[Held]:
-        """Take every answer at or below `commit`, in order."""
+    def take_committed(self, commit: Seqno, count_max: int) -> list[Held]:
+        """Take every answer at or below `commit`, in order, but so many at most."""
         held = self._held
-        taken = []
-        while held and held[0].id.seqno <= commit:
+        taken: list[Held] = []
+        while held and held[0].id.seqno <= commit and len(taken) < count_max:
             taken.append(held.popleft())
         return taken
+
+    def has_committed(self, commit: Seqno) -> bool:
+        """Whether there is an answer at or below `commit`."""
+        return bool(self._held) and self._held[0].id.seqno <= commit
 
     def take_rolled_back(self, to: Seqno) -> list[Held]:
         """Take every answer above `to`: its transaction is undone."""

@@ -410,7 +410,7 @@ class Serving:
             self._change_role(wanted)
         answering.confirmed(wanted.confirmed)
         answering.refused(wanted.refused)
-        if wanted.commit is not None:
+        if wanted.commit is not None or answering.has_committed:
             answering.committed()
         return wanted.promise
 

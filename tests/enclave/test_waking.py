@@ -84,7 +84,7 @@ def test_answers_that_are_held_name_the_first_deadline_until_it_is_over() -> Non
     for seqno, deadline in ((1, 5.0), (2, 9.0), (3, NEVER)):
         answers.hold(held(seqno, deadline))
     assert answers.next_deadline == 5.0
-    assert len(answers.take_committed(Seqno(1))) == 1
+    assert len(answers.take_committed(Seqno(1), 9)) == 1
     assert answers.take_expired(5.0) == [] and answers.next_deadline == 9.0
     assert [late.id.seqno for late in answers.take_expired(9.0)] == [2] and answers.next_deadline == NEVER
 
