@@ -99,10 +99,7 @@ def idempotency_forgets_when_it_compacts(self: Any, seqno: int) -> None:
 def undo_does_not_restore_removed_keys(self: Any, seqno: int) -> None:
     """Leaves a key removed though its removal was rolled back."""
     lost = [
-        (name, key)
-        for undo in list(self._undo)[max(0, seqno - self._compacted) :]
-        for name, key, before in undo
-        if before is not None and self.get(name, key) is None
+        (name, key) for version, name, key, before in self._undo if version > seqno and before is not None and self.get(name, key) is None
     ]
     _rollback(self, seqno)
     for name, key in lost:
@@ -111,14 +108,13 @@ def undo_does_not_restore_removed_keys(self: Any, seqno: int) -> None:
 
 def undo_restores_the_newest(self: Any, seqno: int) -> None:
     """Undoes from the wrong end: of several writes to a key the oldest is taken back last."""
-    undone = list(self._undo)[max(0, seqno - self._compacted) :]
+    undone = [write for write in self._undo if write[0] > seqno]
     _rollback(self, seqno)
-    for undo in undone:
-        for name, key, before in undo:
-            if before is None:
-                self._remove(name, key)
-            else:
-                self._maps.setdefault(name, _Map()).slots[key] = before
+    for _, name, key, before in undone:
+        if before is None:
+            self._remove(name, key)
+        else:
+            self._maps.setdefault(name, _Map()).slots[key] = before
 
 
 def tree_keeps_a_leaf(self: Any, to: Seqno) -> None:
