@@ -23,7 +23,7 @@ from ledgerd.enclave.leaving import Elsewhere
 from ledgerd.enclave.prefer import NO_PREFERENCE, Prefer, parse_prefer
 from ledgerd.enclave.receipts import leaf_of, make
 from ledgerd.enclave.replica import Proposal, Replica, is_plain
-from ledgerd.enclave.requests import COSE, Request, Response, new_tuple
+from ledgerd.enclave.requests import COSE, Request, Response, new_tuple, with_id
 from ledgerd.enclave.scripting import Scripting
 from ledgerd.enclave.sessions import Sessions
 from ledgerd.ledger.entry import WriteSet
@@ -35,6 +35,7 @@ EXECUTED_MAX: Final = 1_000  # requests in one wake-up: tens of milliseconds, we
 EXECUTED_BYTES_MAX: Final = 256 << 10  # of their bodies: reading JSON that means harm costs 0.3 s a mebibyte, and one may be so large
 ANSWERED_BYTES_MAX: Final = 8 << 20  # of answers in one wake-up: forty bytes can ask for a megabyte, and first the host takes what is there
 ANSWERS_MAX: Final = 128  # to one commit, in one wake-up: whoever gets his asks on while the others' are printed; fewer wake too often
+SEALED_TOGETHER: Final = 64  # writes: a call for each costs more, and hundreds are no longer in the processor's cache when their turn comes
 QUEUED_MAX: Final = 10_000  # requests that wait to be executed
 QUEUED_BYTES_MAX: Final = 64 << 20
 HELD_BYTES_MAX: Final = 24 << 20  # of answers to reads that wait for confirmation; less than a channel to a backup takes at one time
@@ -258,7 +259,7 @@ class Answering:
             return
         elsewhere = self._elsewhere
         consensus = self._consensus
-        execute = self._executor.execute
+        executor = self._executor
         pending: list[Proposal] = []  # writes that are in the state already, and no entries yet
         pending_bytes = 0
         wanted: list[Seqno] = []  # those of them whose receipt is
@@ -297,7 +298,7 @@ class Answering:
             wish = request.headers.get("prefer")
             prefer = NO_PREFERENCE if wish is None else parse_prefer(wish)
             next_id = new_tuple(TransactionId, (view, last[1] + 1))
-            outcome = execute(request, is_primary, next_id, last, _APPLIED if prefer.committed else (), scripted)
+            outcome = executor.execute(request, is_primary, next_id, last, _APPLIED if prefer.committed else (), scripted)
             writes = outcome.writes
             if writes is not None:
                 last = next_id
@@ -307,6 +308,9 @@ class Answering:
                     pending_bytes += outcome.writes_bytes
                     if prefer.receipt:
                         wanted.append(next_id[1])
+                    if len(pending) >= SEALED_TOGETHER:
+                        self._propose_all(pending, wanted)
+                        memory_bytes, pending_bytes = consensus.memory_bytes, 0
                 else:  # what concerns the service itself takes effect before anything else is executed
                     self._propose_all(pending, wanted)
                     memory_bytes, pending_bytes = consensus.memory_bytes, 0
@@ -316,12 +320,12 @@ class Answering:
             if outcome.failure is not None:
                 self._log("error", f"{outcome.endpoint.label if outcome.endpoint else 'a request'} failed: {outcome.failure}")
             if outcome.kind == ANSWER:
-                response = outcome.response
-                assert response is not None, "an answer has a response"
                 if not prefer.committed or outcome.transaction_id is None:
+                    response = outcome.response
+                    assert response is not None, "an answer has a response"
                     self.answer(request.reply_to, response)
                 elif is_primary:
-                    self._hold(request, prefer, outcome, response)
+                    self._hold(request, prefer, outcome)
                 else:
                     self._forward(request, prefer)  # a linearizable read is the primary's to answer
             elif outcome.kind == FORWARD:
@@ -353,9 +357,9 @@ class Answering:
         pending.clear()
         wanted.clear()
 
-    def _hold(self, request: Request, prefer: Prefer, outcome: Outcome, response: Response) -> None:
-        transaction = outcome.transaction_id
-        assert transaction is not None, "the caller has seen it"
+    def _hold(self, request: Request, prefer: Prefer, outcome: Outcome) -> None:
+        transaction, response = outcome.transaction_id, outcome.result
+        assert transaction is not None and response is not None, "the caller has seen it"
         deadline = _NEVER if prefer.wait_seconds is None else self._now + prefer.wait_seconds
         held = new_tuple(Held, (transaction, request.reply_to, response, prefer.receipt, deadline))
         if outcome.writes is not None:
@@ -437,14 +441,13 @@ class Answering:
     def committed(self) -> None:
         """The commit point has moved, or there are answers left to what it made final: give the next of them."""
         commit = self._consensus.commit_seqno
-        answer = self.answer
         for held in self._writes.take_committed(commit, ANSWERS_MAX):
             if held.wants_receipt:
                 self._release(held)
             else:
-                answer(held.reply_to, held.response)
+                self.answer(held.reply_to, _complete(held))
         for held in self._reads.take_committed(commit, ANSWERS_MAX):
-            self._answer_read(held, held.response)
+            self._answer_read(held, _complete(held))
         if self._undone:
             self._settle_undone()
 
@@ -497,7 +500,7 @@ class Answering:
         for token in tokens:
             for held in self._confirming.pop(token, ()):
                 if held.id.seqno <= self._consensus.commit_seqno:
-                    self._answer_read(held, held.response)
+                    self._answer_read(held, _complete(held))
                 else:
                     self._reads.hold(held)
 
@@ -509,16 +512,22 @@ class Answering:
 
     def _release(self, held: Held) -> None:
         """Answer what is committed, with its receipt if that was asked for."""
+        response = _complete(held)
         if not held.wants_receipt:
-            self.answer(held.reply_to, held.response)
+            self.answer(held.reply_to, response)
             return
         data = self._receipt_data.pop(held.id.seqno, None)
         signed = self._replica.history.committed_range(held.id.seqno)
         if data is not None and signed is not None:
             leaf = leaf_of(self._replica.sealer, held.id, *data)
-            self.answer(held.reply_to, _with_receipt(held.response, make(signed.signature, leaf, signed.path(held.id.seqno), COSE)))
+            self.answer(held.reply_to, _with_receipt(response, make(signed.signature, leaf, signed.path(held.id.seqno), COSE)))
         else:  # a repeated request: its entry is on the disk only
-            self._find_receipt(held.id, lambda found: self.answer(held.reply_to, _with_receipt(held.response, found)))
+            self._find_receipt(held.id, lambda found: self.answer(held.reply_to, _with_receipt(response, found)))
+
+
+def _complete(held: Held) -> Response:
+    """What is told when it is committed; only who prefers that waits for it."""
+    return with_id(held.response, held.id, _APPLIED)
 
 
 def _with_receipt(response: Response, found: Response) -> Response:

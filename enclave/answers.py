@@ -16,7 +16,7 @@ SWEEP_SECONDS: Final = 0.005  # between two sweeps: thousands may wait, each for
 class Held(NamedTuple):
     """One answer that waits until `id` is committed.
 
-    `deadline`: monotonic seconds after which it leaves as 202; infinity without limit.
+    `response`: without the headers that tell `id`. `deadline`: monotonic seconds after which it leaves as 202; infinity without limit.
     """
 
     id: TransactionId
@@ -41,21 +41,22 @@ class HeldAnswers:
     def hold(self, held: Held) -> None:
         """Keep an answer. Nearly always its seqno is the highest; a repeated request's can be lower."""
         queue = self._held
-        seqno = held.id.seqno
-        if not queue or queue[-1].id.seqno <= seqno:
+        transaction, _, _, _, deadline = held
+        seqno = transaction[1]
+        if not queue or queue[-1][0][1] <= seqno:  # by index, since it is done for every write
             queue.append(held)
         else:
             at = len(queue) - 1
             while at and queue[at - 1].id.seqno > seqno:
                 at -= 1
             queue.insert(at, held)
-        self.next_deadline = min(self.next_deadline, held.deadline)
+        self.next_deadline = min(self.next_deadline, deadline)
 
     def take_committed(self, commit: Seqno, count_max: int) -> list[Held]:
         """Take every answer at or below `commit`, in order, but so many at most."""
         held = self._held
         taken: list[Held] = []
-        while held and held[0].id.seqno <= commit and len(taken) < count_max:
+        while held and held[0][0][1] <= commit and len(taken) < count_max:
             taken.append(held.popleft())
         return taken
 

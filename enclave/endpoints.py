@@ -56,20 +56,28 @@ class Maps:
 class ApplicationMaps(Maps):
     """The maps that an application may open for writing: all but those of the service itself."""
 
-    __slots__ = ()
+    __slots__ = ("_names",)
+
+    def __init__(self, transaction: Transaction) -> None:
+        super().__init__(transaction)
+        self._names: set[str] = set()  # that were found good; an application has tens of them, and asks with every request
 
     def __getitem__(self, name: str) -> MapHandle:
         """The map `name`. `public:` maps stand in the ledger in plain text, all others are sealed.
 
         Raises: UsageError: The name belongs to the service (`ccf.`, `ledgerd.`); some of those can be read, see `Context.governance`.
         """
-        if name.removeprefix("public:").startswith(RESERVED) or not 0 < len(name) <= NAME_LENGTH_MAX:
-            raise UsageError(f"map {name[:NAME_LENGTH_MAX]!r} is not for applications to write")
+        if name not in self._names:
+            if name.removeprefix("public:").startswith(RESERVED) or not 0 < len(name) <= NAME_LENGTH_MAX:
+                raise UsageError(f"map {name[:NAME_LENGTH_MAX]!r} is not for applications to write")
+            if len(self._names) < _GOOD_NAMES_MAX:
+                self._names.add(name)
         return self._transaction.map(name)
 
 
 RESERVED: Final = ("ccf.", "ledgerd.")
 NAME_LENGTH_MAX: Final = 256
+_GOOD_NAMES_MAX: Final = 256
 _READABLE: Final = ("public:ccf.gov.", "public:ccf.internal.")
 
 

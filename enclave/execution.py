@@ -21,12 +21,11 @@ from ledgerd.enclave.requests import (
     JSON,
     OWN_HEADERS,
     TEXT,
-    TRANSACTION_ID_HEADER,
     Request,
     Response,
     is_header_name,
     is_header_value,
-    new_tuple,
+    with_id,
 )
 from ledgerd.enclave.scripting import Scripted
 from ledgerd.enclave.states import Ledger, StatesWanted
@@ -58,7 +57,8 @@ class Outcome:
 
     Attributes:
         kind: ANSWER, FORWARD, DEFERRED or SCRIPTED.
-        response: The answer (for ANSWER), with `x-ms-ccf-transaction-id` if it depends on the state.
+        result: The answer (for ANSWER), without the headers that tell `transaction_id`: it may have to wait, and they cost memory.
+        more_headers: What the answer tells besides `transaction_id`, if that is there.
         writes: If not None, the writes are in the store as entry `next_id`, and that entry must now be sealed and replicated.
         writes_bytes: Their size.
         claims_digest: For that entry; 32 bytes.
@@ -71,7 +71,8 @@ class Outcome:
     """
 
     # Class attributes for what most outcomes leave as it is: one is made for every request.
-    response: Response | None = None
+    result: Response | None = None
+    more_headers: tuple[tuple[str, str], ...] = ()
     writes: WriteSet | None = None
     writes_bytes: int = 0
     claims_digest: bytes = ZERO_DIGEST
@@ -84,6 +85,12 @@ class Outcome:
     def __init__(self, endpoint: Endpoint | None, kind: int = ANSWER) -> None:
         self.endpoint = endpoint
         self.kind = kind
+
+    @property
+    def response(self) -> Response | None:
+        """The answer (for ANSWER), with `x-ms-ccf-transaction-id` if it depends on the state."""
+        result, transaction_id = self.result, self.transaction_id
+        return result if result is None or transaction_id is None else with_id(result, transaction_id, self.more_headers)
 
 
 _NO_CONTENT: Final = Response(204)
@@ -193,7 +200,8 @@ class Executor:
                 first = self._idempotency.find(guard)
                 if first is not None:
                     outcome = Outcome(endpoint)
-                    outcome.response = _with_id(first.response, first.id, more_headers)
+                    outcome.result = first.response
+                    outcome.more_headers = more_headers
                     outcome.transaction_id = first.id
                     outcome.replayed = True
                     return outcome
@@ -221,6 +229,8 @@ class Executor:
                 return outcome
             elif type(result) is Response:
                 response = result
+                if type(response.headers) is not tuple:  # a list that is the application's, which may change it before the answer leaves
+                    response = response._replace(headers=tuple(response.headers))
                 _check_response(response)  # before its writes are kept: afterwards there is no way back
             else:
                 response = to_response(result)
@@ -260,19 +270,18 @@ class Executor:
             outcome.deferred = Deferred(STATES, (request, wanted.wanted))
             return outcome
         outcome = Outcome(endpoint)
+        outcome.result = response
+        outcome.more_headers = more_headers
         if writes:
             store.apply(next_id.seqno, writes)  # not inside `try`: a wrong seqno is our own fault, and must stop the node
             outcome.writes = writes
             outcome.writes_bytes = size
             outcome.claims_digest = context.claims_digest
             outcome.transaction_id = next_id
-            outcome.response = _with_id(response, next_id, more_headers)
             return outcome
         outcome.failure = failure
         if transaction.touched:
             outcome.transaction_id = read_id
-            response = _with_id(response, read_id, more_headers)
-        outcome.response = response
         return outcome
 
     def _size(self, writes: WriteSet) -> int:
@@ -299,13 +308,6 @@ def _check_response(response: Response) -> None:
             raise UsageError("a response header is a lower-case token with a value of one printable latin-1 line, and not one of ours")
     if content_type and is_header_value(content_type) is None:
         raise UsageError("a content type is one printable line")
-
-
-def _with_id(response: Response, transaction_id: TransactionId, more_headers: tuple[tuple[str, str], ...]) -> Response:
-    status, headers, body, content_type = response
-    view, seqno = transaction_id
-    headers = (*headers, (TRANSACTION_ID_HEADER, f"{view}.{seqno}"), *more_headers)
-    return new_tuple(Response, (status, headers, body, content_type))
 
 
 def _plain(value: object) -> object:

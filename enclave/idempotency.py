@@ -19,6 +19,7 @@ from ledgerd.ledger.errors import FormatError, RequestError
 from ledgerd.ledger.ids import Seqno, TransactionId, View, parse_transaction_id
 
 _pack: Final = msgpack.Packer().pack
+_RECORD_HEAD: Final = b"\x95" + _pack(bytes(32))[:2]  # of an array of five, and of the digest in it
 HEADER: Final = "idempotency-key"
 MAP: Final = "ledgerd.internal.idempotency"  # private: answers may be confidential
 WINDOW_ENTRIES: Final = 100_000
@@ -59,15 +60,30 @@ class Idempotency:
         window: Entries for which a record counts.
     """
 
-    __slots__ = ("_last_name", "_last_seen", "_records", "_store", "_view_of", "_window")
+    __slots__ = (
+        "_last_name",
+        "_last_response",
+        "_last_seen",
+        "_last_tail",
+        "_new_enough",
+        "_records",
+        "_rollbacks",
+        "_store",
+        "_view_of",
+        "_window",
+    )
 
     def __init__(self, store: Store, view_of: Callable[[Seqno], View], window: int = WINDOW_ENTRIES) -> None:
         self._store = store
         self._records = store.map(MAP)
         self._view_of = view_of
         self._window = window
-        self._last_name = ""
+        self._last_name = "/"  # with the slash
         self._last_seen: TransactionId | None = None
+        self._new_enough: TransactionId | None = None  # until more was rolled back than at `_rollbacks`, or it lies below `oldest`
+        self._rollbacks = 0
+        self._last_response: Response | None = None
+        self._last_tail = b""
 
     def guard(self, request: Request, key: str, caller_id: str) -> Guard:
         """Check the key's form and name its record.
@@ -109,8 +125,10 @@ class Idempotency:
 
     def remember(self, guard: Guard, response: Response, transaction: Transaction) -> None:
         """Write the record as part of the transaction. `response` is without its transaction id, which the record's version tells."""
-        record = _pack((guard.digest, response.status, response.headers, response.content_type, response.body))
-        transaction.map(MAP).set(guard.record, record)
+        if response is not self._last_response:  # nearly always it is the same object: no content
+            self._last_tail = b"".join(map(_pack, (response.status, response.headers, response.content_type, response.body)))
+            self._last_response = response
+        transaction.map(MAP).set(guard.record, _RECORD_HEAD + guard.digest + self._last_tail)
 
     def _is_too_old(self, seen: TransactionId, oldest: Seqno) -> bool:
         """Whether a request whose client had seen `seen` may have been executed below `oldest`, and be forgotten.
@@ -119,17 +137,26 @@ class Idempotency:
         `seen` itself). So it is new enough if there is an entry of such a view from `oldest` up to there; views only grow, so if
         `oldest` is one.
         """
-        return seen.seqno < oldest or self._view_of(oldest) > seen.view
+        if seen.seqno < oldest:
+            return True
+        store = self._store
+        if seen is self._new_enough and store.rollbacks == self._rollbacks:
+            return False
+        if seen.seqno <= store.version and self._view_of(seen.seqno) <= seen.view:  # then so is every entry from `oldest` up to there
+            self._new_enough, self._rollbacks = seen, store.rollbacks
+            return False
+        return self._view_of(oldest) > seen.view
 
     def _seen(self, key: str) -> TransactionId | None:
         """The id in a dated key. Clients make many keys with one id, so the last one read is kept."""
+        if key.startswith(self._last_name) and len(key) > len(self._last_name):
+            return self._last_seen
         name, slash, random = key.partition("/")
         if not slash or not random:
             return None
-        if name != self._last_name:
-            try:
-                self._last_seen = parse_transaction_id(name)
-            except FormatError:
-                self._last_seen = None
-            self._last_name = name
+        try:
+            self._last_seen = parse_transaction_id(name)
+        except FormatError:
+            self._last_seen = None
+        self._last_name = name + slash
         return self._last_seen

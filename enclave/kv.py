@@ -5,9 +5,11 @@ One transaction runs at a time. It sees its own writes; nobody else does until `
 Not here: what maps mean, who may open them (`enclave.execution`), bytes of entries (`ledgerd.ledger.entry`).
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from operator import itemgetter
 from typing import Final, TypeAlias
 
 from ledgerd.enclave.ordered import SortedKeys
@@ -15,6 +17,8 @@ from ledgerd.ledger.entry import WriteSet
 from ledgerd.ledger.errors import UsageError
 
 _Slot: TypeAlias = tuple[bytes, int]  # value, version (seqno of the write)
+_Write: TypeAlias = tuple[int, str, bytes, _Slot | None]  # its seqno, map, key, slot before it
+_seqno_of: Final = itemgetter(0)
 _PAGE_KEYS: Final = 512  # keys that `items` looks up at once
 _HANDLES_MAX: Final = 1024  # remembered from one request to the next; names of more maps only an application's callers can think of
 
@@ -262,9 +266,8 @@ class Store:
         self._windows = dict(windows or {})
         self._version = 0
         self._compacted = 0
-        # One list per applied entry above `_compacted`: (map, key, slot before), to be undone from the right.
-        self._undo: deque[list[tuple[str, bytes, _Slot | None]]] = deque()
-        self._expiring: deque[tuple[int, str, bytes]] = deque()
+        self._undo: list[_Write] = []  # of every entry above `_compacted`, in order; to be undone from the right
+        self._expiring: dict[str, deque[_Write]] = {name: deque() for name in self._windows}  # as they stand in `_undo`
         self._transaction = Transaction(self)
 
     @property
@@ -317,7 +320,7 @@ class Store:
         if seqno != self._version + 1:
             raise UsageError(f"entry {seqno} cannot be applied to the state at {self._version}")
         self._version = seqno
-        undo: list[tuple[str, bytes, _Slot | None]] = []
+        undo = self._undo
         maps = self._maps
         for name, changes in writes.items():
             state = maps.get(name)
@@ -325,6 +328,7 @@ class Store:
                 state = maps[name] = _Map()
             slots = state.slots
             order = state.order
+            expiring = self._expiring.get(name)
             for key, value in changes.items():
                 before = slots.get(key)
                 if value is not None:
@@ -337,14 +341,12 @@ class Store:
                         order.remove(key)
                 else:
                     continue
-                undo.append((name, key, before))
+                write = (seqno, name, key, before)
+                undo.append(write)
+                if expiring is not None and value is not None:
+                    expiring.append(write)
             if not slots:
                 del maps[name]
-            if name in self._windows:
-                for key, value in changes.items():
-                    if value is not None:
-                        self._expiring.append((seqno, name, key))
-        self._undo.append(undo)
 
     def rollback(self, seqno: int) -> None:
         """Undo every entry above `seqno`.
@@ -356,21 +358,22 @@ class Store:
         self._transaction.discard()
         self.rollbacks += 1
         maps = self._maps
-        for _ in range(self._version - seqno):
-            for name, key, before in self._undo.pop():  # a key stands once in an entry, so their order does not matter
-                window = self._windows.get(name)
-                if before is None or (window is not None and before[1] <= self._compacted - window):  # was not there, or outlived its time
-                    self._remove(name, key)
-                    continue
-                state = maps.get(name)
-                if state is None:
-                    state = maps[name] = _Map()
-                if state.order is not None and key not in state.slots:
-                    state.order.add(key)
-                state.slots[key] = before
-        expiring = self._expiring
-        while expiring and expiring[-1][0] > seqno:
-            expiring.pop()
+        undo = self._undo
+        while undo and undo[-1][0] > seqno:
+            _, name, key, before = undo.pop()
+            window = self._windows.get(name)
+            if before is None or (window is not None and before[1] <= self._compacted - window):  # was not there, or outlived its time
+                self._remove(name, key)
+                continue
+            state = maps.get(name)
+            if state is None:
+                state = maps[name] = _Map()
+            if state.order is not None and key not in state.slots:
+                state.order.add(key)
+            state.slots[key] = before
+        for expiring in self._expiring.values():
+            while expiring and expiring[-1][0] > seqno:
+                expiring.pop()
         self._version = seqno
 
     def compact(self, seqno: int) -> None:
@@ -380,17 +383,24 @@ class Store:
         """
         if seqno > self._version:
             raise UsageError(f"cannot compact at {seqno}: the last entry is {self._version}")
-        popleft = self._undo.popleft
-        for _ in range(seqno - self._compacted):
-            popleft()
+        undo = self._undo
+        del undo[: bisect_right(undo, seqno, key=_seqno_of)]
         self._compacted = max(seqno, self._compacted)
-        expiring = self._expiring
-        while expiring and expiring[0][0] <= self._compacted - self._windows[expiring[0][1]]:
-            version, name, key = expiring.popleft()
-            state = self._maps.get(name)
-            slot = state.slots.get(key) if state is not None else None
-            if slot is not None and slot[1] == version:  # not rewritten since
-                self._remove(name, key)
+        for name, expiring in self._expiring.items():
+            last = self._compacted - self._windows[name]
+            if not expiring or expiring[0][0] > last:
+                continue
+            state = self._maps.get(name, _NOTHING)
+            slots, order = state.slots, state.order
+            while expiring and expiring[0][0] <= last:
+                version, _, key, _ = expiring.popleft()
+                slot = slots.get(key)
+                if slot is not None and slot[1] == version:  # not rewritten since
+                    del slots[key]
+                    if order is not None:
+                        order.remove(key)
+            if not slots:
+                self._maps.pop(name, None)
 
     def _remove(self, name: str, key: bytes) -> None:
         state = self._maps.get(name)

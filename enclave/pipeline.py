@@ -5,30 +5,32 @@ Not here: TLS and deadlines (`enclave.sessions`), HTTP (`enclave.http`).
 """
 
 import re
+from struct import Struct
 from typing import Any, Final
 
 import msgpack
 
 from ledgerd.enclave.http import HEADER_FIELDS_MAX, METHODS, Counters, Limits, error_response
+from ledgerd.enclave.idempotency import HEADER
 from ledgerd.enclave.requests import Request, Response
 
 REQUEST_ID_MAX: Final = (1 << 53) - 1  # what a double can hold, for clients in any language
 _ENVELOPE_BYTES: Final = 64  # msgpack's own bytes around the five fields
 _PREFIX_BYTES: Final = 4
 _METHODS: Final = frozenset(METHODS)
-_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]{1,256}")
-_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_PATH: Final = re.compile(r"/[\x21\x22\x24-\x7e]*")  # visible ASCII without "#"
+_is_name: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]{1,256}").fullmatch
+_is_value: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
+_is_path: Final = re.compile(r"/[\x21\x22\x24-\x7e]*").fullmatch  # visible ASCII without "#"
 # A list costs a hundred times its byte, and time to match: a mebibyte of lists in lists takes a second. In frames above this size what is
 # nested deeper than a request is refused as soon as it shows; in smaller ones looking would cost more than it saves.
 _FLAT_SIZE_BYTES_MIN: Final = 4 << 10
 _NAMES_MAX: Final = 4096
-_GOOD_MAX: Final = 256
-_GOOD_SIZE_BYTES_MAX: Final = 512
+_ALIKE_SIZE_BYTES_MAX: Final = 512  # of headers that a connection remembers
+_NUMBER_SIZES_BYTES: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}  # msgpack's integers, by their first byte
 
+_length_at: Final = Struct(">I").unpack_from
 _pack: Final = msgpack.Packer().pack  # one for all: making it costs more than using it
 _names: set[str] = set()
-_good_sizes: dict[tuple[tuple[str, str], ...], int] = {}  # headers of earlier requests, text all of it, and their sizes
 
 
 def _flat_list(items: list[Any]) -> list[Any]:
@@ -55,15 +57,46 @@ class Call:
         self.number = number
 
 
+class _Alike:
+    """Verb and headers that were read and found good, and their bytes: a client's next frames mostly have the same.
+
+    Attributes:
+        packed_method, packed_headers: As they stand in such a frame, before the target and after it.
+        size: Of the headers, as limits count them.
+        has_key: They end with an idempotency key, whose text is different in each frame and not among these.
+    """
+
+    __slots__ = ("has_key", "headers", "method", "packed_headers", "packed_method", "size")
+
+    def __init__(self, method: str, headers: dict[str, str]) -> None:
+        last = next(reversed(headers), "")
+        self.has_key = last == HEADER
+        self.method = method
+        self.headers = headers.copy()
+        self.packed_method: bytes = _pack(method)
+        self.packed_headers: bytes = _pack(headers)
+        self.size = _size(headers)
+        if self.has_key:
+            value = self.headers.pop(last)
+            self.packed_headers = self.packed_headers[: -len(_pack(value))]
+            self.size -= len(value)
+
+
 class PipelineConnection:
     """The `ledgerd/1` side of one session; attributes as in `enclave.http.HttpConnection`."""
 
     __slots__ = (
+        "_alike",
+        "_body_max",
         "_buffer",
         "_counters",
         "_frame_size_max",
+        "_headers_max",
         "_limits",
+        "_others",
         "_requests",
+        "_target_max",
+        "_waiting_max",
         "buffered",
         "caller_id",
         "certificate",
@@ -88,11 +121,15 @@ class PipelineConnection:
         self.owner = owner
         self._requests = requests
         self._limits = limits
+        self._body_max, self._headers_max = limits.body_bytes, limits.header_bytes  # as they are asked for with every request
+        self._target_max, self._waiting_max = limits.target_bytes, limits.waiting
         self._counters = counters
         self.certificate = certificate
         self.caller_id = caller_id
         self._frame_size_max = limits.body_bytes + limits.header_bytes + limits.target_bytes + _ENVELOPE_BYTES
         self._buffer = bytearray()
+        self._alike: _Alike | None = None
+        self._others = 0  # frames that were not alike
         self.output: list[bytes] = []
         self.ended = False
         self.finished = False
@@ -116,19 +153,19 @@ class PipelineConnection:
         offset = 0
         size = len(data)
         frame_size_max = self._frame_size_max
-        take = self._take
         while size - offset >= _PREFIX_BYTES:
             start = offset + _PREFIX_BYTES
-            length = int.from_bytes(data[offset:start], "big")
+            (length,) = _length_at(data, offset)
             if length > frame_size_max:
                 self._refuse(None, 413, "RequestBodyTooLarge", f"A frame is larger than {frame_size_max} bytes.")
                 return
             end = start + length
             if end > size:
                 break
-            take(data[start:end])
-            if self.ended:
-                return
+            if not self._take_alike(data, start, end):
+                self._take(data[start:end])
+                if self.ended:
+                    return
             offset = end
         if offset < size:
             buffer += data[offset:]
@@ -205,46 +242,109 @@ class PipelineConnection:
         if method not in _METHODS:
             self._reject(number, 501, "NotImplemented", "The verb is not known here; verbs are upper-case.")
             return
-        if _PATH.fullmatch(target) is None:
+        if _is_path(target) is None:
             self._reject(number, 400, "InvalidInput", "The target must be a path that begins with /, in visible ASCII, without fragment.")
             return
         if headers and not self._headers_are_good(number, headers):
             return
+        if self._others % 8 == 0 and _size(headers) <= _ALIKE_SIZE_BYTES_MAX:  # rarely, where no two frames in a row are alike
+            self._alike = _Alike(method, headers)
+        self._others += 1
+        self._accept(number, method, target, headers, body)
+
+    def _take_alike(self, data: bytes, at: int, end: int) -> bool:
+        """Read the frame `data[at:end]`, if verb and headers have the bytes of an earlier one; in half the time of `_take`.
+
+        Accepts nothing that `_take` would not, and reads the same from it. Where anything is unusual, it does nothing.
+        """
+        alike = self._alike
+        if alike is None:
+            return False
+        try:
+            size = _NUMBER_SIZES_BYTES.get(data[at + 1], 0)
+            if data[at] != 0x95 or not size:
+                return False
+            at += 2 + size
+            number = int.from_bytes(data[at - size : at], "big")
+            if number > REQUEST_ID_MAX or not data.startswith(alike.packed_method, at):
+                return False
+            at += len(alike.packed_method)
+            size = data[at] - 0xA0
+            at += 1
+            if size == 0xD9 - 0xA0:
+                size = data[at]
+                at += 1
+            elif not 0 <= size < 32:
+                return False
+            target_at = at
+            at += size
+            if size > self._target_max or not data.startswith(alike.packed_headers, at):
+                return False
+            target = data[target_at:at].decode("ascii")
+            if _is_path(target) is None:
+                return False
+            at += len(alike.packed_headers)
+            headers = alike.headers.copy()
+            header_size = alike.size
+            if alike.has_key:
+                size = data[at] - 0xA0
+                at += 1
+                if size == 0xD9 - 0xA0:
+                    size = data[at]
+                    at += 1
+                elif not 0 <= size < 32:
+                    return False
+                key = data[at : at + size].decode("ascii")
+                if _is_value(key) is None:
+                    return False
+                headers[HEADER] = key
+                header_size += size
+                at += size
+            size = data[at + 1]
+            if data[at] == 0xC4:
+                at += 2
+            elif data[at] == 0xC5:
+                size = size << 8 | data[at + 2]
+                at += 3
+            else:
+                return False
+        except (IndexError, UnicodeDecodeError):
+            return False
+        if at + size != end or size > self._body_max or header_size > self._headers_max:
+            return False
+        self._accept(number, alike.method, target, headers, data[at:end])
+        return True
+
+    def _accept(self, number: int, method: str, target: str, headers: dict[str, str], body: bytes) -> None:
         self.waiting += 1
         call = Call(self, number)
-        if self.waiting > limits.waiting:
+        if self.waiting > self._waiting_max:
             self.answer(call, error_response(503, "TooManyPendingTransactions", "Too many requests of this session wait for an answer."))
             return
         path, _, query = target.partition("?")
         self._requests.append(Request(call, method, path, query, headers, body, self.certificate, self.caller_id))
 
     def _headers_are_good(self, number: int, headers: dict[Any, Any]) -> bool:
-        # Clients repeat their headers: what was judged good is not judged again.
-        block = tuple(headers.items())
-        try:
-            known = _good_sizes.get(block)
-        except TypeError:  # a value that is a map or a list
-            known = None
-        if known is not None and known <= self._limits.header_bytes:
-            return True
-        size = 0
         for name, value in headers.items():
-            if type(name) is not str or type(value) is not str or (name not in _names and not _learn(name)) or not _VALUE.fullmatch(value):
+            if type(name) is not str or type(value) is not str or (name not in _names and not _learn(name)) or not _is_value(value):
                 self._reject(number, 400, "InvalidInput", "Headers map lower-case tokens to text without control characters.")
                 return False
-            size += len(name) + len(value) + 4
-        if size > self._limits.header_bytes:
+        if _size(headers) > self._limits.header_bytes:
             self._reject(number, 431, "RequestHeaderTooLarge", f"The request's header is larger than {self._limits.header_bytes} bytes.")
             return False
-        if size <= _GOOD_SIZE_BYTES_MAX:
-            if len(_good_sizes) >= _GOOD_MAX:
-                _good_sizes.clear()  # or one client's inventions would keep everybody's out for ever
-            _good_sizes[block] = size
         return True
 
 
+def _size(headers: dict[str, str]) -> int:
+    """As limits count it."""
+    size = 0
+    for name, value in headers.items():
+        size += len(name) + len(value) + 4
+    return size
+
+
 def _learn(name: str) -> bool:
-    if _NAME.fullmatch(name) is None:
+    if _is_name(name) is None:
         return False
     if len(_names) >= _NAMES_MAX:
         _names.clear()

@@ -111,18 +111,17 @@ class Replica:
         Raises: IntegrityError: One is not the entry that follows, or a signature over another root than this node's own; the
             caller stops the node, since either it or the primary is broken.
         """
-        open_writes = self.sealer.open_writes
-        apply = self.store.apply
+        sealer, store = self.sealer, self.store
         leaves: list[bytes] = []
         plain: list[bytes] = []  # leaves that the history does not have yet
         notes: list[Note] = []
         for expected, data in enumerate(entries, first):
-            opened_view, seqno, writes, leaf = open_writes(data)
+            opened_view, seqno, writes, leaf = sealer.open_writes(data)
             if seqno != expected or opened_view != view:
                 raise IntegrityError(f"entry {opened_view}.{seqno} stands where {view}.{expected} has to")
             leaves.append(leaf)
             if is_plain(writes):
-                apply(seqno, writes)
+                store.apply(seqno, writes)
                 plain.append(leaf)
                 continue
             self.history.extend(plain)
@@ -130,7 +129,7 @@ class Replica:
             record = signature.parse(writes) if signature.TREE in writes else None
             if record is not None:
                 self._check_signature(view, seqno, record)
-            apply(seqno, writes)
+            store.apply(seqno, writes)
             notes.append(Note(seqno, record is not None, *self._note(seqno, writes, leaf, record, data)))
         self.history.extend(plain)
         return Appended(leaves, notes)

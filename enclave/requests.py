@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from ledgerd.enclave.states import HistoricalState, Range
+from ledgerd.ledger.ids import TransactionId
 
 TRANSACTION_ID_HEADER: Final = "x-ms-ccf-transaction-id"  # of answers; of requests that ask for the past
 HEADERS_MAX: Final = 256  # of a response, as of a request; every reader of answers has such a bound
@@ -73,6 +74,14 @@ class Response(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     content_type: str = ""
+
+
+def with_id(response: Response, transaction_id: TransactionId, more_headers: tuple[tuple[str, str], ...]) -> Response:
+    """The response, with a header that names the transaction that it depends on, and more of them."""
+    status, headers, body, content_type = response
+    view, seqno = transaction_id
+    headers = (*headers, (TRANSACTION_ID_HEADER, f"{view}.{seqno}"), *more_headers)
+    return new_tuple(Response, (status, headers, body, content_type))
 
 
 TEXT: Final = "text/plain"

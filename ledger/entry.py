@@ -200,7 +200,7 @@ class Sealer:
             raise UsageError("flags are 0 to 3")
         copy_mac = self._commit_mac.copy
         encrypt = self._cipher.encrypt
-        write_map = self._write_map
+        digest_of = sha256
         head = VERSION | flags << 8
         entries: list[bytes] = []
         leaves: list[bytes] = []
@@ -210,15 +210,16 @@ class Sealer:
             name = b"%d.%d" % (view, seqno)
             mac = copy_mac()
             mac.update(name)
-            evidence_digest = sha256(b"ce:%b:%b" % (name, hexlify(mac.finalize()))).digest()
+            evidence_digest = digest_of(b"ce:%b:%b" % (name, hexlify(mac.finalize()))).digest()
             domain = _pack_domain(TYPE_EVIDENCE_AND_CLAIMS, seqno, claims_digest, evidence_digest, 0)
             private = b""
-            for map_name, keys in sorted(writes.items()) if len(writes) > 1 else writes.items():
+            for map_name in sorted(writes) if len(writes) > 1 else writes:
+                keys = writes[map_name]
                 if keys:
                     if map_name.startswith(PUBLIC_PREFIX):
-                        domain += write_map(map_name, keys)
+                        domain += self._write_map(map_name, keys)
                     else:
-                        private += write_map(map_name, keys)
+                        private += self._write_map(map_name, keys)
             sealed = encrypt(_pack_iv(seqno, view), private, domain)
             domain_size = len(domain)
             size = len(sealed) + domain_size + (_SIZE_MIN - 16)
@@ -227,7 +228,7 @@ class Sealer:
             self._last = (view, seqno)
             data = _pack_fixed(head | size << 16, sealed[-16:], seqno, view, domain_size) + domain + sealed[:-16]
             entries.append(data)
-            leaves.append(sha256(sha256(data).digest() + evidence_digest + claims_digest).digest())
+            leaves.append(digest_of(digest_of(data).digest() + evidence_digest + claims_digest).digest())
         return entries, leaves
 
     def open(self, data: bytes) -> Opened:

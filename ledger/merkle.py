@@ -53,12 +53,13 @@ class Frontier:
         self.size = size + len(level)
         peaks = self.peaks
         below: list[bytes] = []  # new peaks, smallest first
+        digest_of = sha256
         while level:
             if size & 1:
                 level.insert(0, peaks.pop())
             if len(level) & 1:
                 below.append(level.pop())
-            level = [sha256(left + right).digest() for left, right in zip(level[::2], level[1::2], strict=True)]
+            level = [digest_of(left + right).digest() for left, right in zip(level[::2], level[1::2], strict=True)]
             size >>= 1
         peaks += below[::-1]
 

@@ -51,6 +51,20 @@ def test_a_write_is_applied_and_answers_with_its_own_id() -> None:
     assert service.store.version == 2
 
 
+def test_an_answer_is_what_it_was_when_it_was_given_though_it_leaves_later() -> None:
+    headers = [("x-count", "1")]  # not as the type says, but as applications do
+
+    def write(ctx: Context) -> Response:
+        ctx.kv["m"].set(b"k", b"v")
+        return Response(200, headers)  # type: ignore[arg-type]
+
+    outcome = Node([endpoint("POST", "/write", write)]).ask("POST", "/app/write")
+    headers[0] = ("x-count", "2")
+    for _ in range(2):
+        assert outcome.response == Response(200, (("x-count", "1"), (TRANSACTION_ID_HEADER, "2.2")))
+    assert len(headers) == 1
+
+
 def test_a_read_answers_with_the_last_id_that_it_may_have_observed() -> None:
     service = node()
     service.ask("PUT", "/app/m/k", "v")

@@ -1,5 +1,6 @@
 """Repeated requests: one execution, one answer, for as long as the window says; and honest refusals beyond."""
 
+import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,6 +47,21 @@ def total(service: Node) -> int:
 
 def key(value: str) -> dict[str, str]:
     return {"idempotency-key": value}
+
+
+def test_a_record_is_what_other_versions_of_this_program_read() -> None:
+    service = node()
+    for name in ("a", "b"):  # the second with parts that the first may have left
+        service.ask("POST", "/app/nothing", headers=key(name))
+        service.ask("POST", "/app/count", headers=key(name + name))
+    records = [msgpack.unpackb(value) for _, value in service.store.map(idempotency.MAP).items()]
+    seen = sorted((len(digest), *rest) for digest, *rest in records)
+    assert seen == [
+        (32, 200, [], "text/plain", b"done"),
+        (32, 200, [], "text/plain", b"done"),
+        (32, 201, [["x-count", "1"]], "text/plain", b"1"),
+        (32, 201, [["x-count", "2"]], "text/plain", b"2"),
+    ]
 
 
 def test_the_same_request_again_gets_the_first_answer_and_its_id() -> None:
@@ -173,6 +189,18 @@ def test_a_key_made_on_a_rolled_back_transaction_is_as_old_as_what_survived_of_i
     assert service.ask("POST", "/app/count", headers=key("2.40/r")).replayed
     service.pass_entries(1)
     response = service.answer("POST", "/app/count", headers=key("2.40/r"))
+    assert (response.status, error_of(response)["code"]) == (422, "IdempotencyKeyTooOld")
+
+
+def test_a_key_that_was_new_enough_is_judged_anew_after_a_rollback() -> None:
+    service = node()
+    for _ in range(39):
+        service.store.apply(service.store.version + 1, {})
+    assert service.answer("POST", "/app/count", headers=key("2.40/r")).status == 201  # 2.41
+    service.elect(view=3, to=35)  # 3.36
+    while service.store.version < 36 + WINDOW:
+        service.store.apply(service.store.version + 1, {})
+    response = service.answer("POST", "/app/count", headers=key("2.40/other"))  # may have been executed at 3.36, which is forgotten
     assert (response.status, error_of(response)["code"]) == (422, "IdempotencyKeyTooOld")
 
 

@@ -220,7 +220,7 @@ def test_records_that_outlived_their_window_are_given_up_at_commit() -> None:
         store.apply(seqno, {"m": {b"k%d" % seqno: b"v"}})
         store.compact(seqno)
     assert store.map("m").size() == 10
-    assert len(store._expiring) == 10
+    assert len(store._expiring["m"]) == 10
 
 
 def test_records_that_were_rolled_back_are_not_waited_for() -> None:
@@ -228,7 +228,7 @@ def test_records_that_were_rolled_back_are_not_waited_for() -> None:
     for _ in range(100):
         store.apply(1, {"m": {b"k": b"v"}})
         store.rollback(0)
-    assert len(store._expiring) == 0
+    assert len(store._expiring["m"]) == 0
 
 
 def test_a_record_rewritten_within_its_window_lives_on() -> None:

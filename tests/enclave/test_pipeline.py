@@ -265,3 +265,97 @@ def test_a_flipped_bit_never_raises(position: int, bit: int) -> None:
     wire[position] ^= 1 << bit
     side = Side().feed(bytes(wire))
     assert len(side.requests) + len(side.answers()) + side.connection.incomplete == 1
+
+
+# Frames with the verb and the headers of an earlier one are read without decoding them again (`_take_alike`): it must not show.
+
+_KEYED = {"prefer": "committed, wait=29", "content-type": "text/plain", "idempotency-key": "2.7/abc-1"}
+_NUMBERS = st.sampled_from((0, 127, 128, 255, 256, 65_535, 65_536, 2**32, REQUEST_ID_MAX, REQUEST_ID_MAX + 1, -1, "7"))
+_TARGETS = st.sampled_from(
+    ("/", "/app/records/key000001", "/app/x?a=1?b", "/" + "x" * 30, "/" + "x" * 31, "/" + "x" * 100, "/a b", "/é", "", b"/")
+)
+_KEYS = st.sampled_from(("", "k", "k" * 31, "k" * 32, "k" * 231, "k" * 232, "k" * 233, "k" * 256, "é", "a\nb", 7, b"k"))
+_BODIES = st.sampled_from((b"", b"v", b"v" * 255, b"v" * 256, b"v" * 1000, b"v" * 1001, "text"))
+_FRAMES = st.one_of(
+    st.builds(lambda number, target, body: [number, "PUT", target, {"prefer": "committed"}, body], _NUMBERS, _TARGETS, _BODIES),
+    st.builds(
+        lambda number, target, key, body: [number, "PUT", target, {**_KEYED, "idempotency-key": key}, body],
+        _NUMBERS,
+        _TARGETS,
+        _KEYS,
+        _BODIES,
+    ),
+    st.builds(lambda number, target: [number, "GET", target, {}, b""], _NUMBERS, _TARGETS),
+)
+
+
+def _read(side: Side, data: bytes) -> tuple[object, ...]:
+    """What one more frame's bytes did to a connection."""
+    side.feed(data)
+    requests = [(item.method, item.path, item.query, item.headers, item.body, item.reply_to.number) for item in side.requests]  # type: ignore[attr-defined]
+    answers = side.answers()
+    side.requests.clear()
+    side.connection.output.clear()
+    return requests, answers, side.connection.ended, side.connection.buffered
+
+
+@settings(max_examples=400)
+@given(st.lists(_FRAMES, min_size=1, max_size=6), st.data())
+def test_frames_like_earlier_ones_are_read_as_if_there_had_been_none(items: list[list[Any]], data: st.DataObject) -> None:
+    side = Side()
+    for item in items:
+        packed = msgpack.packb(item)
+        if data.draw(st.booleans()):  # somebody's frames, nearly
+            at = data.draw(st.integers(0, len(packed) - 1))
+            packed = packed[:at] + data.draw(st.binary(max_size=2)) + packed[at + data.draw(st.integers(0, 2)) :]
+        alone = Side()
+        assert _read(side, prefixed(packed)) == _read(alone, prefixed(packed))
+        if side.connection.ended or side.connection.buffered:
+            break
+        side.connection.waiting = 0
+
+
+def _decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Frames that were decoded whole, as they come."""
+    taken: list[bytes] = []
+    take = PipelineConnection._take
+
+    def counted(self: PipelineConnection, data: bytes) -> None:
+        taken.append(data)
+        take(self, data)
+
+    monkeypatch.setattr(PipelineConnection, "_take", counted)
+    return taken
+
+
+@pytest.mark.parametrize("headers", [{}, {"prefer": "committed"}, _KEYED])
+def test_only_the_first_of_frames_that_are_alike_is_decoded(headers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = _decoded(monkeypatch)
+    side = Side(Limits())
+    for number in range(200, 300):
+        if "idempotency-key" in headers:
+            headers = {**headers, "idempotency-key": f"2.{number}/abc-{number}"}
+        side.feed(frame(number, "PUT", f"/app/records/{number}", headers, b"v" * number))
+        assert side.requests[-1].headers == headers
+    assert len(taken) == 1 and len(side.requests) == 100
+
+
+def test_a_client_that_changes_its_headers_is_learnt_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = _decoded(monkeypatch)
+    side = Side(Limits())
+    for number in range(1000, 1100):
+        side.feed(frame(number, "PUT", "/x", {"prefer": "committed" if number < 1050 else "wait=1"}, b""))
+    assert 2 <= len(taken) <= 10
+
+
+def test_requests_of_one_connection_do_not_share_their_headers() -> None:
+    side = Side()
+    side.feed(b"".join(frame(number, "PUT", "/x", {"a": "b"}, b"") for number in range(1000, 1003)))
+    side.requests[1].headers["a"] = "changed"  # type: ignore[index]  # as an application could
+    assert [item.headers["a"] for item in side.requests] == ["b", "changed", "b"]
+
+
+def test_a_connection_remembers_no_large_headers() -> None:
+    side = Side(Limits())
+    side.feed(frame(1000, "PUT", "/x", {"a": "b" * 600}, b"") * 2)
+    assert side.connection._alike is None and len(side.requests) == 2

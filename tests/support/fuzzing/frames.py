@@ -387,11 +387,17 @@ _CALLS: Final = [
     _frame(2, "GET", "/app/records/1", {}, b""),
     _frame(REQUEST_ID_MAX, "POST", "/", {"a": "b"}, b"x" * 900),
 ]
+_ALIKE: Final = [  # but for the first, these are read without decoding their headers again
+    b"".join(_frame(1000 + n, "PUT", f"/app/records/{n}", {"prefer": "committed"}, b"x" * n * 150) for n in range(5)),
+    b"".join(
+        _frame(100_000 + n, "PUT", f"/{'y' * n * 9}", {"prefer": "wait=9", "idempotency-key": f"2.1/{'k' * n * 9}"}, b"x") for n in range(5)
+    ),
+]
 
 
 def _ledgerd1() -> Target:
     """What a client sends after it has chosen `ledgerd/1`."""
-    seeds = [b"".join(_CALLS), *_CALLS, _CALLS[1] * 12]
+    seeds = [b"".join(_CALLS), *_CALLS, _CALLS[1] * 12, *_ALIKE]
 
     def read(parts: list[bytes]) -> tuple[list[Any], list[list[Any]], bool]:
         taken: list[Request] = []
@@ -413,11 +419,14 @@ def _ledgerd1() -> Target:
         if read(cut(data)) != whole:
             raise BrokenLaw("requests depend on how the stream was cut")
         requests, answers, ended = whole
-        if len(requests) > _complete(data):
+        frames = _split(data)
+        if len(requests) > len(frames):
             raise BrokenLaw("more requests than frames")
+        if requests != [request for frame in frames for request in read([frame])[0]][: len(requests)]:
+            raise BrokenLaw("requests depend on what came before them")
         answered = sum(1 for answer in answers if answer[0] is not None)
-        if not ended and answered != _complete(data):
-            raise BrokenLaw(f"{_complete(data)} frames got {answered} answers, and the session goes on")
+        if not ended and answered != len(frames):
+            raise BrokenLaw(f"{len(frames)} frames got {answered} answers, and the session goes on")
         if ended and not any(answer[0] is None for answer in answers):
             raise BrokenLaw("a session that ends without a word")
         return bool(requests)
@@ -429,11 +438,13 @@ def _ledgerd1() -> Target:
     return Target("ledgerd1", seeds, judge, bombs=bombs, accepts_most=True)
 
 
-def _complete(data: bytes) -> int:
-    count, at = 0, 0
+def _split(data: bytes) -> list[bytes]:
+    """Its complete frames."""
+    frames, at = [], 0
     while len(data) - at >= 4 and len(data) - at - 4 >= (size := int.from_bytes(data[at : at + 4], "big")):
-        count, at = count + 1, at + 4 + size
-    return count
+        frames.append(data[at : at + 4 + size])
+        at += 4 + size
+    return frames
 
 
 def _unpack(data: bytes) -> list[list[Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ledgerd.enclave import archive, ranges
-from ledgerd.enclave.answering import Answering
+from ledgerd.enclave.answering import Answering, _complete
 from ledgerd.enclave.answers import Held
 from ledgerd.enclave.archive import Archive
 from ledgerd.enclave.consensus.core import Consensus, Role
@@ -39,27 +39,27 @@ _find: Final[Any] = Idempotency.find
 _begin_epoch: Final[Any] = LedgerSecrets.applied
 
 
-def answers_before_commit(self: Any, request: Any, prefer: Any, outcome: Any, response: Any) -> None:
+def answers_before_commit(self: Any, request: Any, prefer: Any, outcome: Any) -> None:
     """Says that a transaction is committed when it is executed."""
     if outcome.writes is None:
-        _hold(self, request, prefer, outcome, response)
+        _hold(self, request, prefer, outcome)
     else:
-        self.answer(request.reply_to, response)
+        self.answer(request.reply_to, outcome.response)
 
 
-def reads_without_confirmation(self: Any, request: Any, prefer: Any, outcome: Any, response: Any) -> None:
+def reads_without_confirmation(self: Any, request: Any, prefer: Any, outcome: Any) -> None:
     """Answers a linearizable read without asking whether it is still primary."""
     if outcome.writes is None and not outcome.replayed and outcome.transaction_id.seqno <= self._consensus.commit_seqno:
-        self.answer(request.reply_to, response)
+        self.answer(request.reply_to, outcome.response)
     else:
-        _hold(self, request, prefer, outcome, response)
+        _hold(self, request, prefer, outcome)
 
 
 def reads_what_is_not_committed(self: Any, tokens: Any) -> None:
     """Answers a confirmed read at once, though what it saw may still be rolled back."""
     for token in tokens:
         for held in self._confirming.pop(token, ()):
-            self._answer_read(held, held.response)
+            self._answer_read(held, _complete(held))
 
 
 def says_invalid_too_early(self: Any, to: Seqno) -> None:
@@ -99,10 +99,7 @@ def idempotency_forgets_when_it_compacts(self: Any, seqno: int) -> None:
 def undo_does_not_restore_removed_keys(self: Any, seqno: int) -> None:
     """Leaves a key removed though its removal was rolled back."""
     lost = [
-        (name, key)
-        for undo in list(self._undo)[max(0, seqno - self._compacted) :]
-        for name, key, before in undo
-        if before is not None and self.get(name, key) is None
+        (name, key) for version, name, key, before in self._undo if version > seqno and before is not None and self.get(name, key) is None
     ]
     _rollback(self, seqno)
     for name, key in lost:
@@ -111,14 +108,13 @@ def undo_does_not_restore_removed_keys(self: Any, seqno: int) -> None:
 
 def undo_restores_the_newest(self: Any, seqno: int) -> None:
     """Undoes from the wrong end: of several writes to a key the oldest is taken back last."""
-    undone = list(self._undo)[max(0, seqno - self._compacted) :]
+    undone = [write for write in self._undo if write[0] > seqno]
     _rollback(self, seqno)
-    for undo in undone:
-        for name, key, before in undo:
-            if before is None:
-                self._remove(name, key)
-            else:
-                self._maps.setdefault(name, _Map()).slots[key] = before
+    for _, name, key, before in undone:
+        if before is None:
+            self._remove(name, key)
+        else:
+            self._maps.setdefault(name, _Map()).slots[key] = before
 
 
 def tree_keeps_a_leaf(self: Any, to: Seqno) -> None:
