@@ -1,14 +1,12 @@
-"""Carries out `Send` and `submit_many` over `ledgerd/1`: one TLS connection per node, many requests in flight, answers in any order.
+"""Carries out `Send` and `submit_many` for tasks, over `ledgerd/1`: one TLS connection per node, many requests in flight.
 
 Laws: whoever waits for an answer reads for everybody, so there is no background task to own, cancel or forget; a connection that
 breaks, stalls or talks nonsense is dropped whole, and everything on it becomes `Lost`.
-Not here: frames (`client.frames`), what goes again (`client.attempts`, `client.bulk`).
+Not here: frames (`client.frames`), what goes again (`client.attempts`, `client.bulk`), threads (`client.blocking`).
 """
 
-import socket
 import ssl
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -22,12 +20,10 @@ from ledgerd.network.client.bulk import Bulk
 from ledgerd.network.client.errors import ClientError
 from ledgerd.network.client.frames import Decoder, Encoder
 from ledgerd.network.client.identity import ALPN_PIPELINED
-from ledgerd.network.client.losses import CONNECT_SECONDS_MAX, lost
+from ledgerd.network.client.losses import CONNECT_SECONDS_MAX, ELSEWHERE, RECEIVE_BYTES, cut, lost
 from ledgerd.network.client.values import Answer
 
-RECEIVE_BYTES: Final = 1 << 14  # a TLS record at its largest, which is all that one read can give; a larger buffer only costs
 _BROKEN: Final = (OSError, ssl.SSLError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, FormatError)
-_ELSEWHERE: Final = Lost(Trouble.CUT, "another node has to be asked")
 
 
 class _Slot:
@@ -184,10 +180,10 @@ async def run_bulk(bulk: Bulk, context: ssl.SSLContext) -> AsyncIterator[tuple[i
                                 break
                             frames = decoder.feed(await stream.receive(RECEIVE_BYTES))
                     except (TimeoutError, *_BROKEN) as error:
-                        why = _cut(error, timeout)
+                        why = cut(error, timeout)
                     else:
                         results, stay = bulk.received(frames)
-                        why = None if stay else _ELSEWHERE
+                        why = None if stay else ELSEWHERE
                     for result in results:
                         yield result
             finally:
@@ -199,43 +195,6 @@ async def run_bulk(bulk: Bulk, context: ssl.SSLContext) -> AsyncIterator[tuple[i
                 yield result
             if pause:
                 await anyio.sleep(pause)
-
-
-def run_bulk_blocking(bulk: Bulk, context: ssl.SSLContext) -> Iterator[tuple[int, Answer | ClientError]]:
-    """Drive a `Bulk` to its end in this thread; yields each call's result as it comes."""
-    while not bulk.finished():
-        origin = bulk.origin()
-        timeout = bulk.shared.budget.attempt_seconds
-        why: Lost | None = None
-        connection = _connect_blocking(origin, context, timeout)
-        if isinstance(connection, Lost):
-            why = connection
-        else:
-            decoder = Decoder()
-            with connection:
-                while why is None:
-                    results: list[tuple[int, Answer | ClientError]] = []
-                    try:
-                        data = bulk.output()
-                        if data:
-                            connection.sendall(data)
-                        if bulk.finished():
-                            break
-                        frames = decoder.feed(_receive_blocking(connection))
-                    except (TimeoutError, *_BROKEN) as error:
-                        why = _cut(error, timeout)
-                    else:
-                        results, stay = bulk.received(frames)
-                        why = None if stay else _ELSEWHERE
-                    yield from results
-        if why is not None:
-            results, pause = bulk.lost(origin, why)
-            yield from results
-            time.sleep(pause)
-
-
-def _cut(error: BaseException, timeout: float) -> Lost:
-    return Lost(Trouble.CUT, f"no answer within {timeout:.1f} s" if isinstance(error, TimeoutError) else str(error) or type(error).__name__)
 
 
 async def _connect(origin: str, context: ssl.SSLContext, seconds: float) -> TLSStream | Lost:
@@ -252,31 +211,3 @@ async def _connect(origin: str, context: ssl.SSLContext, seconds: float) -> TLSS
         await anyio.aclose_forcefully(stream)
         return Lost(Trouble.NOT_SENT, f"the node does not speak {ALPN_PIPELINED}")
     return stream
-
-
-def _connect_blocking(origin: str, context: ssl.SSLContext, timeout: float) -> ssl.SSLSocket | Lost:
-    parts = urlsplit(origin)
-    assert parts.hostname and parts.port, "nodes are origins"
-    try:
-        plain = socket.create_connection((parts.hostname, parts.port), timeout=min(timeout, CONNECT_SECONDS_MAX))
-    except OSError as error:
-        return Lost(Trouble.NOT_SENT, str(error))
-    try:
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = context.wrap_socket(plain, server_hostname=parts.hostname)
-    except OSError as error:
-        plain.close()
-        return lost(error, sent=False)
-    if connection.selected_alpn_protocol() != ALPN_PIPELINED:
-        connection.close()
-        return Lost(Trouble.NOT_SENT, f"the node does not speak {ALPN_PIPELINED}")
-    connection.settimeout(timeout)
-    return connection
-
-
-def _receive_blocking(connection: ssl.SSLSocket) -> bytes:
-    """Wait for bytes; raises OSError at the end of the stream."""
-    data = connection.recv(RECEIVE_BYTES)
-    if not data:
-        raise ConnectionResetError("the node closed the connection")
-    return data
