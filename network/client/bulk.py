@@ -120,7 +120,7 @@ class Bulk:
         self._answered = False  # anything, by the node of this connection
         self._impostors: dict[str, str] = {}
         self._keys = make_keys
-        wait = shared.budget.attempt_seconds - 1
+        wait = int(shared.budget.attempt_seconds) - 1
         self._headers = {"prefer": prefer_header(commit=True, receipt=False, wait_seconds=wait)} if commit else {}
         self._call_headers: dict[str, str] = {}  # of the last call that was sent; most calls of a bulk have the same
         self._merged = self._headers  # and ours
