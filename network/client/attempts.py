@@ -15,6 +15,7 @@ Not here: bytes and sockets (`client.session`, `client.pipeline`), what a receip
 import json
 from collections.abc import Callable, Generator, Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ledgerd.ledger.ids import TransactionId, parse_transaction_id
@@ -143,10 +144,11 @@ def judge(status: int, error_code: str, *, waits: bool) -> Verdict:
     return Verdict.REFUSED
 
 
-def prefer_header(*, commit: bool, receipt: bool, wait_seconds: float) -> str:
+@lru_cache(maxsize=64)
+def prefer_header(*, commit: bool, receipt: bool, wait_seconds: int) -> str:
     """RFC 7240: what the client wants, and for how long the node may hold the answer back."""
     wants = [name for name, wanted in (("committed", commit or receipt), ("receipt", receipt)) if wanted]
-    return ", ".join([*wants, f"wait={max(1, int(wait_seconds))}"]) if wants else ""
+    return ", ".join([*wants, f"wait={max(1, wait_seconds)}"]) if wants else ""
 
 
 def attempts(
@@ -195,7 +197,7 @@ def attempts(
             headers["idempotency-key"] = key
         if commit:
             # The node answers 202 a little before we would take it for dead.
-            headers["prefer"] = prefer_header(commit=commit, receipt=receipt, wait_seconds=timeout - 1)
+            headers["prefer"] = prefer_header(commit=commit, receipt=receipt, wait_seconds=int(timeout) - 1)
         sent += 1
         result = yield Send(origin, call.method, call.path, headers, call.body, timeout)
 
@@ -206,11 +208,11 @@ def attempts(
             verdict = judge(result.status, code, waits=waits or commit)
             if verdict is Verdict.DONE:
                 nodes.prefer(origin)
-                done = _transaction_id(result) if commit else None
-                if done is None or says_committed(result.headers):
-                    return Answer(result.status, result.headers, result.body, done is not None)
+                writes = commit and TRANSACTION_ID_HEADER in result.headers
+                if not writes or says_committed(result.headers):
+                    return Answer(result.status, result.headers, result.body, writes)
                 try:
-                    return (yield from _await_commit(result, done, nodes, shared, deadline, origin, key))
+                    return (yield from _await_commit(result, _transaction_id(result), nodes, shared, deadline, origin, key))
                 except TransactionInvalid as error:
                     invalid, last = error, str(error)
             else:

@@ -3,8 +3,8 @@
 Made for throughput: no task, event or timer per request, frames are built and read in batches. The promises of a single request
 (`client.attempts`) hold for each: idempotency keys, the budget, the same verdicts. Keys are `VIEW.SEQNO/RANDOM-INDEX`: 128 random bits
 drawn once for a bulk, so no two bulks share them, and the index of the call, so no two calls of one do.
-The driver (`client.pipeline`) alternates `output`, a read, `received`; after a broken connection it calls `lost` and connects
-to `origin()`.
+Whoever drives it (`client.blocking`, `client.pipeline`) alternates `output`, a read, `received`; after a broken connection it calls
+`lost` and connects to `origin()`.
 """
 
 from collections import deque
@@ -38,20 +38,33 @@ from ledgerd.network.client.errors import (
 from ledgerd.network.client.frames import Encoder, Frame
 from ledgerd.network.client.learning import NODES_PATH, take_nodes
 from ledgerd.network.client.nodes import Nodes
-from ledgerd.network.client.values import SAFE_METHODS, TRANSACTION_ID_HEADER, Answer, Call, says_committed
+from ledgerd.network.client.values import APPLIED_HEADER, SAFE_METHODS, TRANSACTION_ID_HEADER, Answer, Call, says_committed
 
 NEWEST_NUMBER: Final = (1 << 53) - 1  # of a frame that is no call's: it asks for the newest transaction
 NODES_NUMBER: Final = NEWEST_NUMBER - 1  # and of the one that asks for the nodes
 IN_FLIGHT_BYTES_MAX: Final = 1 << 20  # of request frames not yet answered: less than a node buffers, so neither side ever blocks the other
 
 
+class _Batch:
+    """What calls share that are sent for the first time together, with the same headers."""
+
+    __slots__ = ("headers", "key_start", "started")
+
+    def __init__(self, headers: Mapping[str, str], key_start: str) -> None:
+        self.headers = headers  # with ours, without a key that we made; never changed
+        self.key_start = key_start  # of the keys that we make, of which the rest is the call's index; "": we make none
+        self.started = 0.0
+
+
 class _Item:
+    """One call that must go again, and what is known of it. Most calls never do, and cost no such object."""
+
     __slots__ = ("attempts", "call", "executed", "headers", "index", "key", "size", "started", "unsure")
 
-    def __init__(self, index: int, call: Call, headers: dict[str, str], key: str | None, started: float) -> None:
+    def __init__(self, index: int, call: Call, headers: Mapping[str, str], key: str | None, started: float) -> None:
         self.index = index
         self.call = call
-        self.headers = headers  # with ours, without a key that we made; shared with other items, so never changed
+        self.headers = headers  # as a batch's
         self.key = key  # None: it goes without. "": one is made when it is first sent
         self.started = started
         self.attempts = 0
@@ -80,7 +93,7 @@ class Bulk:
         "_calls",
         "_encoder",
         "_failed_rounds",
-        "_flying",
+        "_first",
         "_flying_bytes",
         "_headers",
         "_impostors",
@@ -88,6 +101,8 @@ class Bulk:
         "_merged",
         "_next",
         "_random",
+        "_repeated",
+        "_with_key",
         "nodes",
         "shared",
         "window",
@@ -96,7 +111,8 @@ class Bulk:
     def __init__(self, calls: Iterable[Call], nodes: Nodes, shared: Attempting, *, window: int, commit: bool, make_keys: bool) -> None:
         self._calls: Iterator[Call] | None = iter(calls)
         self._again: deque[_Item] = deque()
-        self._flying: dict[int, _Item] = {}
+        self._first: dict[int, tuple[Call, int, _Batch]] = {}  # in flight for the first time: call, the frame's size, batch
+        self._repeated: dict[int, _Item] = {}  # in flight again
         self._flying_bytes = 0
         self._next = 0
         self._failed_rounds = 0
@@ -104,10 +120,11 @@ class Bulk:
         self._answered = False  # anything, by the node of this connection
         self._impostors: dict[str, str] = {}
         self._keys = make_keys
-        wait = shared.budget.attempt_seconds - 1
+        wait = int(shared.budget.attempt_seconds) - 1
         self._headers = {"prefer": prefer_header(commit=True, receipt=False, wait_seconds=wait)} if commit else {}
         self._call_headers: dict[str, str] = {}  # of the last call that was sent; most calls of a bulk have the same
-        self._merged = self._headers
+        self._merged = self._headers  # and ours
+        self._with_key: dict[str, str] = {}  # the same, and a key: each call's in turn
         self._random = shared.token(TOKEN_BYTES) if make_keys else ""
         self._encoder = Encoder()
         self.nodes = nodes
@@ -117,11 +134,11 @@ class Bulk:
     @property
     def in_flight(self) -> int:
         """Requests sent and not answered."""
-        return len(self._flying)
+        return len(self._first) + len(self._repeated)
 
     def finished(self) -> bool:
         """True when every call has had its result."""
-        return self._calls is None and not self._flying and not self._again
+        return self._calls is None and not self._first and not self._repeated and not self._again
 
     def origin(self) -> str:
         """The node to connect to.
@@ -137,32 +154,64 @@ class Bulk:
         """Fill the window; return the frames to send, which may be none."""
         if self._keys and self.nodes.newest is None:
             return self._ask_newest()
-        flying, again, window = self._flying, self._again, self.window
-        add = self._encoder.add
         frames: list[bytes] = []
         if self._answered and self.nodes.should_learn(self.shared.clock()):
-            add(frames, NODES_NUMBER, "GET", NODES_PATH, {}, b"")
-        in_flight_bytes = self._flying_bytes
-        while len(flying) < window and in_flight_bytes < IN_FLIGHT_BYTES_MAX:
-            item = again.popleft() if again else self._take()
-            if item is None:
-                break
-            index, call, key = item.index, item.call, item.key
-            if item.executed is None:
-                headers = item.headers
-                if key is not None:
-                    if not key:
-                        item.key = key = f"{self.nodes.newest}/{self._random}-{index}"
-                    headers = {**headers, "idempotency-key": key}
-                size = add(frames, index, call.method, call.path, headers, call.body)
-                item.attempts += 1
-            else:
-                size = add(frames, index, "GET", f"{STATUS_PATH}{item.executed.transaction_id}", {}, b"")
-            item.size = size
-            in_flight_bytes += size
-            flying[index] = item
-        self._flying_bytes = in_flight_bytes
+            self._encoder.add(frames, NODES_NUMBER, "GET", NODES_PATH, {}, b"")
+        while self._again and self._has_room():
+            self._send_again(self._again.popleft(), frames)
+        if self._calls is not None and self._has_room():
+            self._send_new(self._calls, frames)
         return b"".join(frames)
+
+    def _has_room(self) -> bool:
+        return self.in_flight < self.window and self._flying_bytes < IN_FLIGHT_BYTES_MAX
+
+    def _send_new(self, calls: Iterator[Call], frames: list[bytes]) -> None:
+        """Every call passes here, and most no other place but `received`."""
+        add = self._encoder.add
+        first, room = self._first, self.window - len(self._repeated)
+        index, flying_bytes = self._next, self._flying_bytes
+        key_start = f"{self.nodes.newest}/{self._random}-" if self._keys else ""
+        batches: list[_Batch] = []
+        last_headers: Mapping[str, str] | None = None
+        for call in calls:
+            method, path, body, headers = call.method, call.path, call.body, call.headers
+            if headers != last_headers:
+                if headers != self._call_headers:
+                    self._merge(headers)
+                last_headers, merged, with_key = self._call_headers, self._merged, self._with_key
+                batch = _Batch(merged, "" if "idempotency-key" in merged else key_start)
+                batches.append(batch)
+            if batch.key_start and method not in SAFE_METHODS:
+                with_key["idempotency-key"] = key_start + str(index)
+                size = add(frames, index, method, path, with_key, body)
+            else:
+                size = add(frames, index, method, path, merged, body)
+            first[index] = (call, size, batch)
+            index += 1
+            flying_bytes += size
+            if len(first) >= room or flying_bytes >= IN_FLIGHT_BYTES_MAX:
+                break
+        else:
+            self._calls = None
+        self._next, self._flying_bytes = index, flying_bytes
+        now = self.shared.clock()
+        for batch in batches:
+            batch.started = now
+
+    def _send_again(self, item: _Item, frames: list[bytes]) -> None:
+        """A call that was sent before, or whose connection could not be made; or, where it was executed, the question for its status."""
+        if item.executed is not None:
+            item.size = self._encoder.add(frames, item.index, "GET", f"{STATUS_PATH}{item.executed.transaction_id}", {}, b"")
+        else:
+            headers = item.headers
+            if item.key is not None:
+                item.key = item.key or f"{self.nodes.newest}/{self._random}-{item.index}"
+                headers = {**headers, "idempotency-key": item.key}
+            item.size = self._encoder.add(frames, item.index, item.call.method, item.call.path, headers, item.call.body)
+            item.attempts += 1
+        self._flying_bytes += item.size
+        self._repeated[item.index] = item
 
     def received(self, frames: list[Frame]) -> tuple[list[tuple[int, Answer | ClientError]], bool]:
         """Take answers.
@@ -174,32 +223,50 @@ class Bulk:
         stay = True
         commit = bool(self._headers)
         newest = None
-        pop = self._flying.pop
+        pop = self._first.pop
         answered_bytes = 0
         for number, status, headers, body in frames:
-            item = pop(number, None)
-            if item is None:
-                if number == NEWEST_NUMBER:
-                    stay = self._learn_newest(Received(status, headers, body)) and stay
-                elif number == NODES_NUMBER and status == 200:
-                    take_nodes(self.nodes, body)
-                continue  # a node that answers twice harms only itself
-            answered_bytes += item.size
-            if 200 <= status < 300 and status != 202:
-                newest = headers
-                committed = commit and says_committed(headers)
-                if committed or not commit or (item.executed is None and TRANSACTION_ID_HEADER not in headers):
-                    results.append((number, Answer(status, headers, body, committed)))
-                else:
-                    self._unproven(item, Received(status, headers, body), results)
+            flight = pop(number, None)
+            if flight is None:
+                item = self._repeated.pop(number, None)
+                if item is None:
+                    stay = self._own(number, Received(status, headers, body)) and stay
+                    continue
+                answered_bytes += item.size
             else:
-                stay = self._unusual(item, Received(status, headers, body), results) and stay
+                answered_bytes += flight[1]
+                if 200 <= status < 300 and status != 202 and (not commit or headers.get(APPLIED_HEADER) == "committed"):
+                    newest = headers
+                    results.append((number, Answer(status, headers, body, commit)))
+                    continue
+                item = self._item(number, *flight)
+            stay = self._judge(item, Received(status, headers, body), results) and stay
         self._flying_bytes -= answered_bytes
         if newest is not None:
-            self._answered = True
-            self._failed_rounds = 0
-            self.nodes.saw(newest)
+            self._succeeded(newest)
         return results, stay
+
+    def _succeeded(self, headers: Mapping[str, str]) -> None:
+        self._answered = True
+        self._failed_rounds = 0
+        self.nodes.saw(headers)
+
+    def _item(self, index: int, call: Call, size: int, batch: _Batch) -> _Item:
+        """The history of a call that was sent once."""
+        key = batch.headers.get("idempotency-key")
+        if batch.key_start and call.method not in SAFE_METHODS:
+            key = f"{batch.key_start}{index}"
+        item = _Item(index, call, batch.headers, key, batch.started)
+        item.attempts, item.size = 1, size
+        return item
+
+    def _own(self, number: int, received: Received) -> bool:
+        """The answer to a question of our own. Returns whether to stay."""
+        if number == NEWEST_NUMBER:
+            return self._learn_newest(received)
+        if number == NODES_NUMBER and received.status == 200:
+            take_nodes(self.nodes, received.body)
+        return True  # whatever else it is: a node that answers twice harms only itself
 
     def _ask_newest(self) -> bytes:
         frames: list[bytes] = []
@@ -219,25 +286,6 @@ class Bulk:
             return False
         return True
 
-    def _unproven(self, item: _Item, received: Received, results: list[tuple[int, Answer | ClientError]]) -> None:
-        """A success of which the node does not say that it is committed, or an answer about such a one's status."""
-        executed = item.executed
-        if executed is None:
-            item.executed = Answer(received.status, received.headers, received.body, True)
-            item.unsure = "executed, and not known to be committed"
-            self._repeat(item, item.unsure, results)
-            return
-        document = Answer(received.status, received.headers, received.body, False).json()
-        status = document.get("status") if isinstance(document, dict) else None
-        if status == "Committed":
-            results.append((item.index, executed))
-            return
-        invalid = None
-        if status == "Invalid":
-            invalid = TransactionInvalid(f"transaction {executed.transaction_id} was rolled back", executed.transaction_id)
-            item.executed, item.unsure = None, ""
-        self._repeat(item, f"its status is {status}", results, invalid)
-
     def lost(self, origin: str, why: Lost) -> tuple[list[tuple[int, Answer | ClientError]], float]:
         """The connection to `origin` is gone or could not be made: everything in flight goes again, or fails.
 
@@ -247,8 +295,10 @@ class Bulk:
             self._impostors[origin] = why.reason
         self.nodes.leave(origin)
         results: list[tuple[int, Answer | ClientError]] = []
-        items = sorted(self._flying.values(), key=lambda item: item.index)
-        self._flying.clear()
+        items = [self._item(index, *flight) for index, flight in self._first.items()]
+        items = sorted([*items, *self._repeated.values()], key=lambda item: item.index)
+        self._first.clear()
+        self._repeated.clear()
         self._asked = self._answered = False
         self._flying_bytes = 0
         last = f"{origin}: {why.reason}"
@@ -272,6 +322,7 @@ class Bulk:
         return float(min(budget.pause_seconds * 2 ** min(rounds - 1, 30), budget.pause_seconds_max) * (1 - self.shared.jitter() / 2))
 
     def _take(self) -> _Item | None:
+        """The next call, though it cannot be sent yet."""
         if self._calls is None:
             return None
         call = next(self._calls, None)
@@ -280,17 +331,52 @@ class Bulk:
             return None
         index = self._next
         self._next = index + 1
-        headers = self._merged if call.headers == self._call_headers else self._merge(call.headers)
+        if call.headers != self._call_headers:
+            self._merge(call.headers)
+        headers = self._merged
         key = headers.get("idempotency-key")
         if key is None and self._keys and call.method not in SAFE_METHODS:
             key = ""
         return _Item(index, call, headers, key, self.shared.clock())
 
-    def _merge(self, headers: Mapping[str, str]) -> dict[str, str]:
+    def _merge(self, headers: Mapping[str, str]) -> None:
         """A call's headers and ours: kept for the next calls, as a copy, since the caller may change his in between."""
         self._call_headers = dict(headers)
         self._merged = {**headers, **self._headers}
-        return self._merged
+        self._with_key = dict(self._merged)
+
+    def _judge(self, item: _Item, received: Received, results: list[tuple[int, Answer | ClientError]]) -> bool:
+        """Any answer but a plain success to a call that was sent once. Returns whether this node is still the one to talk to."""
+        status, headers, body = received
+        if not 200 <= status < 300 or status == 202:
+            return self._unusual(item, received, results)
+        self._succeeded(headers)
+        commit = bool(self._headers)
+        committed = commit and says_committed(headers)
+        if item.executed is None and (committed or not commit or TRANSACTION_ID_HEADER not in headers):
+            results.append((item.index, Answer(status, headers, body, committed)))
+        else:
+            self._unproven(item, received, results)
+        return True
+
+    def _unproven(self, item: _Item, received: Received, results: list[tuple[int, Answer | ClientError]]) -> None:
+        """A success of which the node does not say that it is committed, or an answer about such a one's status."""
+        executed = item.executed
+        if executed is None:
+            item.executed = Answer(received.status, received.headers, received.body, True)
+            item.unsure = "executed, and not known to be committed"
+            self._repeat(item, item.unsure, results)
+            return
+        document = Answer(received.status, received.headers, received.body, False).json()
+        status = document.get("status") if isinstance(document, dict) else None
+        if status == "Committed":
+            results.append((item.index, executed))
+            return
+        invalid = None
+        if status == "Invalid":
+            invalid = TransactionInvalid(f"transaction {executed.transaction_id} was rolled back", executed.transaction_id)
+            item.executed, item.unsure = None, ""
+        self._repeat(item, f"its status is {status}", results, invalid)
 
     def _unusual(self, item: _Item, received: Received, results: list[tuple[int, Answer | ClientError]]) -> bool:
         """Anything but plain success. Returns whether this node is still the one to talk to."""

@@ -1,40 +1,38 @@
-"""The SDK's two faces: `Client` for threads, `AsyncClient` for trio and asyncio tasks. Same methods, same promises.
+"""The SDK as seen from threads: `Client`. `client.asynchronous` has the same methods, with the same promises, for trio and asyncio tasks.
 
     with Client(["https://127.0.0.1:8000"], service_certificate="common/service_cert.pem", credentials=(cert, key)) as client:
         answer = client.submit("PUT", "/app/records/42", b"hello", headers={"content-type": "text/plain"})
         print(answer.transaction_id, "is committed")
 
 Laws: every connection ends at the pinned service identity; nothing is believed for having come back with status 200 that can be proven.
-Not here: what the methods do (`client.core`), bytes (`client.session`, `client.pipeline`).
+Not here: what the methods do (`client.core`), bytes (`client.session`, `client.blocking`).
 """
 
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
-
-import anyio
 
 from ledgerd.ledger.ids import TransactionId
 from ledgerd.ledger.receipt import VerifiedReceipt
 from ledgerd.network.client.attempts import Result, Send, Steps
+from ledgerd.network.client.blocking import run_bulk
 from ledgerd.network.client.core import Core, File, status_of, trusting
 from ledgerd.network.client.errors import ClientError
 from ledgerd.network.client.identity import ALPN_HTTP, ALPN_PIPELINED, ServiceIdentity
-from ledgerd.network.client.pipeline import AsyncPipelined, run_bulk, run_bulk_blocking
-from ledgerd.network.client.trust import Line, Root, Trusted
 from ledgerd.network.client.values import Answer, Budget, Call
 
 if TYPE_CHECKING:
-    from ledgerd.network.client.session import AsyncHttp, SyncHttp
+    from ledgerd.network.client.session import SyncHttp
+    from ledgerd.network.client.trust import Line, Root, Trusted
 
 WINDOW_DEFAULT: Final = 64
-_BUDGET: Final = Budget()
+BUDGET_DEFAULT: Final = Budget()
 
 
-class _Face:
-    """What is the same in both."""
+class Face:
+    """What is the same in both clients."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -60,7 +58,7 @@ class _Face:
         return self._core.verify_receipt(receipt, transaction_id, claims_digest)
 
 
-class Client(_Face):
+class Client(Face):
     """A service as seen from threads; may be shared between them. Close it, or use it in `with`.
 
     Args:
@@ -77,7 +75,7 @@ class Client(_Face):
         *,
         service_certificate: File | ServiceIdentity,
         credentials: tuple[File, File] | None = None,
-        budget: Budget = _BUDGET,
+        budget: Budget = BUDGET_DEFAULT,
     ) -> None:
         super().__init__(Core(urls, service_certificate, credentials, budget))
         self._http: SyncHttp | None = None
@@ -88,12 +86,12 @@ class Client(_Face):
         cls,
         urls: Iterable[str] | str,
         *,
-        measurements: Iterable[Line],
-        roots: Iterable[Root] | None = None,
+        measurements: Iterable["Line"],
+        roots: Iterable["Root"] | None = None,
         genesis: str | None = None,
         configuration: Mapping[str, Any] | None = None,
         credentials: tuple[File, File] | None = None,
-        budget: Budget = _BUDGET,
+        budget: Budget = BUDGET_DEFAULT,
     ) -> "Client":
         """Verify a node's attestation, made for our own nonce, and pin the service identity that it binds.
 
@@ -191,7 +189,7 @@ class Client(_Face):
         """
         bulk = self._core.bulk(calls, window, commit, idempotent)
         context = self._core.context(ALPN_PIPELINED)
-        return run_bulk_blocking(bulk, context)
+        return run_bulk(bulk, context)
 
     def _session(self) -> "SyncHttp":
         with self._opening:  # by whichever thread comes first
@@ -213,118 +211,4 @@ class Client(_Face):
                 result = (self._http or self._session()).send(step)
             else:
                 time.sleep(step.seconds)
-                result = None
-
-
-class AsyncClient(_Face):
-    """A service as seen from trio or asyncio tasks; may be shared between them. Use it in `async with`, or `await aclose()`.
-
-    Args: As `Client`, and
-        pipelined: Send everything over `ledgerd/1`, one connection per node for all tasks, instead of HTTP/1.1.
-    """
-
-    def __init__(
-        self,
-        urls: Iterable[str] | str,
-        *,
-        service_certificate: File | ServiceIdentity,
-        credentials: tuple[File, File] | None = None,
-        budget: Budget = _BUDGET,
-        pipelined: bool = False,
-    ) -> None:
-        super().__init__(Core(urls, service_certificate, credentials, budget))
-        self._session: AsyncHttp | AsyncPipelined | None = AsyncPipelined(self._core.context(ALPN_PIPELINED)) if pipelined else None
-
-    @classmethod
-    async def trust(
-        cls,
-        urls: Iterable[str] | str,
-        *,
-        measurements: Iterable[Line],
-        roots: Iterable[Root] | None = None,
-        genesis: str | None = None,
-        configuration: Mapping[str, Any] | None = None,
-        credentials: tuple[File, File] | None = None,
-        budget: Budget = _BUDGET,
-        pipelined: bool = False,
-    ) -> "AsyncClient":
-        """As `Client.trust`."""
-        from ledgerd.network.client.session import fetch_async  # noqa: PLC0415 (httpx; see there)
-
-        trusted = await fetch_async(trusting(urls, measurements, roots, genesis, configuration, budget), budget)
-        client = cls(urls, service_certificate=trusted.identity, credentials=credentials, budget=budget, pipelined=pipelined)
-        client.attestation = trusted
-        return client
-
-    async def __aenter__(self) -> "AsyncClient":
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        if self._session is not None:
-            with anyio.CancelScope(shield=True):
-                await self._session.close()
-
-    async def submit(
-        self,
-        method: str,
-        path: str,
-        body: bytes | str = b"",
-        *,
-        headers: Mapping[str, str] | None = None,
-        commit: bool = True,
-        receipt: bool = False,
-        idempotency_key: str | None = None,
-        idempotent: bool = True,
-    ) -> Answer:
-        """As `Client.submit`."""
-        steps = self._core.submit(method, path, body, headers, commit=commit, receipt=receipt, key=idempotency_key, make_key=idempotent)
-        return await self._drive(steps)
-
-    async def get(self, path: str, *, headers: Mapping[str, str] | None = None, committed: bool = False) -> Answer:
-        """As `Client.get`."""
-        return await self._drive(self._core.get(path, headers, committed=committed))
-
-    async def status(self, transaction_id: TransactionId | str) -> str:
-        """As `Client.status`."""
-        return status_of(await self._drive(self._core.status(transaction_id)))
-
-    async def wait_for_commit(self, transaction_id: TransactionId | str) -> None:
-        """As `Client.wait_for_commit`."""
-        await self._drive(self._core.wait_for_commit(transaction_id))
-
-    async def receipt(self, transaction_id: TransactionId | str, *, form: str = "cose") -> bytes:
-        """As `Client.receipt`."""
-        return (await self._drive(self._core.receipt(transaction_id, form))).body
-
-    async def submit_many(
-        self, calls: Iterable[Call], *, window: int = WINDOW_DEFAULT, commit: bool = True, idempotent: bool = True
-    ) -> AsyncIterator[tuple[int, Answer | ClientError]]:
-        """As `Client.submit_many`, as an asynchronous iterator; run it to its end, or close it with `aclosing`."""
-        bulk = self._core.bulk(calls, window, commit, idempotent)
-        context = self._core.context(ALPN_PIPELINED)
-        async for result in run_bulk(bulk, context):
-            yield result
-
-    def _open(self) -> "AsyncHttp":
-        from ledgerd.network.client.session import AsyncHttp  # noqa: PLC0415 (httpx; see there)
-
-        self._session = http = AsyncHttp(self._core.context(ALPN_HTTP))
-        return http
-
-    async def _drive(self, steps: Steps) -> Answer:
-        result: Result = None
-        while True:
-            try:
-                step = steps.send(result)
-            except StopIteration as done:
-                answer: Answer = done.value
-                return answer
-            if isinstance(step, Send):
-                result = await (self._session or self._open()).send(step)
-            else:
-                await anyio.sleep(step.seconds)
                 result = None

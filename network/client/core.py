@@ -10,21 +10,23 @@ import ssl
 import time
 from collections.abc import Iterable, Mapping
 from os import PathLike, fspath
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ledgerd.ledger import receipt as receipts
 from ledgerd.ledger.errors import ConfigurationError, FormatError
 from ledgerd.ledger.ids import TransactionId, parse_transaction_id
 from ledgerd.ledger.receipt import VerifiedReceipt
-from ledgerd.network.client import trust
 from ledgerd.network.client.attempts import STATUS_PATH, Attempting, Pause, Steps, attempts, submission
 from ledgerd.network.client.bulk import Bulk
 from ledgerd.network.client.errors import RetryBudgetExhausted, TransactionInvalid
 from ledgerd.network.client.identity import ALPN_HTTP, Credentials, ServiceIdentity, read_identity, tls_context
 from ledgerd.network.client.learning import learn_nodes
 from ledgerd.network.client.nodes import Nodes
-from ledgerd.network.client.trust import Line, Root
 from ledgerd.network.client.values import Answer, Budget, Call
+
+if TYPE_CHECKING:
+    from ledgerd.network.client import trust
+    from ledgerd.network.client.trust import Line, Root
 
 File: TypeAlias = str | PathLike[str]
 
@@ -140,13 +142,15 @@ class Core:
 
 def trusting(
     urls: Iterable[str] | str,
-    measurements: Iterable[Line],
-    roots: Iterable[Root] | None,
+    measurements: Iterable["Line"],
+    roots: Iterable["Root"] | None,
     genesis: str | None,
     configuration: Mapping[str, Any] | None,
     budget: Budget,
-) -> trust.Steps:
+) -> "trust.Steps":
     """First trust, as steps to be driven, for a nonce made here and now."""
+    from ledgerd.network.client import trust  # noqa: PLC0415 (whoever pins a certificate needs nothing of attestation)
+
     policy = trust.policy_of(roots, measurements)
     nonce = secrets.token_bytes(trust.NONCE_SIZE_BYTES)
     origins = nodes_of(urls).origins

@@ -23,7 +23,6 @@ Frame: TypeAlias = tuple[int, int, dict[str, str], bytes]
 A plain tuple, since every answer of a bulk is one, and lives for a moment."""
 
 _length_at: Final = Struct(">I").unpack_from
-_unpack: Final = msgpack.unpackb
 
 
 class Encoder:
@@ -62,19 +61,19 @@ class Decoder:
                 return []  # without copying: a long frame comes in many pieces
             data = bytes(begun)
             begun.clear()
-        frames: list[Frame] = []
+        stops = []
         at, end = 0, len(data)
         while end - at >= 4:
-            (size,) = _length_at(data, at)
-            stop = at + 4 + size
+            stop = at + 4 + _length_at(data, at)[0]
             if stop > end:
-                _checked(size)
+                _checked(stop - at - 4)
                 break
-            frames.append(_parse(data[at + 4 : stop]))
+            stops.append(stop)
             at = stop
         if at < end:
             begun += data[at:]
-        return frames
+            data = data[:at]
+        return _parse(data, stops) if stops else []
 
 
 def _checked(size: int) -> int:
@@ -83,19 +82,31 @@ def _checked(size: int) -> int:
     return size
 
 
-def _parse(packed: bytes) -> Frame:
-    try:
-        # Four fields and no further list: room for one is reserved when it is announced.
-        number, status, headers, body = frame = _unpack(packed, use_list=False, max_array_len=4, max_map_len=HEADERS_MAX, max_ext_len=0)
-    except (ValueError, TypeError, msgpack.UnpackException):
-        raise FormatError(f"a frame of {len(packed)} bytes is not [id, status, headers, body]") from None
-    if type(number) is not int or type(status) is not int or type(headers) is not dict or type(body) is not bytes:
-        if number is None:
-            why = body[:200].decode("utf-8", "replace") if type(body) is bytes else ""
-            raise FormatError(f"the node ends the session: {status} {why}")
-        raise FormatError("a frame's fields do not have the types of [id, status, headers, body]")
-    for name, value in headers.items():
-        if type(name) is not str or type(value) is not str:
-            raise FormatError("a frame's headers are not a map of text to text")
-    parsed: Frame = frame
-    return parsed
+def _parse(data: bytes, stops: list[int]) -> list[Frame]:
+    """Read whole frames, of which one ends at each of `stops`: all by one unpacker, which costs less than one call for each."""
+    size = len(data)
+    # Four fields and no further list: room for one is reserved when it is announced.
+    unpacker = msgpack.Unpacker(
+        use_list=False, max_array_len=4, max_map_len=HEADERS_MAX, max_ext_len=0, read_size=size, max_buffer_size=size
+    )
+    unpacker.feed(data)
+    skip, unpack, tell = unpacker.read_bytes, unpacker.unpack, unpacker.tell
+    frames: list[Frame] = []
+    for stop in stops:
+        skip(4)
+        try:
+            number, status, headers, body = frame = unpack()
+        except (ValueError, TypeError, msgpack.UnpackException):
+            raise FormatError("a frame is not [id, status, headers, body]") from None
+        if tell() != stop:
+            raise FormatError("a frame's length is not that of its [id, status, headers, body]")
+        if type(number) is not int or type(status) is not int or type(headers) is not dict or type(body) is not bytes:
+            if number is None:
+                why = body[:200].decode("utf-8", "replace") if type(body) is bytes else ""
+                raise FormatError(f"the node ends the session: {status} {why}")
+            raise FormatError("a frame's fields do not have the types of [id, status, headers, body]")
+        for name, value in headers.items():
+            if type(name) is not str or type(value) is not str:
+                raise FormatError("a frame's headers are not a map of text to text")
+        frames.append(frame)
+    return frames

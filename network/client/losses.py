@@ -6,7 +6,15 @@ from typing import Final
 
 from ledgerd.network.client.attempts import Lost, Trouble
 
+RECEIVE_BYTES: Final = 1 << 14  # a TLS record at its largest, which is all that one read can give; a larger buffer only costs
 CONNECT_SECONDS_MAX: Final = 2.0  # a host that is gone answers nothing at all; do not spend a whole attempt on it
+
+ELSEWHERE: Final = Lost(Trouble.CUT, "another node has to be asked")
+
+
+def cut(error: BaseException, timeout: float) -> Lost:
+    """Say what became of a connection that was in use."""
+    return Lost(Trouble.CUT, f"no answer within {timeout:.1f} s" if isinstance(error, TimeoutError) else str(error) or type(error).__name__)
 
 
 def lost(error: BaseException, *, sent: bool) -> Lost:

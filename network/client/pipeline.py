@@ -1,15 +1,15 @@
-"""Carries out `Send` and `submit_many` over `ledgerd/1`: one TLS connection per node, many requests in flight, answers in any order.
+"""Carries out `Send` and `submit_many` for tasks, over `ledgerd/1`: one TLS connection per node, many requests in flight.
 
 Laws: whoever waits for an answer reads for everybody, so there is no background task to own, cancel or forget; a connection that
 breaks, stalls or talks nonsense is dropped whole, and everything on it becomes `Lost`.
-Not here: frames (`client.frames`), what goes again (`client.attempts`, `client.bulk`).
+Not here: frames (`client.frames`), what goes again (`client.attempts`, `client.bulk`), threads (`client.blocking`).
 """
 
-import socket
 import ssl
-import time
-from collections.abc import AsyncIterator, Iterator
-from typing import Final
+import sys
+from collections.abc import AsyncIterator, Callable
+from math import inf
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
 import anyio
@@ -22,35 +22,83 @@ from ledgerd.network.client.bulk import Bulk
 from ledgerd.network.client.errors import ClientError
 from ledgerd.network.client.frames import Decoder, Encoder
 from ledgerd.network.client.identity import ALPN_PIPELINED
-from ledgerd.network.client.losses import CONNECT_SECONDS_MAX, lost
+from ledgerd.network.client.losses import CONNECT_SECONDS_MAX, ELSEWHERE, RECEIVE_BYTES, cut, lost
 from ledgerd.network.client.values import Answer
 
-RECEIVE_BYTES: Final = 1 << 14  # a TLS record at its largest, which is all that one read can give; a larger buffer only costs
+if TYPE_CHECKING:
+    from asyncio import Future
+
 _BROKEN: Final = (OSError, ssl.SSLError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, FormatError)
-_ELSEWHERE: Final = Lost(Trouble.CUT, "another node has to be asked")
+
+
+class _Event(Protocol):
+    """What wakes the one task that waits for it; trio's own, or ours for asyncio."""
+
+    def set(self) -> None: ...
+
+    async def wait(self) -> None: ...
+
+
+class _FutureEvent:
+    """asyncio's own looks for its event loop, with a lock, and keeps a queue of those who wait."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: "Future[None]") -> None:
+        self._future = future
+
+    def set(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> None:
+        await self._future
 
 
 class _Slot:
     """One request that waits. `event` is set when it has its result, or when it is its turn to read for all."""
 
-    __slots__ = ("event", "result")
+    __slots__ = ("deadline", "event", "result", "timeout")
 
-    def __init__(self) -> None:
-        self.event = anyio.Event()
+    def __init__(self, event: _Event, deadline: float, timeout: float) -> None:
+        self.event = event
+        self.deadline = deadline  # by the event loop's clock
+        self.timeout = timeout
         self.result: Received | Lost | None = None
 
 
 class _Connection:
-    """One connection; made by `_connect`."""
+    """One connection; made by `_connect`, and used in one event loop.
 
-    __slots__ = ("_decoder", "_encoder", "_flushing", "_next", "_out", "_reading", "_stream", "_waiting", "dead")
+    A request costs no task, cancel scope or timer of its own: the one who reads for all also watches the time for all, and the first of
+    those who are ready to send writes for all.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_decoder",
+        "_earliest",
+        "_encoder",
+        "_event",
+        "_flushing",
+        "_next",
+        "_out",
+        "_reading",
+        "_scope",
+        "_stream",
+        "_waiting",
+        "dead",
+    )
 
     def __init__(self, stream: TLSStream) -> None:
         self._stream = stream
         self._decoder = Decoder()
         self._encoder = Encoder()
+        self._event, self._clock = _of_this_loop()
         self._out: list[bytes] = []
-        self._waiting: dict[int, _Slot] = {}
+        self._waiting: dict[int, _Slot] = {}  # for an answer
+        self._earliest = inf  # no deadline of those who wait is before it
+        self._scope: anyio.CancelScope | None = None  # of the one who reads
         self._next = 0
         self._flushing = False
         self._reading = False
@@ -58,25 +106,33 @@ class _Connection:
 
     async def exchange(self, step: Send) -> Received | Lost:
         """Send one request and wait for its answer."""
+        if self.dead:
+            return Lost(Trouble.NOT_SENT, "the connection was lost")
         number = self._next
         self._next += 1
-        slot = self._waiting[number] = _Slot()
         self._encoder.add(self._out, number, step.method, step.path, step.headers, step.body)
+        deadline = self._clock() + step.timeout
+        slot = self._waiting[number] = _Slot(self._event(), deadline, step.timeout)
+        if deadline < self._earliest:
+            self._earliest = deadline
+            if self._scope is not None:
+                self._scope.deadline = deadline
         try:
-            with anyio.move_on_after(step.timeout):
-                await anyio.lowlevel.checkpoint()  # others who are ready now share the write
-                await self._flush(step.timeout)
-                while slot.result is None:
-                    if self._reading:
-                        await slot.event.wait()
-                        if slot.result is None:
-                            slot.event = anyio.Event()
-                    else:
-                        await self._read()
+            while slot.result is None:
+                if self._out and not self._flushing:
+                    await self._flush(step.timeout)
+                elif self._reading:
+                    await slot.event.wait()
+                    if slot.result is None:
+                        slot.event = self._event()
+                else:
+                    await self._read()
         finally:
-            self._waiting.pop(number, None)
-            self._hand_over()
-        return slot.result or Lost(Trouble.CUT, f"no answer within {step.timeout:.1f} s")
+            if slot.result is None:
+                self._waiting.pop(number, None)
+            if self._waiting and not self._reading:
+                next(iter(self._waiting.values())).event.set()  # it reads from now on
+        return slot.result
 
     async def close(self) -> None:
         """Drop the connection; whoever waits gets `Lost`."""
@@ -84,50 +140,84 @@ class _Connection:
         await anyio.aclose_forcefully(self._stream)
 
     async def _flush(self, seconds: float) -> None:
-        if self._flushing:
-            return
         self._flushing = True
         try:
             while self._out and not self.dead:
-                data = b"".join(self._out)
-                self._out.clear()
-                # Half a TLS record would ruin the connection for all, so a cancelled request still finishes this write.
+                # Half a TLS record would ruin the connection for all, and they count on us, so a cancelled request still finishes this.
                 with anyio.move_on_after(seconds, shield=True) as scope:
-                    await self._stream.send(data)
+                    await anyio.lowlevel.checkpoint()  # others who are ready now share the write
+                    data = b"".join(self._out)
+                    self._out.clear()
+                    try:
+                        await self._stream.send(data)
+                    except BaseException:
+                        self.dead = True
+                        raise
                 if scope.cancelled_caught:
                     self._die("the node stopped reading")
         except _BROKEN as error:
             self._die(str(error) or type(error).__name__)
         finally:
             self._flushing = False
+            if self.dead:
+                self._die("a request was cancelled while it wrote for others, too")  # as below, in the midst of it
+            elif self._out:  # cancelled by asyncio's own means, which know no shield: another one goes on
+                self._wake_all()
 
     async def _read(self) -> None:
         self._reading = True
         try:
-            for number, status, headers, body in self._decoder.feed(await self._stream.receive(RECEIVE_BYTES)):
-                slot = self._waiting.get(number)
-                if slot is not None:
-                    slot.result = Received(status, headers, body)
-                    slot.event.set()
+            with anyio.move_on_after(self._earliest - self._clock()) as self._scope:
+                frames = self._decoder.feed(await self._stream.receive(RECEIVE_BYTES))
+                for number, status, headers, body in frames:
+                    slot = self._waiting.pop(number, None)
+                    if slot is not None:
+                        slot.result = Received(status, headers, body)
+                        slot.event.set()
+            if self._scope.cancelled_caught:
+                self._expire()
         except _BROKEN as error:
+            self._scope = None
             self._die("the node closed the connection" if isinstance(error, anyio.EndOfStream) else str(error) or type(error).__name__)
         finally:
             self._reading = False
+            self._scope = None
 
-    def _hand_over(self) -> None:
-        if self._reading:
-            return
-        for slot in self._waiting.values():
-            if slot.result is None:
-                slot.event.set()
-                return
+    def _expire(self) -> None:
+        now = self._clock()
+        for number, slot in list(self._waiting.items()):
+            if slot.deadline <= now:
+                self._give_up(number, slot, f"no answer within {slot.timeout:.1f} s")
+        self._earliest = min((slot.deadline for slot in self._waiting.values()), default=inf)
 
     def _die(self, reason: str) -> None:
         self.dead = True
+        self._out.clear()
+        for number, slot in list(self._waiting.items()):
+            self._give_up(number, slot, reason)
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         for slot in self._waiting.values():
-            if slot.result is None:
-                slot.result = Lost(Trouble.CUT, reason)
-                slot.event.set()
+            slot.event.set()
+        if self._scope is not None:
+            self._scope.cancel()  # whoever reads would otherwise wait until its time is over
+
+    def _give_up(self, number: int, slot: _Slot, reason: str) -> None:
+        del self._waiting[number]
+        slot.result = Lost(Trouble.CUT, reason)
+        slot.event.set()
+
+
+def _of_this_loop() -> tuple[Callable[[], _Event], Callable[[], float]]:
+    """How to make an event, and the clock of deadlines. anyio would find out for each event anew which library runs."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return trio.Event, trio.current_time
+    import asyncio  # noqa: PLC0415 (trio does without)
+
+    loop = asyncio.get_running_loop()
+    return lambda: _FutureEvent(loop.create_future()), loop.time
 
 
 class AsyncPipelined:
@@ -184,10 +274,10 @@ async def run_bulk(bulk: Bulk, context: ssl.SSLContext) -> AsyncIterator[tuple[i
                                 break
                             frames = decoder.feed(await stream.receive(RECEIVE_BYTES))
                     except (TimeoutError, *_BROKEN) as error:
-                        why = _cut(error, timeout)
+                        why = cut(error, timeout)
                     else:
                         results, stay = bulk.received(frames)
-                        why = None if stay else _ELSEWHERE
+                        why = None if stay else ELSEWHERE
                     for result in results:
                         yield result
             finally:
@@ -199,43 +289,6 @@ async def run_bulk(bulk: Bulk, context: ssl.SSLContext) -> AsyncIterator[tuple[i
                 yield result
             if pause:
                 await anyio.sleep(pause)
-
-
-def run_bulk_blocking(bulk: Bulk, context: ssl.SSLContext) -> Iterator[tuple[int, Answer | ClientError]]:
-    """Drive a `Bulk` to its end in this thread; yields each call's result as it comes."""
-    while not bulk.finished():
-        origin = bulk.origin()
-        timeout = bulk.shared.budget.attempt_seconds
-        why: Lost | None = None
-        connection = _connect_blocking(origin, context, timeout)
-        if isinstance(connection, Lost):
-            why = connection
-        else:
-            decoder = Decoder()
-            with connection:
-                while why is None:
-                    results: list[tuple[int, Answer | ClientError]] = []
-                    try:
-                        data = bulk.output()
-                        if data:
-                            connection.sendall(data)
-                        if bulk.finished():
-                            break
-                        frames = decoder.feed(_receive_blocking(connection))
-                    except (TimeoutError, *_BROKEN) as error:
-                        why = _cut(error, timeout)
-                    else:
-                        results, stay = bulk.received(frames)
-                        why = None if stay else _ELSEWHERE
-                    yield from results
-        if why is not None:
-            results, pause = bulk.lost(origin, why)
-            yield from results
-            time.sleep(pause)
-
-
-def _cut(error: BaseException, timeout: float) -> Lost:
-    return Lost(Trouble.CUT, f"no answer within {timeout:.1f} s" if isinstance(error, TimeoutError) else str(error) or type(error).__name__)
 
 
 async def _connect(origin: str, context: ssl.SSLContext, seconds: float) -> TLSStream | Lost:
@@ -252,31 +305,3 @@ async def _connect(origin: str, context: ssl.SSLContext, seconds: float) -> TLSS
         await anyio.aclose_forcefully(stream)
         return Lost(Trouble.NOT_SENT, f"the node does not speak {ALPN_PIPELINED}")
     return stream
-
-
-def _connect_blocking(origin: str, context: ssl.SSLContext, timeout: float) -> ssl.SSLSocket | Lost:
-    parts = urlsplit(origin)
-    assert parts.hostname and parts.port, "nodes are origins"
-    try:
-        plain = socket.create_connection((parts.hostname, parts.port), timeout=min(timeout, CONNECT_SECONDS_MAX))
-    except OSError as error:
-        return Lost(Trouble.NOT_SENT, str(error))
-    try:
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = context.wrap_socket(plain, server_hostname=parts.hostname)
-    except OSError as error:
-        plain.close()
-        return lost(error, sent=False)
-    if connection.selected_alpn_protocol() != ALPN_PIPELINED:
-        connection.close()
-        return Lost(Trouble.NOT_SENT, f"the node does not speak {ALPN_PIPELINED}")
-    connection.settimeout(timeout)
-    return connection
-
-
-def _receive_blocking(connection: ssl.SSLSocket) -> bytes:
-    """Wait for bytes; raises OSError at the end of the stream."""
-    data = connection.recv(RECEIVE_BYTES)
-    if not data:
-        raise ConnectionResetError("the node closed the connection")
-    return data

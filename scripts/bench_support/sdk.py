@@ -1,4 +1,4 @@
-"""The SDK's own pipelined path as a load: a process for each connection, each with `Client.submit_many`; a program of its own.
+"""The SDK's own pipelined path as a load: one client, a thread for each connection, each with `Client.submit_many`; a program of its own.
 
 What an application reaches that uses the SDK as it is; `bench_support.pipelined` is the same without the SDK's cost.
 Prints a summary as JSON.
@@ -6,13 +6,12 @@ Prints a summary as JSON.
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Barrier
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -24,7 +23,7 @@ Share = tuple[list[str], list[float], list[str], float, float]
 """Ids, latencies in seconds, errors, and when the first request and the last answer were."""
 
 
-def work(number: int, options: argparse.Namespace, barrier: Barrier, result: Connection) -> None:
+def work(number: int, options: argparse.Namespace, client: Client, barrier: Barrier) -> Share:
     """One connection's share of the load."""
     started: list[float] = []
     ids, times, errors = [], [], []
@@ -39,22 +38,20 @@ def work(number: int, options: argparse.Namespace, barrier: Barrier, result: Con
             key = (key + 1) % options.keys
 
     last = 0.0
-    with Client(options.url, service_certificate=options.ca) as client:
-        barrier.wait(START_SECONDS_MAX)
-        for index, answer in client.submit_many(calls(), window=options.in_flight, idempotent=options.idempotent):
-            last = time.monotonic()
-            times.append(last - started[index])
-            identifier = answer.headers.get("x-ms-ccf-transaction-id") if isinstance(answer, Answer) and answer.committed else None
-            if identifier:
-                ids.append(identifier)
-            else:
-                errors.append(repr(answer))
-    result.send((ids, times, errors, started[0], last))
-    result.close()
+    barrier.wait(START_SECONDS_MAX)
+    for index, answer in client.submit_many(calls(), window=options.in_flight, idempotent=options.idempotent):
+        last = time.monotonic()
+        times.append(last - started[index])
+        identifier = answer.headers.get("x-ms-ccf-transaction-id") if isinstance(answer, Answer) and answer.committed else None
+        if identifier:
+            ids.append(identifier)
+        else:
+            errors.append(repr(answer))
+    return ids, times, errors, started[0], last
 
 
 def main() -> int:
-    """Returns: exit status; 1 when a connection's process failed."""
+    """Returns: exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--url", required=True)
     parser.add_argument("--ca", type=Path, required=True, help="the service's certificate, PEM")
@@ -65,22 +62,10 @@ def main() -> int:
     parser.add_argument("--idempotent", action="store_true", help="with an idempotency key for each, as is the SDK's default")
     parser.add_argument("--ids", type=Path, help="write every transaction id to this file")
     options = parser.parse_args()
-    fork = multiprocessing.get_context("fork")
-    barrier = fork.Barrier(options.connections)
-    children, ends = [], []
-    for number in range(options.connections):
-        end, other = fork.Pipe(duplex=False)
-        child = fork.Process(target=work, args=(number, options, barrier, other), daemon=True)
-        child.start()
-        other.close()
-        children.append(child)
-        ends.append(end)
-    try:
-        shares: list[Share] = [end.recv() for end in ends]
-    except EOFError:
-        return 1  # the child has printed why
-    for child in children:
-        child.join()
+    barrier = Barrier(options.connections)
+    with Client(options.url, service_certificate=options.ca) as client, ThreadPoolExecutor(options.connections) as threads:
+        running = [threads.submit(work, number, options, client, barrier) for number in range(options.connections)]
+        shares = [one.result() for one in running]
     ids = [identifier for share in shares for identifier in share[0]]
     times = sorted(seconds for share in shares for seconds in share[1])
     errors = [error for share in shares for error in share[2]]

@@ -291,3 +291,74 @@ def test_a_node_that_has_left_the_service_is_left_for_the_one_it_names() -> None
     assert sorted(number for number, _ in requests(bulk.output())) == [0, 1]
     results, _ = bulk.received([done(0), done(1)])
     assert all(isinstance(result, Answer) for _, result in results)
+
+
+def test_calls_of_several_kinds_go_together_each_with_its_own_headers_and_key() -> None:
+    text, own = {"content-type": "text/plain"}, {"idempotency-key": "mine"}
+    calls = [
+        PUT._replace(headers=text),
+        Call("GET", "/app/records/1", headers=text),
+        PUT._replace(headers=own),
+        PUT,
+        PUT._replace(headers=text),
+    ]
+    bulk = make(calls, window=8)
+    prefer = {"prefer": "committed, wait=4"}
+    wanted = [
+        {**text, **prefer, "idempotency-key": "2.7/r0-0"},
+        {**text, **prefer},
+        {**own, **prefer},
+        {**prefer, "idempotency-key": "2.7/r0-3"},
+        {**text, **prefer, "idempotency-key": "2.7/r0-4"},
+    ]
+    assert [headers for _, headers in requests(bulk.output())] == wanted
+    bulk.lost("https://a:1", CUT)
+    bulk.nodes.newest = parse_transaction_id("2.9")
+    assert [headers for _, headers in requests(bulk.output())] == wanted, "a key is the same when its call goes again"
+
+
+def test_a_call_that_goes_again_keeps_its_place_in_the_window() -> None:
+    bulk = make([PUT] * 6, window=3)
+    bulk.output()
+    bulk.received([refusal(1, 409, "TransactionInvalid"), done(0)])
+    assert [number for number, _ in requests(bulk.output())] == [1, 3]
+    assert bulk.in_flight == 3
+    assert bulk.output() == b""
+    bulk.received([done(1)])
+    assert [number for number, _ in requests(bulk.output())] == [4]
+
+
+def test_the_budget_of_a_call_begins_when_it_is_sent() -> None:
+    def slowly() -> Iterator[Call]:
+        for _ in range(2):
+            Clock.now += 11.0
+            yield PUT
+
+    Clock.now = 0.0
+    bulk = make(slowly(), window=2, budget=Budget(seconds=10))
+    bulk.output()
+    assert bulk.received([refusal(0, 409, "TransactionInvalid"), refusal(1, 409, "TransactionInvalid")]) == ([], True)
+    Clock.now += 11.0
+    bulk.output()
+    results, _ = bulk.received([refusal(0, 409, "TransactionInvalid"), refusal(1, 409, "TransactionInvalid")])
+    Clock.now = 0.0
+    assert [index for index, _ in results] == [0, 1]
+
+
+def test_a_node_that_applied_more_preferences_than_commit_is_believed() -> None:
+    bulk = make([PUT])
+    bulk.output()
+    said = {"x-ms-ccf-transaction-id": "2.9", "preference-applied": "wait=4, committed"}
+    [(_, answer)], _ = bulk.received([(0, 204, said, b"")])
+    assert isinstance(answer, Answer)
+    assert answer.committed
+
+
+def test_the_answer_about_a_status_is_never_the_answer_to_the_call() -> None:
+    bulk = make([PUT])
+    bulk.output()
+    bulk.received([executed(0)])
+    bulk.output()
+    number, code, _, body = status(0, "Pending")
+    assert bulk.received([(number, code, {"preference-applied": "committed"}, body)]) == ([], True)
+    assert paths(bulk.output()) == ["/node/tx?transaction_id=2.9"]

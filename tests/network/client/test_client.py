@@ -340,14 +340,14 @@ def test_the_two_clients_have_the_same_methods_with_the_same_parameters() -> Non
     assert {"submit", "submit_many", "receipt", "trust", "aclose"} <= expected.keys()
 
 
-def test_who_only_pipelines_loads_no_http_library(service: FakeService) -> None:
+def test_threads_that_only_pipeline_load_no_library_for_http_tasks_or_attestation(service: FakeService) -> None:
     program = """
 import sys
 from ledgerd.network.client import Answer, Call, Client
 with Client(sys.argv[2:], service_certificate=sys.argv[1]) as client:
     [(index, answer)] = client.submit_many([Call("PUT", "/app/records/1", b"v")])
 assert isinstance(answer, Answer) and answer.committed, answer
-print(*sorted({"httpx", "httpcore", "trio"} & sys.modules.keys()))
+print(*sorted({"httpx", "httpcore", "trio", "anyio", "ledgerd.network.client.trust"} & sys.modules.keys()))
 """
     command = [sys.executable, "-c", program, str(service.certificate_file), *service.urls]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)

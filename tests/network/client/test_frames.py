@@ -43,6 +43,9 @@ def test_every_cut_gives_the_same_frames() -> None:
         b"\x00\x00\x00\x00",
         b"\x00\x00\x00\x07" + msgpack.packb((1, 2, {}, b"")) + b"\x00",
         (FRAME_SIZE_BYTES_MAX + 1).to_bytes(4, "big"),
+        # Two frames whose lengths are right together only.
+        b"\x00\x00\x00\x05" + msgpack.packb((1, 2, {}, b"")) + b"\x00\x00\x00\x07" + msgpack.packb((2, 2, {}, b"")),
+        b"\x00\x00\x00\x0a" + msgpack.packb((1, 2, {}, b"")) + b"\x00\x00\x00\x06" + msgpack.packb((2, 2, {}, b"")),
     ],
 )
 def test_what_is_no_answer_is_refused(bad: bytes) -> None:
@@ -65,3 +68,17 @@ def test_requests_are_length_and_array_one_after_the_other() -> None:
         assert int.from_bytes(data[:4], "big") == size - 4
         assert msgpack.unpackb(data[4:size]) == [number, "PUT", "/app/records/1?x=y", {"content-type": "text/plain"}, b"v"]
         data = data[size:]
+
+
+def test_what_is_wrong_after_good_frames_spoils_them_too() -> None:
+    with pytest.raises(FormatError):
+        Decoder().feed(STREAM + frame(3, "204", {}, b""))
+
+
+def test_a_long_frame_comes_in_many_pieces_beside_short_ones() -> None:
+    body = bytes(range(256)) * 1000
+    data = STREAM + frame(9, 200, {}, body) + STREAM
+    decoder = Decoder()
+    found = [one for at in range(0, len(data), 1000) for one in decoder.feed(data[at : at + 1000])]
+    assert [number for number, *_ in found] == [1, 0, 2, 9, 1, 0, 2]
+    assert found[3] == (9, 200, {}, body)
