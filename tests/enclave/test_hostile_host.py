@@ -333,6 +333,27 @@ def test_a_thousand_documents_at_once_are_not_verified_and_a_joiner_from_elsewhe
     assert stranger.ask("POST", "/node/join", stale()).status == 401, "and not for ever"
 
 
+def test_who_asks_to_join_without_end_does_not_fill_the_log(join_request: tuple[Cluster, dict[str, Any]]) -> None:
+    """What is refused before a document is looked at is not rationed, and one session can ask for thousands a second."""
+    cluster, body = join_request
+    host = cluster.hosts["n0"]
+    stranger, another = cluster.client(host), cluster.client(host)
+    invented = json.dumps({**body, "nonce": bytes(32).hex()}).encode()
+
+    def told() -> list[str]:
+        return [text for _, text in host.logs if "refused a node that asked to join" in text]
+
+    before = len(told())
+    for _ in range(1_000):
+        stranger.start("POST", "/node/join", invented)
+    cluster.until(lambda: len(stranger.answers) == 1_000)
+    assert {answer.status for answer in stranger.answers} == {401}, "whoever asks is told each time"
+    assert len(told()) == before + BURST
+    cluster.run(BURST * SECONDS)
+    assert another.ask("POST", "/node/join", invented).status == 401
+    assert told()[-1].endswith(f"(and {1_000 - BURST} more before that)"), "nor is it hidden"
+
+
 def test_nonces_given_to_others_do_not_use_up_those_of_a_joiner() -> None:
     nonces = Nonces()
     mine = nonces.give(0.0)
