@@ -512,6 +512,25 @@ def test_requests_beyond_what_may_wait_are_refused_at_once(single: tuple[Cluster
     assert statuses[:30] == [503] * 30
 
 
+def test_a_user_does_not_wait_for_what_a_stranger_has_sent_before(single: tuple[Cluster, Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One session without a certificate may have thousands wait; and together with others, so many that nothing more is taken."""
+    monkeypatch.setattr(answering, "QUEUED_TOGETHER", 20)
+    monkeypatch.setattr(answering, "STRANGERS_MIN", 5)
+    monkeypatch.setattr(answering, "EXECUTED_MAX", 30)
+    monkeypatch.setattr(answering, "QUEUED_MAX", 1_000)
+    cluster, host = single
+    stranger, user = Pipeline(cluster, host), cluster.client(host, cluster.user)
+    user.ask("GET", "/node/version")
+    stranger.send(*[("PUT", f"/app/public/records/{number}", {}, b"v") for number in range(1_500)])
+    assert user.ask("PUT", "/app/records/k", b"w", prefer="committed").status == 204
+    assert sum(status == 204 for status, _ in stranger.got) < 200
+    cluster.until(lambda: len(stranger.got) == 1_500)
+    statuses = [status for status, _ in stranger.got]
+    assert statuses.count(503) == 1_500 - 1_000 - 20
+    keys = [int(key) for data in host.entries for key in read_public(data).writes.get("public:records", {})]
+    assert keys == list(range(1_020)), "in the order in which they were sent"
+
+
 def test_bodies_of_requests_that_wait_are_bounded(single: tuple[Cluster, Host], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answering, "QUEUED_BYTES_MAX", 10_000)
     cluster, host = single
