@@ -125,6 +125,8 @@ class Admission:
         self._at_opening = at_opening
         self._nonces = Nonces()
         self._throttle = Throttle()  # of documents that do not verify
+        self._telling = Throttle()  # of lines of the log: anybody may cause them, and they fill the disk that the ledger is on
+        self._untold = 0  # refusals since the last that was told
 
     def add_to(self, registry: Registry) -> None:
         """Add both endpoints."""
@@ -152,10 +154,10 @@ class Admission:
             verdict = self._attest(context, request, spki(key))
             _check_signed(request)
         except (AttestationError, PeerError) as error:
-            self._node.log("warning", f"refused a node that asked to join: {error}")
+            self._tell(context, f"refused a node that asked to join: {error}")
             raise RequestError(401, "InvalidQuote", str(error)) from None
         except ConfigurationError as error:
-            self._node.log("warning", f"the members' join policy cannot be read, so nobody joins: {error}")
+            self._tell(context, f"the members' join policy cannot be read, so nobody joins: {error}")
             raise RequestError(500, "InternalError", f"The service's join policy cannot be read: {error}") from None
         node_id = node_id_of(spki(key))
         nodes = context.kv[tables.NODE_INFO]
@@ -186,6 +188,16 @@ class Admission:
         if record["status"] != tables.TRUSTED:
             return {"node_status": tables.PENDING, "node_id": node_id}
         return self._secrets(context, request, node_id)
+
+    def _tell(self, context: Context, refusal: str) -> None:
+        """Tell the operator of a refusal, or only how many there were."""
+        remote, now = remote_of(context.request.reply_to), self._node.now
+        if not self._telling.allows(remote, now):
+            self._untold += 1
+            return
+        self._telling.refused(remote, now)
+        self._node.log("warning", f"{refusal} (and {self._untold} more before that)" if self._untold else refusal)
+        self._untold = 0
 
     def _attest(self, context: Context, request: "_JoinRequest", public_key: bytes) -> Verdict:
         node = self._node

@@ -38,6 +38,9 @@ ANSWERS_MAX: Final = 128  # to one commit, in one wake-up: whoever gets his asks
 SEALED_TOGETHER: Final = 64  # writes: a call for each costs more, and hundreds are no longer in the processor's cache when their turn comes
 QUEUED_MAX: Final = 10_000  # requests that wait to be executed
 QUEUED_BYTES_MAX: Final = 64 << 20
+QUEUED_TOGETHER: Final = 64  # beyond so many, those of strangers wait by themselves: anybody can send thousands at once
+STRANGERS_MIN: Final = 32  # of whom the tables do not know, in each wake-up, however many others wait
+CROWDED_SECONDS: Final = 1.0  # for which strangers hold back once somebody else has asked; where nobody else does, they need not
 HELD_BYTES_MAX: Final = 24 << 20  # of answers to reads that wait for confirmation; less than a channel to a backup takes at one time
 PARKED_MAX: Final = 1_000  # requests that wait for a primary
 PARKED_BYTES_MAX: Final = 8 << 20
@@ -113,6 +116,8 @@ class Answering:
         self._tell_time = tell_time
         self._now = 0.0
         self._requests: deque[Request] = deque()
+        self._strangers: deque[Request] = deque()  # requests of whom the tables do not know, where many wait; a session's stay in order
+        self._crowded_until = 0.0
         self._queued_bytes = 0
         self._answered_bytes = 0  # in this wake-up
         self._held_bytes = 0  # of reads
@@ -152,7 +157,7 @@ class Answering:
     @property
     def has_backlog(self) -> bool:
         """True if requests are left for the next wake-up, which should come at once."""
-        return bool(self._requests) or self._scripting.has_finished or self.has_committed
+        return bool(self._requests or self._strangers) or self._scripting.has_finished or self.has_committed
 
     @property
     def has_committed(self) -> bool:
@@ -164,13 +169,30 @@ class Answering:
 
     def add(self, requests: Iterable[Request]) -> None:
         """Queue requests that clients or backups sent here; refuse them where too many wait already."""
-        queue = self._requests
+        queue, strangers = self._requests, self._strangers
+        known: dict[str, bool] = {}
         for request in requests:
-            if len(queue) >= QUEUED_MAX or self._queued_bytes > QUEUED_BYTES_MAX:
+            lane, bytes_max = queue, QUEUED_BYTES_MAX
+            if strangers or len(queue) >= QUEUED_TOGETHER:
+                caller = request.caller_id
+                if caller not in known:
+                    known[caller] = self._sessions.knows(caller)
+                if known[caller]:
+                    bytes_max *= 2  # strangers may have used up the half
+                    self._crowded_until = self._now + CROWDED_SECONDS
+                else:
+                    lane = strangers
+            if len(lane) >= QUEUED_MAX or self._queued_bytes > bytes_max:
                 self.answer(request.reply_to, refusals.TOO_MANY)
             else:
-                queue.append(request)
+                lane.append(request)
                 self._queued_bytes += len(request.body)
+
+    def _let_strangers_in(self) -> None:
+        """Have some of them wait with the others: as many as there is room for, and a few in any case."""
+        most = QUEUED_TOGETHER if self._now < self._crowded_until else EXECUTED_MAX
+        for _ in range(min(len(self._strangers), max(most - len(self._requests), STRANGERS_MIN))):
+            self._requests.append(self._strangers.popleft())
 
     def forwarded_here(self, node: NodeId, data: bytes) -> None:
         """Queue a request that a backup passed on. Raises: PeerError: It is malformed."""
@@ -253,6 +275,8 @@ class Answering:
         """Execute what is queued, as much as one wake-up bears, and make entries of what was written."""
         if self._parked:
             self._unpark()
+        if self._strangers:
+            self._let_strangers_in()
         requests = self._requests
         scripting = self._scripting
         if not (requests or scripting.has_finished):

@@ -37,6 +37,9 @@ _ffi: Final[Any] = _util.ffi
 _lib: Final[Any] = _util.lib
 _BUFFER_SIZE_BYTES: Final = 1 << 16
 _BUFFER: Final = _ffi.new("char[]", _BUFFER_SIZE_BYTES)
+# A connection's buffer in OpenSSL keeps the size that it once had, for as long as the connection lives, and anybody may ask for megabytes
+# at once. So it is emptied after so much: three records, which fit into ours.
+_WRITE_SIZE_BYTES_MAX: Final = 3 * RECORD_SIZE_BYTES_MAX
 _CIPHERS_TLS12: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20"  # forward secret and authenticated; TLS 1.3 has only such
 
 
@@ -184,6 +187,7 @@ class TlsConnection:
         "_output_size",
         "_session",
         "_skip",
+        "_taken",
         "alpn",
         "closed",
         "error",
@@ -208,6 +212,7 @@ class TlsConnection:
         self._input: Any = connection._into_ssl
         self._output: Any = connection._from_ssl
         self._output_size = _READ_SIZE_BYTES
+        self._taken: list[bytes] = []  # out of OpenSSL already, of what is to be taken next
         # Where the records of the input end; only so that `feed` knows when one more read would find nothing.
         self._aligned = True
         self._skip = 0
@@ -265,6 +270,13 @@ class TlsConnection:
         if not data:
             return
         size = len(data)
+        if size > _WRITE_SIZE_BYTES_MAX:
+            taken, self._taken = self._taken, []
+            for start in range(0, size, _WRITE_SIZE_BYTES_MAX):
+                self.write(data[start : start + _WRITE_SIZE_BYTES_MAX])
+                taken.append(self.take_output())
+            self._taken = taken
+            return
         if _lib.SSL_write(self._session, data, size) != size:
             try:
                 self._connection.send(data)  # tells why not
@@ -275,6 +287,9 @@ class TlsConnection:
 
     def take_output(self) -> bytes:
         """Bytes for the peer, handed over once; empty if there are none."""
+        if self._taken:
+            taken, self._taken = self._taken, []
+            return b"".join((*taken, self.take_output()))
         size = self._output_size
         self._output_size = _READ_SIZE_BYTES
         parts: list[bytes] = []

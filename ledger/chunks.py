@@ -18,7 +18,6 @@ CHUNK_SIZE_BYTES: Final = 5_000_000  # CCF's default; a chunk closes at the firs
 CHUNK_SIZE_BYTES_MAX: Final = (1 << 32) - 1  # offsets are u32
 
 _HEADER = struct.Struct("<Q")
-_OFFSET = struct.Struct("<I")
 _NAME = re.compile(r"ledger_([1-9][0-9]{0,18})(?:-([1-9][0-9]{0,18}))?(\.committed)?")
 _SET_ASIDE: Final = (".ignored", ".recovery", ".committed_prefix")
 
@@ -80,7 +79,7 @@ def parse(data: Buffer, name: ChunkName | None = None) -> Iterator[bytes]:
     The table is checked first, so a chunk whose table is wrong yields nothing.
 
     Args:
-        data: The chunk's bytes; of a large file, its memory map.
+        data: The chunk's bytes; of a large file, whatever gives slices of it.
         name: What its name promises: closed or not, its first seqno and how many entries.
     Raises: FormatError: Any offset, size or count contradicts another one.
     """
@@ -175,7 +174,7 @@ def _check(data: Buffer, where: str, first: int) -> tuple[int, int]:
     """
     if len(data) < _HEADER.size:
         raise FormatError(f"{where}: {len(data)} bytes have no header")
-    (table,) = _HEADER.unpack_from(data)
+    (table,) = _HEADER.unpack(data[: _HEADER.size])
     end = table or len(data)
     if table and (table >= len(data) or table > CHUNK_SIZE_BYTES_MAX or table <= _HEADER.size or (len(data) - table) % 4):
         raise FormatError(f"{where}: a file of {len(data)} bytes whose table begins at {table}")
@@ -184,7 +183,7 @@ def _check(data: Buffer, where: str, first: int) -> tuple[int, int]:
     at = _HEADER.size
     while at < end:
         if stated is not None:
-            seen = _OFFSET.unpack_from(data, table + 4 * count)[0] if count < stated else "none"
+            seen = int.from_bytes(data[table + 4 * count : table + 4 * count + 4], "little") if count < stated else "none"
             if seen != at:
                 raise FormatError(
                     f"{where}: entry {first + count} begins at {at}, the table says {seen}; its offset or the size before it was changed"

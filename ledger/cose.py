@@ -33,6 +33,7 @@ CWT_ISSUER: Final = 1
 CWT_SUBJECT: Final = 2
 CWT_ISSUED_AT: Final = 6
 VDS_CCF_LEDGER_SHA256: Final = 2
+ISSUED_AT_MAX: Final = 253_402_300_799  # the end of the year 9999, where calendars and certificates end, too
 
 # Headers that a signer may call critical: those that somebody of ours looks at. Others say what nobody here would heed.
 _UNDERSTOOD: Final = frozenset(
@@ -267,6 +268,8 @@ def read_root_header(message: Sign1) -> RootHeader:
     txid = ccf.get("txid")
     if not isinstance(issuer, str) or not isinstance(subject, str) or type(issued_at) is not int or not isinstance(txid, str):
         raise FormatError("a ledger signature's claims are issuer (1), subject (2), time (6) and ccf.v1 txid")
+    if not 0 <= issued_at <= ISSUED_AT_MAX:
+        raise FormatError(f"a ledger signature's time (6) is {issued_at}, which is in no year from 1970 to 9999")
     return RootHeader(parse_transaction_id(txid), issuer, subject, issued_at)
 
 

@@ -43,7 +43,6 @@ TYPE_CLAIMS: Final = 2
 TYPE_EVIDENCE: Final = 3
 TYPE_EVIDENCE_AND_CLAIMS: Final = 4
 
-_HEAD = struct.Struct("<Q")  # version, flags and 48 bits of size in one number
 _IV = struct.Struct("<QI")
 _FIXED = struct.Struct("<Q16sQIQ")  # head, tag, IV, length of the public domain
 _DOMAIN_4 = struct.Struct("<Bq32s32sq")  # type, version, claims digest, evidence digest, max conflict version
@@ -66,11 +65,10 @@ _NAMES_MAX: Final = 1024  # an application has tens of maps; the cache of their 
 
 
 class Buffer(Protocol):
-    """Bytes, or a memory map of a file."""
+    """Bytes, or what gives slices of a file."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: slice, /) -> bytes: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 
 class Sealed(NamedTuple):
@@ -356,8 +354,8 @@ def entry_size(data: Buffer, at: int = 0) -> int:
     """
     if at < 0 or len(data) - at < HEADER_SIZE_BYTES:
         raise FormatError(f"{max(len(data) - at, 0)} bytes are too few for the header of an entry")
-    (head,) = _HEAD.unpack_from(data, at)
-    size: int = head >> 16
+    head = int.from_bytes(data[at : at + HEADER_SIZE_BYTES], "little")  # version, flags and 48 bits of size
+    size = head >> 16
     if head & 0xFF != VERSION or head & 0xFC00 or not _SIZE_MIN <= size <= ENTRY_SIZE_BYTES_MAX:
         raise FormatError(f"entry header {data[at : at + 8].hex()}: expected version 1, flags 0 to 3 and a size of {_SIZE_MIN} to 1 GiB")
     return HEADER_SIZE_BYTES + size

@@ -324,10 +324,10 @@ def _read_proof(message: cose.Sign1) -> tuple[Leaf, Path]:
     if set(message.unprotected) != {cose.HEADER_VDP} or not isinstance(inclusion, (list, tuple)) or len(inclusion) != 1:
         raise FormatError("a COSE receipt carries one inclusion proof in its unprotected header (396, -1), and nothing else")
     assert isinstance(proofs, Mapping)
-    if set(proofs) != {PROOF_INCLUSION} or not isinstance(inclusion[0], bytes):
+    if not _is_map_of(proofs, {PROOF_INCLUSION}) or not isinstance(inclusion[0], bytes):
         raise FormatError("a COSE receipt carries one inclusion proof, encoded as a byte string")
     proof = cbor.decode(inclusion[0])
-    if not isinstance(proof, Mapping) or set(proof) != {PROOF_LEAF, PROOF_PATH}:
+    if not isinstance(proof, Mapping) or not _is_map_of(proof, {PROOF_LEAF, PROOF_PATH}):
         raise FormatError("an inclusion proof is a map of leaf (1) and path (2)")
     leaf, path = proof[PROOF_LEAF], proof[PROOF_PATH]
     if (
@@ -346,6 +346,10 @@ def _read_proof(message: cose.Sign1) -> tuple[Leaf, Path]:
             raise FormatError("a step of a proof's path is [left, digest]")
         steps.append((step[0], step[1]))
     return Leaf(leaf[0], leaf[1], leaf[2]), steps
+
+
+def _is_map_of(value: Mapping[Any, Any], labels: set[int]) -> bool:
+    return set(value) == labels and all(type(label) is int for label in value)  # Python takes true and 1.0 for 1; others do not
 
 
 def _is_digest(value: Any) -> bool:

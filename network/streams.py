@@ -309,16 +309,26 @@ class Streams:
             if not stream.deadline:
                 stream.deadline = time.monotonic() + STALL_SECONDS_MAX
                 self._slow.add(stream)
-        elif len(unsent) > stream.kind.unsent_bytes_max or self._unsent_total > UNSENT_BYTES_MAX:
+        elif len(unsent) > stream.kind.unsent_bytes_max:
             self.dropped += 1
             self._drop(stream)
             return
         else:
             unsent += data
         self._unsent_total += size
-        assert stream.unsent is not None
+        while self._unsent_total > UNSENT_BYTES_MAX:
+            self._drop_largest()
+        if stream.unsent is None:
+            return  # it was the largest
         paused = stream.kind.pauses and len(stream.unsent) > PAUSE_BYTES
         self._watch_stream(stream, _OUT if paused or not stream.opened else _IN | _OUT)
+
+    def _drop_largest(self) -> None:
+        """Make room, at the cost of who does not take what it asked for; a peer, which may be catching up, goes after all clients."""
+        waiting = [(stream.kind.pauses, len(stream.unsent), stream) for stream in self._slow if stream.unsent]
+        stream = max(waiting, key=lambda item: item[:2])[2]
+        self.dropped += not stream.closing
+        self._drop(stream)
 
     def close(self, number: int) -> None:
         """Close a stream once what was sent is out; `closed` tells at once."""
@@ -390,6 +400,7 @@ class Streams:
         stream.kind.closing.pop(stream, None)
         if stream.unsent:
             self._unsent_total -= len(stream.unsent)
+            stream.unsent = None
         if not stream.closing:
             self.closed.append(stream.number)
         stream.socket.close()  # leaves the poll by itself

@@ -3,11 +3,10 @@
 Nothing here is believed but bytes and the certificate that the caller names.
 """
 
-import mmap
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -15,7 +14,7 @@ import click
 
 from ledgerd.ledger.errors import ConfigurationError, FormatError, IntegrityError
 from ledgerd.ledger.ids import Seqno, parse_transaction_id
-from ledgerd.node.bounded_file import open_bounded
+from ledgerd.node.bounded_file import FileBytes, open_bounded
 from ledgerd.node.cli import node_findings
 from ledgerd.node.cli.allow_list import read_measurements
 from ledgerd.node.cli.evidence import nitro_roots
@@ -25,7 +24,6 @@ from ledgerd.node.cli.service import SERVICE_CERT_VARIABLE, ServiceOptions, serv
 
 if TYPE_CHECKING:
     from ledgerd.ledger.audit import Auditor, AuditResult
-    from ledgerd.ledger.entry import Buffer
 
 LEDGER_FOLDER: Final = "ledger"  # inside a node's directory
 PROGRESS_EVERY: Final = 512  # entries; drawing more often would cost more than reading
@@ -96,7 +94,7 @@ class ChunkSource:
         done = 0
         for path, name in self._files:
             seqno = int(name.first)
-            with mapped(path) as data:
+            with opened(path) as data:
                 try:
                     for entry in chunks.parse(data, name):
                         done += len(entry)
@@ -104,22 +102,22 @@ class ChunkSource:
                         seqno += 1
                 except FormatError as error:
                     raise FormatError(f"{path.name}, entry {seqno}: {error}") from None
+                except OSError as error:
+                    raise FormatError(f"{path.name}, entry {seqno}: the file cannot be read: {error.strerror}") from None
 
 
 @contextmanager
-def mapped(path: Path) -> Iterator["Buffer"]:
-    """The bytes of a file that a stranger may have put there, without reading all of them into memory.
+def opened(path: Path) -> Iterator[FileBytes]:
+    """The bytes of a file that a stranger may have put there, and may change meanwhile, without reading all of them into memory.
 
     Raises: ConfigurationError: It cannot be read; or it is none, but something that a reader would wait for, or never come to the end of.
     """
     try:
-        with open_bounded(path, FILE_BYTES_MAX) as file:
-            there_is_something = os.fstat(file.fileno()).st_size > 0  # there is no map of nothing
-            held = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if there_is_something else nullcontext(b"")
+        file = open_bounded(path, FILE_BYTES_MAX)
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}; what is no ledger file has no place in the folder") from None
-    with held as data:
-        yield data
+    with file:
+        yield FileBytes(file)
 
 
 anchor_option: Final = click.option(

@@ -333,6 +333,27 @@ def test_a_thousand_documents_at_once_are_not_verified_and_a_joiner_from_elsewhe
     assert stranger.ask("POST", "/node/join", stale()).status == 401, "and not for ever"
 
 
+def test_who_asks_to_join_without_end_does_not_fill_the_log(join_request: tuple[Cluster, dict[str, Any]]) -> None:
+    """What is refused before a document is looked at is not rationed, and one session can ask for thousands a second."""
+    cluster, body = join_request
+    host = cluster.hosts["n0"]
+    stranger, another = cluster.client(host), cluster.client(host)
+    invented = json.dumps({**body, "nonce": bytes(32).hex()}).encode()
+
+    def told() -> list[str]:
+        return [text for _, text in host.logs if "refused a node that asked to join" in text]
+
+    before = len(told())
+    for _ in range(1_000):
+        stranger.start("POST", "/node/join", invented)
+    cluster.until(lambda: len(stranger.answers) == 1_000)
+    assert {answer.status for answer in stranger.answers} == {401}, "whoever asks is told each time"
+    assert len(told()) == before + BURST
+    cluster.run(BURST * SECONDS)
+    assert another.ask("POST", "/node/join", invented).status == 401
+    assert told()[-1].endswith(f"(and {1_000 - BURST} more before that)"), "nor is it hidden"
+
+
 def test_nonces_given_to_others_do_not_use_up_those_of_a_joiner() -> None:
     nonces = Nonces()
     mine = nonces.give(0.0)
@@ -489,6 +510,25 @@ def test_requests_beyond_what_may_wait_are_refused_at_once(single: tuple[Cluster
     statuses = [status for status, _ in client.got]
     assert statuses.count(200) == 50
     assert statuses[:30] == [503] * 30
+
+
+def test_a_user_does_not_wait_for_what_a_stranger_has_sent_before(single: tuple[Cluster, Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One session without a certificate may have thousands wait; and together with others, so many that nothing more is taken."""
+    monkeypatch.setattr(answering, "QUEUED_TOGETHER", 20)
+    monkeypatch.setattr(answering, "STRANGERS_MIN", 5)
+    monkeypatch.setattr(answering, "EXECUTED_MAX", 30)
+    monkeypatch.setattr(answering, "QUEUED_MAX", 1_000)
+    cluster, host = single
+    stranger, user = Pipeline(cluster, host), cluster.client(host, cluster.user)
+    user.ask("GET", "/node/version")
+    stranger.send(*[("PUT", f"/app/public/records/{number}", {}, b"v") for number in range(1_500)])
+    assert user.ask("PUT", "/app/records/k", b"w", prefer="committed").status == 204
+    assert sum(status == 204 for status, _ in stranger.got) < 200
+    cluster.until(lambda: len(stranger.got) == 1_500)
+    statuses = [status for status, _ in stranger.got]
+    assert statuses.count(503) == 1_500 - 1_000 - 20
+    keys = [int(key) for data in host.entries for key in read_public(data).writes.get("public:records", {})]
+    assert keys == list(range(1_020)), "in the order in which they were sent"
 
 
 def test_bodies_of_requests_that_wait_are_bounded(single: tuple[Cluster, Host], monkeypatch: pytest.MonkeyPatch) -> None:

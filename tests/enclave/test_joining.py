@@ -449,6 +449,43 @@ def test_a_ledger_that_does_not_begin_with_the_attested_genesis_stops_the_joiner
     assert "another ledger" in joiner.notices["refused"]
 
 
+def cut_off(cluster: Cluster, *names: str) -> None:
+    """Cut nodes off from all others, but not from each other."""
+    cluster.cut = lambda a, b: (a.name in names) is not (b.name in names)
+    for host in cluster.hosts.values():
+        for stream, (end, _) in list(host.streams.items()):
+            if isinstance(end, Host) and cluster.cut(host, end):
+                cluster.close_stream(host, stream)
+                host.inbox.append(boundary.Closed(stream))
+
+
+def test_a_joiner_whose_admission_an_election_has_undone_says_that_the_others_may_not_know_of_it() -> None:
+    cluster = Cluster(app)
+    first, second, third = cluster.start(3)
+    joiner = cluster.join("n3")
+
+    def is_pending_for_good() -> bool:
+        serving = first.enclave._serving
+        assert serving is not None
+        records = serving._replica.store.map(tables.NODE_INFO)
+        version = records.version_of(joiner.notices.get("node_id", "").encode())
+        return version is not None and version <= serving._consensus.commit_seqno
+
+    cluster.until(is_pending_for_good)
+    cut_off(cluster, first.name, joiner.name)  # so that it is trusted by one whom a majority leaves behind
+    cluster.until(lambda: joiner.notices.get("open") == "yes")
+    cluster.kill(first)
+    cluster.until(lambda: "primary" in (second.notices.get("role"), third.notices.get("role")))
+    cluster.cut = lambda a, b: False
+    assert "not know of it" not in warnings(joiner)
+    cluster.run(30)
+    assert warnings(joiner).count("not know of it") == 1
+    nodes = json.loads(cluster.client(second).ask("GET", "/node/network/nodes").body)["nodes"]
+    assert {node["node_id"]: node["status"] for node in nodes}[joiner.notices["node_id"]] == "Pending"
+    assert joiner.stopped is None
+    assert "not know of it" not in warnings(second) + warnings(third), "whose admission is final"
+
+
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"\xff", b'{"nonce":1}', b"[" * 100_000])
 def test_a_malformed_join_request_is_a_400(body: bytes) -> None:
     cluster = Cluster(app)

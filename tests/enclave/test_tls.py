@@ -1,7 +1,9 @@
 """TLS in memory: whom a server accepts, what it reports of a caller, and that bytes may be cut anywhere."""
 
 import datetime
+import resource
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -42,6 +44,11 @@ def shake(server: TlsConnection, client: MemoryClient, size: int = 1 << 16) -> b
             client.receive(down)
         if not up and not down:
             return plaintext
+
+
+def resident_bytes() -> int:
+    """Memory of this process, OpenSSL's included."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 CALLERS: dict[str, Callable[[], Identity]] = {
@@ -240,9 +247,26 @@ def test_the_servers_answer_of_many_records_is_taken_in_one_piece() -> None:
     shake(server, client)
     server.write(b"x" * 100)
     server.write(b"y" * 1_000_000)
+    server.write(b"z" * 100_000)
+    server.write(b"end")
     client.receive(server.take_output())
-    assert client.plaintext == b"x" * 100 + b"y" * 1_000_000
+    assert client.plaintext == b"x" * 100 + b"y" * 1_000_000 + b"z" * 100_000 + b"end"
     assert server.take_output() == b""
+
+
+def test_a_connection_keeps_no_memory_of_the_size_of_an_answer_that_it_gave() -> None:
+    """A thousand clients who each asked for megabytes once, and then say nothing, would hold gigabytes of an enclave."""
+    connections = []
+    for _ in range(16):
+        server, client = SHARED_CONTEXT.connection(), MemoryClient()
+        shake(server, client)
+        connections.append(server)
+    before = resident_bytes()
+    answer = b"z" * (8 << 20)
+    for server in connections:
+        server.write(answer)
+        assert len(server.take_output()) > len(answer)
+    assert resident_bytes() - before < 48 << 20
 
 
 def test_a_flipped_bit_ends_the_connection_and_yields_no_plaintext() -> None:

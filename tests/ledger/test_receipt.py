@@ -260,6 +260,19 @@ def test_malformed_proofs_are_refused(service: Service, proof: bytes) -> None:
         verify_cose(made, service.key.public_key())
 
 
+@pytest.mark.parametrize(
+    ("kind", "leaf", "path"), [(-1.0, 1, 2), (-1, True, 2), (-1, 1.0, 2), (-1, 1, 2.0)], ids=["kind", "leaf true", "leaf 1.0", "path"]
+)
+def test_labels_that_only_some_readers_take_for_numbers_are_refused(service: Service, kind: Any, leaf: Any, path: Any) -> None:
+    """Whoever reads it with another tool would be told something else."""
+    message = cose.decode(cose_receipt(service, 5))
+    proof = cbor2.loads(message.unprotected[396][-1][0])
+    told = {396: {kind: [cbor2.dumps({leaf: proof[1], path: proof[2]})]}}
+    made = cbor2.dumps(cbor2.CBORTag(18, [message.protected_bytes, told, message.payload, message.signature]))
+    with pytest.raises(FormatError, match="inclusion proof"):
+        verify_cose(made, service.key.public_key())
+
+
 def test_refusals_are_typed() -> None:
     for text in ("", "[]", "{}", "null", '{"leaf_components": {}}', '{"proof": 1, "proof": 1}', "[" * 100_000):
         with pytest.raises(FormatError):

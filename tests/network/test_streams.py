@@ -127,6 +127,33 @@ def test_all_unsent_bytes_together_have_a_limit(streams: Streams, monkeypatch: p
     close_all(clients)
 
 
+def test_what_each_of_many_is_sent_first_counts_too_and_the_largest_goes(streams: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One answer may be large, and a client without a certificate may ask for it in each of its thousand sessions, and read none."""
+    monkeypatch.setattr(module, "UNSENT_BYTES_MAX", 40 << 20)
+    clients = connected(streams, client_kind(), 6)
+    streams.send(1, bytes(10 << 20))  # some of which the kernel takes
+    for number in range(2, 7):
+        streams.send(number, bytes(16 << 20))
+        assert streams._unsent_total <= 40 << 20
+    assert streams.closed
+    assert 1 not in streams.closed
+    assert streams.dropped == len(streams.closed)
+    close_all(clients)
+
+
+def test_room_is_made_by_clients_before_a_peer_that_catches_up(streams: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UNSENT_BYTES_MAX", 60 << 20)
+    (peer,) = connected(streams, client_kind(pauses=False))
+    streams.opened.clear()
+    clients = connected(streams, client_kind(), 3)
+    streams.send(1, bytes(32 << 20))
+    for number in (2, 3, 4):
+        streams.send(number, bytes(16 << 20))
+    assert streams.closed
+    assert 1 not in streams.closed
+    close_all([peer, *clients])
+
+
 def test_a_client_that_does_not_read_its_answers_is_not_read_from(streams: Streams) -> None:
     (client,) = connected(streams, client_kind(unsent_bytes_max=64 << 20))
     streams.send(1, bytes(16 << 20))

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ledgerd.ledger.audit import Auditor
 from ledgerd.ledger.chunks import Chunker
+from ledgerd.ledger.entry import PublicEntry
 from ledgerd.node.storage import Append, Storage
 from support.command_line import Ledgerd
 from support.ledgers import Service
@@ -213,6 +215,28 @@ def test_what_a_stranger_puts_in_a_chunk_s_place_is_refused_and_not_waited_for(
     ran = ledgerd(*command, folder)
     assert ran.status == 2
     assert str(file) in ran.err or str(tmp_path / "nothing") in ran.err
+
+
+def test_a_chunk_that_is_cut_short_while_it_is_read_is_a_refusal(ledgerd: Ledgerd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may write the file, a CCF node that rolls back among them, must not end its reader without a verdict."""
+    service = Service()
+    service.genesis()
+    for number in range(10):
+        service.write({"public:notes": {b"%d" % number: bytes(40_000)}})
+    service.sign()
+    folder = write_chunks(tmp_path / "chunks", service.entries, 1)
+    file = max(folder.iterdir(), key=lambda path: path.stat().st_size)
+    feed = Auditor.feed
+
+    def cut(auditor: Auditor, data: bytes) -> PublicEntry:
+        if auditor.last.seqno == 3:
+            os.truncate(file, 100)
+        return feed(auditor, data)
+
+    monkeypatch.setattr(Auditor, "feed", cut)
+    ran = ledgerd("ledger", "verify", folder)
+    assert (ran.status, ran.fields["verdict"]) == (1, "REFUSED")
+    assert "cut short while it was read" in ran.fields["reason"]
 
 
 def test_an_empty_chunk_file_is_refused(ledgerd: Ledgerd, tmp_path: Path) -> None:
