@@ -52,6 +52,7 @@ from ledgerd.enclave.scripts.pool import Pool
 from ledgerd.enclave.sessions import Sessions
 from ledgerd.enclave.states import HistoricalState, Range, size_of
 from ledgerd.enclave.status import Attested, Status
+from ledgerd.enclave.unheard import Unheard
 from ledgerd.governance import tables
 from ledgerd.ledger.entry import ZERO_DIGEST, WriteSet
 from ledgerd.ledger.errors import HostError, PeerError, RequestError
@@ -59,7 +60,6 @@ from ledgerd.ledger.ids import NodeId, Seqno, TransactionId, View
 from ledgerd.ledger.signature import Signature
 
 DIAL_SECONDS: Final = 0.02  # between looks at whom to dial, where nothing has changed that would tell
-FORGOTTEN_SECONDS: Final = 10.0  # without a primary, before the operator of a joiner is told that the others may not know of it
 VERIFY_SECONDS: Final = 0.25  # between verifications of the newest signature; see `_verify`
 
 _NEVER: Final = float("inf")
@@ -147,7 +147,6 @@ class Serving:
         self._verified_at = now
         self._dial_at = now
         self._ends_at = _NEVER  # a retired node ends itself
-        self._unheard_since: float | None = None  # since when there is no primary, of a joiner whose admission is not final
 
         limits = LIMITS
         store = Store(windows={IDEMPOTENCY_MAP: limits.idempotency_window})
@@ -157,6 +156,7 @@ class Serving:
             heartbeat=configuration.heartbeat_seconds, election_timeout=configuration.election_timeout_seconds
         )
         self._consensus = Consensus(keys.id, self._replica, settings, jitter, now)
+        self._unheard = Unheard(keys.id, store, self._consensus, self._log, now)
         self._certificates = ShownCertificates(keys, certificate, service, self._log)
         self._group_commit = GroupCommit(keys.id, keys.identity, self._certificates.node_pem, service.identity)
         own = str(configuration.peer)
@@ -246,7 +246,6 @@ class Serving:
         self._dialling.learn(peers)
         self._replica.genesis_expected = genesis_digest
         self._joined_peers = frozenset(peers) - {self._keys.id}
-        self._unheard_since = self._now
 
     # Inputs.
 
@@ -303,30 +302,7 @@ class Serving:
         for failure in channels.take_failures():
             self._log("warning", f"channel ended: {failure}")
         self._dialling.settle()
-        if self._unheard_since is not None:
-            self._look_at_admission(now, self._unheard_since)
-
-    def _look_at_admission(self, now: float, since: float) -> None:
-        """Tell the operator of a joiner, once, that its admission may have been undone: whoever leads now may never have heard of it.
-
-        It does not end itself: if the one that admitted it comes back, that one may need it for a majority.
-        """
-        records = self._replica.store.map(tables.NODE_INFO)
-        key = self._keys.id.encode()
-        record, version = records.get(key), records.version_of(key)
-        is_final = record is not None and version is not None and version <= self._consensus.commit_seqno
-        if is_final and tables.decode(record or b"")["status"] != tables.PENDING:
-            self._unheard_since = None
-        elif self._consensus.primary_id is not None:
-            self._unheard_since = now
-        elif now >= since + FORGOTTEN_SECONDS:
-            self._unheard_since = None
-            self._log(
-                "warning",
-                f"this node was admitted, but that is not final, and no primary was heard for {FORGOTTEN_SECONDS:.0f} s: another than the "
-                "one that admitted it may lead now, and not know of it. `ledgerd status --url` of another node tells; where this one is "
-                "Pending there, stop it, and start another in its place",
-            )
+        self._unheard.look(now)
 
     def hand_over(self) -> bool:
         """The operator wants this node to stop: ask a peer to be primary in its place. False if there is nothing to hand over."""
