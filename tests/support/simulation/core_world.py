@@ -7,18 +7,18 @@ several unsigned configurations, signatures at any place, reads at any moment.
 import contextlib
 from collections import deque
 from collections.abc import Hashable
-from copy import deepcopy
 from hashlib import sha256
 from typing import Any, Final
 
 from ledgerd.enclave.consensus.core import Appended, Configuration, Consensus, LogEntry, Note, Role, Settings
 from ledgerd.ledger.errors import HostError, IntegrityError
 from ledgerd.ledger.ids import FIRST_VIEW, NodeId, Seqno, TransactionId, View
-from support.simulation import elections
+from support.simulation.copying import allow, copied, put
 from support.simulation.disk import Disk, Report
-from support.simulation.invariants import Violation
-from support.simulation.observation import PLAIN, Meaning, plain
+from support.simulation.elections import WatchedConsensus, watched
+from support.simulation.observation import PLAIN, Meaning, Shadow, plain
 from support.simulation.plan import SET_BACK, Plan
+from support.simulation.violation import Violation
 from support.simulation.world import Event, Node, World
 
 _PLAIN: Final = ord("p")
@@ -109,7 +109,7 @@ class CoreNode(Node):
         super().__init__(name, name, world.rate())
         self.former: Disk | None = None
         self.machine = Machine(SET_BACK in world.plan.faults)
-        self.core = Consensus(NodeId(name), self.machine, world.settings, world.jitter, self.clock)
+        self.core = watched(Consensus)(NodeId(name), self.machine, world.settings, world.jitter, self.clock)
         self.watch(world.registry, world.judge)
 
     def has_stored(self, view: int, seqno: int) -> bool:
@@ -128,6 +128,9 @@ class CoreNode(Node):
         else:
             note = _note(seqno, read_entry(data, frozenset()))
             core.replicate(LogEntry(core.view, seqno, data, data, note.committable, note.configuration, note.removed))
+
+
+allow(CoreNode, Disk, Machine, Shadow, WatchedConsensus)
 
 
 class CoreWorld(World):
@@ -328,21 +331,21 @@ class CoreWorld(World):
         node = self._node(name)
         if node is not None and not self.registry.set_back:
             shared = {id(thing): thing for thing in (self, self.registry, self.judge, self.settings)}
-            self.copies = {name: deepcopy(node, shared)}
+            self.copies = {name: copied(node, shared)}
             self.heard = {name: deque()}
 
     def do_restore(self, name: str) -> None:
         """It puts the copy back, once."""
         node = self._node(name)
-        copied = self.copies.pop(name, None)
-        if node is None or copied is None:
+        kept = self.copies.pop(name, None)
+        if node is None or kept is None:
             return
         self.faults["memory set back"] += 1
         self.registry.set_back.add(name)
         former, clock, rate = node.disk, node.clock, node.rate
-        vars(node).update(vars(copied))
+        put(node, kept)
         node.former, node.clock, node.rate, node.disk.lie = former, clock, rate, former.lie
-        elections.watch(node)
+        node.core.watched = node
         self.asked = {token: asked for token, asked in self.asked.items() if asked[0] != name}
         self.wake(node)
 
