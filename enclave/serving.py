@@ -141,6 +141,7 @@ class Serving:
         self._sessions = sessions
         self._services = services
         self._rejects = rejects
+        self._node_records: dict[bytes, tuple[bytes, dict[str, Any]]] = {}  # their bytes, and what those say
         self._logs: list[tuple[str, str]] = []
         self._notices: list[tuple[str, str]] = []
         self._joined_peers: frozenset[NodeId] = frozenset()  # whom to answer before our own ledger names anybody
@@ -556,7 +557,11 @@ class Serving:
         self._dial_at = self._now
         self._refresh.governance_changed()
         store = self._replica.store
-        records = {key: tables.decode(value) for key, value in store.map(tables.NODE_INFO).items()}
+        before, self._node_records = self._node_records, {}
+        for key, value in store.map(tables.NODE_INFO).items():
+            known = before.get(key)
+            self._node_records[key] = known if known is not None and known[0] == value else (value, tables.decode(value))
+        records = {key: record for key, (_, record) in self._node_records.items()}
         self._leaving.learn(records)
         self._dialling.learn(
             {

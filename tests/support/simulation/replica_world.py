@@ -264,7 +264,7 @@ class ReplicaWorld(ServiceWorld):
         if node.clock >= node.sweep_at:
             node.sweep_at = node.clock + 0.5
             served.sweep(node.clock)
-        ready = Ready()
+        ready: Any = Ready()  # what is sealed here names a node, not a stream
         served.carry_out(ready)
         self.store(node, ready)
         for sealed in ready.once_stored:
