@@ -1,6 +1,7 @@
 """Copies of objects with all that they hold, also of compiled classes, which Python's own `copy` cannot take apart."""
 
 import copyreg
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, TypeVar
 
@@ -27,13 +28,10 @@ def copied(thing: Thing, shared: dict[int, Any]) -> Thing:
     return deepcopy(thing, shared)
 
 
-def allow(*classes: type[Any]) -> None:
-    """Objects of these classes may be copied, be they compiled or not."""
-    for kind in classes:
-        if hasattr(kind, "__mypyc_attrs__"):
-            copyreg.pickle(kind, _apart)
+def allow(kind: type[Any], blank: Callable[[], Any]) -> None:
+    """Objects of this class may be copied, be they compiled or not. `blank` makes one that is to be filled."""
 
+    def apart(thing: object) -> tuple[Any, ...]:
+        return blank, (), (None, {name: getattr(thing, name) for name in fields(thing)})
 
-def _apart(thing: object) -> tuple[Any, ...]:
-    kind: Any = type(thing)
-    return kind.__new__, (kind,), (None, {name: getattr(thing, name) for name in fields(thing)})
+    copyreg.pickle(kind, apart)  # which is what `copy` asks, too

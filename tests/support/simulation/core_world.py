@@ -16,10 +16,10 @@ from ledgerd.ledger.ids import FIRST_VIEW, NodeId, Seqno, TransactionId, View
 from support.simulation.copying import allow, copied, put
 from support.simulation.disk import Disk, Report
 from support.simulation.elections import WatchedConsensus, watched
-from support.simulation.observation import PLAIN, Meaning, Shadow, plain
+from support.simulation.observation import PLAIN, Meaning, Registry, Shadow, Witness, plain
 from support.simulation.plan import SET_BACK, Plan
 from support.simulation.violation import Violation
-from support.simulation.world import Event, Node, World
+from support.simulation.world import CLOCK_BEGINS, Event, Node, World
 
 _PLAIN: Final = ord("p")
 _SIGNATURE: Final = ord("s")
@@ -105,12 +105,11 @@ class CoreNode(Node):
         former: The disk that it had before it was set back, with what it had acknowledged then.
     """
 
-    def __init__(self, world: "CoreWorld", name: str) -> None:
-        super().__init__(name, name, world.rate())
+    def __init__(self, name: str, rate: float, machine: Machine, core: WatchedConsensus) -> None:
+        super().__init__(name, name, rate)
         self.former: Disk | None = None
-        self.machine = Machine(SET_BACK in world.plan.faults)
-        self.core = watched(Consensus)(NodeId(name), self.machine, world.settings, world.jitter, self.clock)
-        self.watch(world.registry, world.judge)
+        self.machine = machine
+        self.core = core
 
     def has_stored(self, view: int, seqno: int) -> bool:
         return self.disk.has(view, seqno) or (self.former is not None and self.former.has(view, seqno))
@@ -130,7 +129,27 @@ class CoreNode(Node):
             core.replicate(LogEntry(core.view, seqno, data, data, note.committable, note.configuration, note.removed))
 
 
-allow(CoreNode, Disk, Machine, Shadow, WatchedConsensus)
+def _blank_machine() -> Machine:
+    return Machine(has_roots=False)
+
+
+def _blank_consensus() -> WatchedConsensus:
+    return WatchedConsensus(NodeId(""), _blank_machine(), Settings(), float, 0.0)
+
+
+def _blank_node() -> CoreNode:
+    return CoreNode("", 1.0, _blank_machine(), _blank_consensus())
+
+
+def _blank_shadow() -> Shadow:
+    return Shadow("", Registry(read_entry), Witness())
+
+
+allow(CoreNode, _blank_node)
+allow(Disk, Disk)
+allow(Machine, _blank_machine)
+allow(Shadow, _blank_shadow)
+allow(WatchedConsensus, _blank_consensus)
 
 
 class CoreWorld(World):
@@ -150,8 +169,7 @@ class CoreWorld(World):
         self.confirmed: Hashable = None
         self.copies: dict[str, CoreNode] = {}
         self.heard: dict[str, deque[tuple[CoreNode, Any]]] = {}
-        first = CoreNode(self, "n1")
-        self.add(first)
+        first = self._new("n1")
         first.core.start_primary(FIRST_VIEW)
         self.registry.winners[FIRST_VIEW] = "n1"
         first.append("c", "n1")
@@ -165,6 +183,13 @@ class CoreWorld(World):
         self.rest()
         self.do_pass(0.15)
         self.rest()
+
+    def _new(self, name: str) -> CoreNode:
+        rate, machine = self.rate(), Machine(SET_BACK in self.plan.faults)
+        node = CoreNode(name, rate, machine, watched(Consensus)(NodeId(name), machine, self.settings, self.jitter, CLOCK_BEGINS))
+        node.watch(self.registry, self.judge)
+        self.add(node)
+        return node
 
     # What a node does.
 
@@ -288,8 +313,7 @@ class CoreWorld(World):
     def do_join(self, name: str) -> None:
         """A new enclave, with an empty log."""
         if name not in self.nodes:
-            node = CoreNode(self, name)
-            self.add(node)
+            node = self._new(name)
             node.core.start_backup()
             self.wake(node)
 

@@ -22,6 +22,7 @@ from support.simulation.violation import Violation
 
 Event = tuple[Any, ...]
 
+CLOCK_BEGINS: Final = 1000.0  # a new node's clock
 _TURNS_MAX: Final = 20  # in which a node works through what it left for later at first
 
 
@@ -42,7 +43,7 @@ class Node:
     def __init__(self, name: str, node_id: str, rate: float) -> None:
         self.name = name
         self.node_id = node_id
-        self.clock = 1000.0
+        self.clock = CLOCK_BEGINS
         self.rate = rate
         self.is_up = True
         self.is_paused = False
