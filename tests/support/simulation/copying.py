@@ -32,6 +32,7 @@ def allow(kind: type[Any], blank: Callable[[], Any]) -> None:
     """Objects of this class may be copied, be they compiled or not. `blank` makes one that is to be filled."""
 
     def apart(thing: object) -> tuple[Any, ...]:
-        return blank, (), (None, {name: getattr(thing, name) for name in fields(thing)})
+        held = {name: getattr(thing, name) for name in fields(thing)}
+        return blank, (), held if hasattr(thing, "__setstate__") else (None, held)  # compiled classes have one, which takes no pair
 
     copyreg.pickle(kind, apart)  # which is what `copy` asks, too
