@@ -97,6 +97,10 @@ class Compiled:
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
 
 def test_a_compiled_object_is_copied_where_it_is_allowed() -> None:
     with pytest.raises(TypeError):
