@@ -141,7 +141,6 @@ class Serving:
         self._sessions = sessions
         self._services = services
         self._rejects = rejects
-        self._node_records: dict[bytes, tuple[bytes, dict[str, Any]]] = {}  # their bytes, and what those say
         self._logs: list[tuple[str, str]] = []
         self._notices: list[tuple[str, str]] = []
         self._joined_peers: frozenset[NodeId] = frozenset()  # whom to answer before our own ledger names anybody
@@ -557,12 +556,7 @@ class Serving:
         self._dial_at = self._now
         self._refresh.governance_changed()
         store = self._replica.store
-        before, self._node_records = self._node_records, {}
-        for key, value in store.map(tables.NODE_INFO).items():
-            known = before.get(key)
-            self._node_records[key] = known if known is not None and known[0] == value else (value, tables.decode(value))
-        records = {key: record for key, (_, record) in self._node_records.items()}
-        self._leaving.learn(records)
+        records = self._leaving.learn(store.map(tables.NODE_INFO).items())
         self._dialling.learn(
             {
                 NodeId(key.decode()): record["node_to_node_interface"]["published_address"]
