@@ -334,6 +334,10 @@ class Channels:
         """Whether there is a channel to that node, up or in its handshake; if not, dial."""
         return node_id in self._dialled
 
+    def reaches(self, nodes: frozenset[NodeId]) -> bool:
+        """Whether `dialling` is true of each of these."""
+        return self._dialled.keys() >= nodes
+
     def retire(self, node_id: NodeId) -> None:
         """End the channels of a node that the ledger now excludes."""
         for channel in (self._dialled.pop(node_id, None), self._accepted.pop(node_id, None)):

@@ -3,7 +3,7 @@
 Not here: what a channel is and whom it believes (`enclave.channels`), which peers there are (`enclave.consensus`).
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from cryptography import x509
@@ -64,10 +64,13 @@ class Dialling:
         """The address of a peer, or "" while it is unknown."""
         return self._addresses.get(node_id, "")
 
-    def dial(self, peers: Collection[NodeId], now: float, ready: Ready) -> None:
+    def dial(self, peers: frozenset[NodeId], now: float, ready: Ready) -> None:
         """Ask the host for a stream to every peer that has none."""
         channels = self.channels
         asked = self._asked
+        if not asked and channels.reaches(peers):
+            self.next_deadline = _NEVER
+            return
         for stream in [stream for stream, (_, until) in asked.items() if until <= now]:
             del asked[stream]
             ready.closes.append(stream)

@@ -7,6 +7,7 @@ Not here: running a handler (`enclave.execution`), the document that describes e
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -320,7 +321,9 @@ class Endpoint:
             raise UsageError(f"{template} names a parameter twice")
 
 
-def _parse_template(template: str) -> list[tuple[str, tuple[str, str] | None]]:
+# Each is asked for more than once, and by each node that starts in a process.
+@lru_cache(maxsize=1024)
+def _parse_template(template: str) -> tuple[tuple[str, tuple[str, str] | None], ...]:
     """Segments of a template: (literal, None) or ("", (parameter name, action or ""))."""
     if not template.startswith("/"):
         raise UsageError(f"path template {template!r} does not begin with a slash")
@@ -333,7 +336,7 @@ def _parse_template(template: str) -> list[tuple[str, tuple[str, str] | None]]:
             raise UsageError(f"segment {segment!r} of {template} is neither a literal nor {{name}} nor {{name}}:action")
         else:
             segments.append((segment, None))
-    return segments
+    return tuple(segments)
 
 
 def shape(template: str) -> str:

@@ -6,7 +6,7 @@ its record deleted. Its name stays in a table of former nodes, so that it is nei
 Not here: proposals (`enclave.governing`), configurations and phases (`enclave.consensus`), channels (`enclave.channels`).
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, Protocol
 
 from ledgerd.enclave.built_ins import built_in
@@ -104,17 +104,24 @@ class Leaving:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._records: dict[bytes, tuple[bytes, dict[str, Any]]] = {}  # of nodes: their bytes, and what those say
         self._unrecorded: list[tuple[bytes, dict[str, Any]]] = []
 
     def add_to(self, registry: Registry) -> None:
         """Add `DELETE /node/network/nodes/{node_id}`."""
         registry.add(built_in("DELETE", "/network/nodes/{node_id}", self._delete))
 
-    def learn(self, records: dict[bytes, dict[str, Any]]) -> None:
-        """The records of nodes have changed, forward or back."""
+    def learn(self, found: Iterable[tuple[bytes, bytes]]) -> dict[bytes, dict[str, Any]]:
+        """The records of nodes have changed, forward or back. Returns: all of them; only what is new is read."""
+        before, self._records = self._records, {}
+        for key, value in found:
+            known = before.get(key)
+            self._records[key] = known if known is not None and known[0] == value else (value, tables.decode(value))
+        records = {key: record for key, (_, record) in self._records.items()}
         self._unrecorded = [
             (key, record) for key, record in records.items() if record["status"] == tables.RETIRED and not record["retired_committed"]
         ]
+        return records
 
     def due(self) -> WriteSet | None:
         """On the primary: the writes that record retirements which are committed; None if there are none.

@@ -62,6 +62,8 @@ from ledgerd.ledger.signature import Signature
 DIAL_SECONDS: Final = 0.02  # between looks at whom to dial, where nothing has changed that would tell
 VERIFY_SECONDS: Final = 0.25  # between verifications of the newest signature; see `_verify`
 
+CONSENSUS = Consensus  # a variable, so that a simulation of compiled nodes can have one that it watches
+
 _NEVER: Final = float("inf")
 _CONSENSUS: Final = b"\x00"  # first byte of a message on a channel; the others are `answering.REQUEST` and `REPLY`
 
@@ -155,7 +157,7 @@ class Serving:
         settings = limits.consensus._replace(
             heartbeat=configuration.heartbeat_seconds, election_timeout=configuration.election_timeout_seconds
         )
-        self._consensus = Consensus(keys.id, self._replica, settings, jitter, now)
+        self._consensus: Consensus = CONSENSUS(keys.id, self._replica, settings, jitter, now)
         self._unheard = Unheard(keys.id, store, self._consensus, self._log, now)
         self._certificates = ShownCertificates(keys, certificate, service, self._log)
         self._group_commit = GroupCommit(keys.id, keys.identity, self._certificates.node_pem, service.identity)
@@ -557,8 +559,7 @@ class Serving:
         self._dial_at = self._now
         self._refresh.governance_changed()
         store = self._replica.store
-        records = {key: tables.decode(value) for key, value in store.map(tables.NODE_INFO).items()}
-        self._leaving.learn(records)
+        records = self._leaving.learn(store.map(tables.NODE_INFO).items())
         self._dialling.learn(
             {
                 NodeId(key.decode()): record["node_to_node_interface"]["published_address"]

@@ -190,8 +190,7 @@ class Consensus(Elections):
             self._answer_questions()
         log = self._log
         ready.truncate_after, self._truncate_after = self._truncate_after, None
-        last = self._storable()
-        if self._handed < last:
+        if self._handed < log.last_seqno and self._handed < (last := self._storable()):
             ready.first_seqno = Seqno(self._handed + 1)
             ready.entries = log.data(ready.first_seqno, last)
             ready.view = log.view_of(last)

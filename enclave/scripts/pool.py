@@ -151,6 +151,8 @@ class Pool:
         group = self._groups[0]
         queue, now = group.queue, self._now
         running = [worker.tasks for worker in group.workers.values() if worker.tasks and now - worker.since < SOON_SECONDS]
+        if not (running or queue):
+            return 0
         return sum(len(tasks) for tasks in running if _writes(tasks[0]) and _moment(queue.lane(tasks[0].lane))) + (
             sum(len(lane.waiting) for lane in queue.waiting if _writes(lane.waiting[0]) and _moment(lane)) if queue else 0
         )

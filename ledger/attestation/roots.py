@@ -4,6 +4,7 @@ A service accepts only the roots in its genesis configuration; whoever calls say
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from cryptography import x509
@@ -52,21 +53,24 @@ def parse_roots(pems: Iterable[str]) -> tuple[Root, ...]:
 
     Raises: ConfigurationError: One is not a certificate, or there is none at all.
     """
-    roots = []
-    for pem in pems:
-        try:
-            if pem.count("-----BEGIN ") != 1:
-                raise ValueError
-            certificate = x509.load_pem_x509_certificate(pem.encode())
-        except Exception:  # of bytes that may have come through a host; the library's list of what it raises is long and grows
-            raise ConfigurationError(
-                "an attestation root is not exactly one PEM certificate; give each root's certificate by itself, not its key"
-            ) from None
-        fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
-        roots.append(Root(certificate.public_bytes(Encoding.DER), fingerprint, fingerprint != AWS_ROOT_G1_FINGERPRINT))
+    roots = tuple(map(_parse, pems))
     if not roots:
         raise ConfigurationError("no attestation root is given, so no enclave could ever be accepted; give at least AWS's")
-    return tuple(roots)
+    return roots
+
+
+@lru_cache(maxsize=32)  # a service has one or two, and each document is judged by them
+def _parse(pem: str) -> Root:
+    try:
+        if pem.count("-----BEGIN ") != 1:
+            raise ValueError
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+    except Exception:  # of bytes that may have come through a host; the library's list of what it raises is long and grows
+        raise ConfigurationError(
+            "an attestation root is not exactly one PEM certificate; give each root's certificate by itself, not its key"
+        ) from None
+    fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+    return Root(certificate.public_bytes(Encoding.DER), fingerprint, fingerprint != AWS_ROOT_G1_FINGERPRINT)
 
 
 AWS_ROOT_G1: Final = parse_roots([AWS_ROOT_G1_PEM])[0]

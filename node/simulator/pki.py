@@ -9,6 +9,7 @@ import secrets
 import threading
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from cryptography import x509
@@ -43,7 +44,12 @@ class Signer(NamedTuple):
     @property
     def der(self) -> bytes:
         """The certificate as documents carry it."""
-        return self.certificate.public_bytes(Encoding.DER)
+        return _der(self.certificate)
+
+
+@lru_cache(maxsize=64)
+def _der(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(Encoding.DER)
 
 
 class SimulatedRoot(NamedTuple):
@@ -57,6 +63,7 @@ class SimulatedRoot(NamedTuple):
     certificate_pem: str
     key_pem: bytes
 
+    @lru_cache(maxsize=4)  # noqa: B019  of a platform's few roots, each asked for by each of its nodes
     def signer(self) -> Signer:
         """Parse both. Raises: ConfigurationError: They are no root of a simulator, or do not belong together."""
         try:

@@ -140,6 +140,8 @@ def test_messages_sent_during_the_handshake_wait_for_it() -> None:
     wire = Wire(A.channels(), B.channels())
     wire.dial()
     assert wire.a.dialling(B.node_id) and not wire.a.connected(B.node_id)
+    assert wire.a.reaches(frozenset({B.node_id})) and wire.a.reaches(frozenset())
+    assert not wire.b.reaches(frozenset({A.node_id})) and not wire.a.reaches(frozenset({A.node_id, B.node_id}))
     assert wire.a.send(B.node_id, b"early")
     wire.carry()
     assert wire.b.take_messages() == [(A.node_id, b"early")]

@@ -7,11 +7,11 @@ import pytest
 
 from support.simulation import complete_seams
 from support.simulation.complete_world import CompleteWorld
-from support.simulation.invariants import Violation
 from support.simulation.ledgers import boxes_agree
 from support.simulation.members import Member, Told, what_is_decided_is_done
 from support.simulation.plan import REKEY, Plan, draw
 from support.simulation.run import run
+from support.simulation.violation import Violation
 
 
 def change_secret(world: CompleteWorld) -> None:

@@ -8,8 +8,9 @@ from ledgerd.enclave.consensus.core import Retirement, Role
 from ledgerd.ledger.ids import NodeId, Seqno, View
 from support.simulation import invariants
 from support.simulation.core_world import CoreNode, CoreWorld
-from support.simulation.invariants import RULES, Violation
+from support.simulation.invariants import RULES
 from support.simulation.plan import Plan
+from support.simulation.violation import Violation
 
 
 def extend(node: CoreNode, view: int, data: bytes = b"p") -> None:

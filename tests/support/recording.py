@@ -18,10 +18,11 @@ from ledgerd.ledger.ids import NodeId, Seqno, View
 from support.simulation import core_world, world
 from support.simulation.core_world import CoreWorld
 from support.simulation.driver import Driver
-from support.simulation.invariants import Judge, Violation
+from support.simulation.judge import Judge
 from support.simulation.observation import Meaning
 from support.simulation.patches import patched
 from support.simulation.plan import Plan
+from support.simulation.violation import Violation
 
 NOBODY: Final = "nobody"
 

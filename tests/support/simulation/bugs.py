@@ -76,7 +76,7 @@ def _consensus() -> list[Bug]:
     found = []
     for bug in (*consensus_bugs.PLANTED, *consensus_bugs.FOUND_BY_SIMULATION):
         recipe, nodes = _STEERED.get(bug.__name__, (None, None))
-        changes: tuple[Change, ...] = ((core_world, "Consensus", bug), (serving, "Consensus", bug))
+        changes: tuple[Change, ...] = ((core_world, "Consensus", bug), (serving, "CONSENSUS", bug))
         seeds = _SELDOM_SEEN.get(bug.__name__, 30)
         found.append(Bug(bug.__name__, changes, "core", seeds, recipe, nodes, set_back=bug.__name__ in _SET_BACK))
     return found

@@ -14,11 +14,12 @@ from ledgerd.ledger.ids import parse_transaction_id
 from support.histories import Call, History, Id, Outcome
 from support.linearizability import Value
 from support.simulation.application import KEYS
-from support.simulation.invariants import Violation
+from support.simulation.violation import Violation
 
 READS: Final = ("get", "all")
 WRITES: Final = ("put", "swap", "both", "delete", "claim")
 FAILURES: Final = ("refuse", "fail")
+MARKED: Final = (*WRITES, *FAILURES)  # those whose token says whose they are
 
 
 class Want(NamedTuple):
@@ -129,7 +130,7 @@ class Clients:
                 self.claims.add(want.token)
             key = want.key if _is_dated(want.key) else None
             client.call = self.history.invoke(
-                name, client.asked_at, node, writes=effect(want), key=key, token=want.token if want.what in (*WRITES, *FAILURES) else None
+                name, client.asked_at, node, writes=effect(want), key=key, token=want.token if want.what in MARKED else None
             )
         if not self._send(client, node, ask(want)):
             if client.call is not None:

@@ -3,21 +3,22 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from ledgerd.enclave import channels, entropy, joining, keys, serving
 from ledgerd.enclave import core as enclave_core
 from ledgerd.enclave.runtime import quickjs, script_line, script_worker
 from support.simulation import drawn, platform, stand_in_tls
+from support.simulation.elections import watched
 from support.simulation.patches import Change, patched
 from support.simulation.plan import Plan
 from support.simulation.service_world import small_limits
 
 
 class Watched:
-    """In the place of the class `Consensus` in `enclave.serving`: who makes one begins to serve, and its world is told before any entry."""
+    """In the place of `enclave.serving.CONSENSUS`: who makes one begins to serve, and its world is told before any entry."""
 
-    world: Any
+    world: ClassVar[Any]
 
     def __init__(self, make: Any) -> None:
         self._make = make
@@ -42,7 +43,7 @@ def seams(plan: Plan) -> Iterator[None]:
     chance = Random(f"entropy {plan.seed}")
     changes: list[Change] = [
         *small_limits(plan, serving),
-        (serving, "Consensus", Watched(vars(serving)["Consensus"])),
+        (serving, "CONSENSUS", Watched(watched(vars(serving)["CONSENSUS"]))),
         (entropy, "_kernel_random", chance.randbytes),
         (keys, "ec", drawn.Curves(chance)),
         (keys, "PrivateKey", drawn.Boxes(chance)),

@@ -15,7 +15,7 @@ from nacl.public import SealedBox
 
 from ledgerd.enclave import boundary
 from ledgerd.enclave.boundary import CLIENT, OUTBOUND, PEER
-from ledgerd.enclave.consensus.core import Consensus, Retirement
+from ledgerd.enclave.consensus.core import Retirement
 from ledgerd.enclave.core import Enclave
 from ledgerd.enclave.joining import ATTEMPTS_MAX
 from ledgerd.enclave.ledger_secrets import BOX
@@ -32,11 +32,12 @@ from support.simulation.application import app
 from support.simulation.clients import Asked, Client
 from support.simulation.complete_seams import Watched
 from support.simulation.disk import Report, flip
-from support.simulation.invariants import Violation
+from support.simulation.elections import WatchedConsensus
 from support.simulation.ledgers import boxes_agree, secrets_follow_log
 from support.simulation.members import Member, consortium, what_is_decided_is_done
 from support.simulation.plan import REKEY, Plan
 from support.simulation.service_world import ServiceWorld, document, new_service
+from support.simulation.violation import Violation
 from support.simulation.world import Event, Node
 
 PCRS: Final = {0: b"\x10" * 48, 1: b"\x11" * 48, 2: b"\x12" * 48}
@@ -156,7 +157,7 @@ class CompleteWorld(ServiceWorld):
         self.made.append(node)
         self.wake(node)
 
-    def begins_to_serve(self, core: Consensus) -> None:
+    def begins_to_serve(self, core: WatchedConsensus) -> None:
         """An enclave is about to have its first entry."""
         node = next(node for node in self.joining.values() if node.enclave._keys.id == core.node_id)
         node.node_id = core.node_id

@@ -7,19 +7,19 @@ several unsigned configurations, signatures at any place, reads at any moment.
 import contextlib
 from collections import deque
 from collections.abc import Hashable
-from copy import deepcopy
 from hashlib import sha256
 from typing import Any, Final
 
 from ledgerd.enclave.consensus.core import Appended, Configuration, Consensus, LogEntry, Note, Role, Settings
 from ledgerd.ledger.errors import HostError, IntegrityError
 from ledgerd.ledger.ids import FIRST_VIEW, NodeId, Seqno, TransactionId, View
-from support.simulation import elections
+from support.simulation.copying import allow, copied, put
 from support.simulation.disk import Disk, Report
-from support.simulation.invariants import Violation
-from support.simulation.observation import PLAIN, Meaning, plain
+from support.simulation.elections import WatchedConsensus, watched
+from support.simulation.observation import PLAIN, Meaning, Registry, Shadow, Witness, plain
 from support.simulation.plan import SET_BACK, Plan
-from support.simulation.world import Event, Node, World
+from support.simulation.violation import Violation
+from support.simulation.world import CLOCK_BEGINS, Event, Node, World
 
 _PLAIN: Final = ord("p")
 _SIGNATURE: Final = ord("s")
@@ -105,12 +105,11 @@ class CoreNode(Node):
         former: The disk that it had before it was set back, with what it had acknowledged then.
     """
 
-    def __init__(self, world: "CoreWorld", name: str) -> None:
-        super().__init__(name, name, world.rate())
+    def __init__(self, name: str, rate: float, machine: Machine, core: WatchedConsensus) -> None:
+        super().__init__(name, name, rate)
         self.former: Disk | None = None
-        self.machine = Machine(SET_BACK in world.plan.faults)
-        self.core = Consensus(NodeId(name), self.machine, world.settings, world.jitter, self.clock)
-        self.watch(world.registry, world.judge)
+        self.machine = machine
+        self.core = core
 
     def has_stored(self, view: int, seqno: int) -> bool:
         return self.disk.has(view, seqno) or (self.former is not None and self.former.has(view, seqno))
@@ -130,6 +129,29 @@ class CoreNode(Node):
             core.replicate(LogEntry(core.view, seqno, data, data, note.committable, note.configuration, note.removed))
 
 
+def _blank_machine() -> Machine:
+    return Machine(has_roots=False)
+
+
+def _blank_consensus() -> WatchedConsensus:
+    return WatchedConsensus(NodeId(""), _blank_machine(), Settings(), float, 0.0)
+
+
+def _blank_node() -> CoreNode:
+    return CoreNode("", 1.0, _blank_machine(), _blank_consensus())
+
+
+def _blank_shadow() -> Shadow:
+    return Shadow("", Registry(read_entry), Witness())
+
+
+allow(CoreNode, _blank_node)
+allow(Disk, Disk)
+allow(Machine, _blank_machine)
+allow(Shadow, _blank_shadow)
+allow(WatchedConsensus, _blank_consensus)
+
+
 class CoreWorld(World):
     """Consensus cores.
 
@@ -147,8 +169,7 @@ class CoreWorld(World):
         self.confirmed: Hashable = None
         self.copies: dict[str, CoreNode] = {}
         self.heard: dict[str, deque[tuple[CoreNode, Any]]] = {}
-        first = CoreNode(self, "n1")
-        self.add(first)
+        first = self._new("n1")
         first.core.start_primary(FIRST_VIEW)
         self.registry.winners[FIRST_VIEW] = "n1"
         first.append("c", "n1")
@@ -162,6 +183,13 @@ class CoreWorld(World):
         self.rest()
         self.do_pass(0.15)
         self.rest()
+
+    def _new(self, name: str) -> CoreNode:
+        rate, machine = self.rate(), Machine(SET_BACK in self.plan.faults)
+        node = CoreNode(name, rate, machine, watched(Consensus)(NodeId(name), machine, self.settings, self.jitter, CLOCK_BEGINS))
+        node.watch(self.registry, self.judge)
+        self.add(node)
+        return node
 
     # What a node does.
 
@@ -285,8 +313,7 @@ class CoreWorld(World):
     def do_join(self, name: str) -> None:
         """A new enclave, with an empty log."""
         if name not in self.nodes:
-            node = CoreNode(self, name)
-            self.add(node)
+            node = self._new(name)
             node.core.start_backup()
             self.wake(node)
 
@@ -328,21 +355,21 @@ class CoreWorld(World):
         node = self._node(name)
         if node is not None and not self.registry.set_back:
             shared = {id(thing): thing for thing in (self, self.registry, self.judge, self.settings)}
-            self.copies = {name: deepcopy(node, shared)}
+            self.copies = {name: copied(node, shared)}
             self.heard = {name: deque()}
 
     def do_restore(self, name: str) -> None:
         """It puts the copy back, once."""
         node = self._node(name)
-        copied = self.copies.pop(name, None)
-        if node is None or copied is None:
+        kept = self.copies.pop(name, None)
+        if node is None or kept is None:
             return
         self.faults["memory set back"] += 1
         self.registry.set_back.add(name)
         former, clock, rate = node.disk, node.clock, node.rate
-        vars(node).update(vars(copied))
+        put(node, kept)
         node.former, node.clock, node.rate, node.disk.lie = former, clock, rate, former.lie
-        elections.watch(node)
+        node.core.watched = node
         self.asked = {token: asked for token, asked in self.asked.items() if asked[0] != name}
         self.wake(node)
 

@@ -5,39 +5,53 @@ pause for one: a timer and the answers to the question before; so the node is wa
 Not here: the rules (`invariants`).
 """
 
+from typing import Any
+
+from ledgerd.enclave.consensus.core import Consensus
 from ledgerd.enclave.consensus.messages import ProposeVote, RequestVote, Vote
 from ledgerd.ledger.ids import NodeId
-from support.simulation.invariants import Watched, begins_signed, one_vote, won_by_votes
+from support.simulation.invariants import begins_signed, one_vote, won_by_votes
 
 
-def watch(node: Watched) -> None:
-    """From now on, a node's votes are known and judged, and how it wins; and its `may_stand` says whether it may."""
-    core, registry = node.core, node.shadow.registry
-    receive_proposal, ask_for_votes = type(core)._receive_propose_vote, type(core)._ask_for_votes
-    receive_request, lead = type(core)._receive_request_vote, type(core)._lead
+class WatchedConsensus(Consensus):
+    """Consensus whose votes are known and judged, and how it wins; its node's `may_stand` says whether it may.
 
-    def receive_and_note(sender: NodeId, message: ProposeVote) -> None:
-        node.may_stand = True
-        receive_proposal(core, sender, message)
+    Attributes:
+        watched: The node; None before it is told to anybody.
+    """
 
-    def ask_and_note(*, pre_vote: bool) -> None:
-        node.may_stand |= pre_vote
-        if not pre_vote:
-            one_vote(node, core.view, node.shadow.node_id, registry)
-        ask_for_votes(core, pre_vote=pre_vote)
+    watched: Any = None
 
-    def vote_and_note(sender: NodeId, message: RequestVote) -> None:
-        receive_request(core, sender, message)
-        for to, vote in core._messages[-1:]:
-            if isinstance(vote, Vote) and vote.granted and not vote.pre_vote:
-                one_vote(node, vote.view, to, registry)
+    def _receive_propose_vote(self, sender: NodeId, message: ProposeVote) -> None:
+        if self.watched is not None:
+            self.watched.may_stand = True
+        super()._receive_propose_vote(sender, message)
 
-    def lead_and_judge() -> None:
-        won_by_votes(node, registry)
-        lead(core)
-        begins_signed(node)
+    def _ask_for_votes(self, *, pre_vote: bool) -> None:
+        node = self.watched
+        if node is not None:
+            node.may_stand |= pre_vote
+            if not pre_vote:
+                one_vote(node, self.view, node.shadow.node_id, node.shadow.registry)
+        super()._ask_for_votes(pre_vote=pre_vote)
 
-    core._receive_propose_vote = receive_and_note  # type: ignore[method-assign]  # watched
-    core._ask_for_votes = ask_and_note  # type: ignore[method-assign]  # watched
-    core._receive_request_vote = vote_and_note  # type: ignore[method-assign]  # watched
-    core._lead = lead_and_judge  # type: ignore[method-assign]  # watched
+    def _receive_request_vote(self, sender: NodeId, message: RequestVote) -> None:
+        super()._receive_request_vote(sender, message)
+        node = self.watched
+        if node is not None:
+            for to, vote in self._messages[-1:]:
+                if isinstance(vote, Vote) and vote.granted and not vote.pre_vote:
+                    one_vote(node, vote.view, to, node.shadow.registry)
+
+    def _lead(self) -> None:
+        node = self.watched
+        if node is not None:
+            won_by_votes(node, node.shadow.registry)
+        super()._lead()
+        if node is not None:
+            begins_signed(node)
+
+
+def watched(kind: type[Consensus]) -> type[WatchedConsensus]:
+    """The class for nodes that are watched: `kind` is Consensus, or one with a planted bug, which is never compiled."""
+    return WatchedConsensus if kind is Consensus else type(f"Watched{kind.__name__}", (WatchedConsensus, kind), {})

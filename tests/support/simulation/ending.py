@@ -12,8 +12,8 @@ from ledgerd.ledger.entry import ZERO_DIGEST
 from support.histories import Entry, Id, Timeline, check, check_ledgers, check_reads, check_receipts
 from support.linearizability import Value
 from support.simulation.application import KEYS, map_of
-from support.simulation.invariants import Violation
 from support.simulation.ledgers import as_applications_see
+from support.simulation.violation import Violation
 
 ROUNDS: Final = 8
 ROUND_SECONDS: Final = 1.0

@@ -22,9 +22,10 @@ from ledgerd.governance import constitution, requests, tables
 from ledgerd.ledger.ids import parse_transaction_id
 from support.histories import Id
 from support.simulation.clients import Asked
-from support.simulation.invariants import Violation, rule, violation
+from support.simulation.invariants import rule, violation
 from support.simulation.observation import Registry
 from support.simulation.platform import BEGAN
+from support.simulation.violation import Violation
 
 NAME: Final = "member"
 REKEY: Final[dict[str, Any]] = {"actions": [{"name": "trigger_ledger_rekey", "args": {}}]}

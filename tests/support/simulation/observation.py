@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from ledgerd.enclave.consensus.log import Log
 from ledgerd.ledger.ids import Seqno, View
+from support.simulation.copying import fields
 
 
 class Meaning(NamedTuple):
@@ -264,7 +265,7 @@ class ObservedLog(Log):
     def __deepcopy__(self, memo: dict[int, Any]) -> "ObservedLog":
         """Hash states can be copied by their own method only; they and entries are never changed, so lists of them are enough."""
         copied = ObservedLog(deepcopy(self._shadow, memo))
-        for name in Log.__slots__:
+        for name in set(fields(self)) - {"_shadow"}:
             value = getattr(self, name)
             setattr(copied, name, list(value) if isinstance(value, list) else value)
         return copied

@@ -7,7 +7,7 @@ the boundary's bytes and joining are not here.
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from ledgerd.enclave import configuration, replica
 from ledgerd.enclave.boundary import Fetch, Ready, Traffic
@@ -24,12 +24,13 @@ from support.simulation import stand_in
 from support.simulation.application import app
 from support.simulation.clients import Asked, Client
 from support.simulation.disk import Report
+from support.simulation.elections import watched
 from support.simulation.interpreted import SERVING
-from support.simulation.invariants import Violation
 from support.simulation.ledgers import SECRET
 from support.simulation.patches import Change, patched
 from support.simulation.plan import Plan
 from support.simulation.service_world import ServiceWorld, document, new_service, small_limits
+from support.simulation.violation import Violation
 from support.simulation.world import Event, Node
 
 _CONSENSUS: Final = 0  # first byte of a message that may be lost, repeated and reordered; others are never repeated (`enclave.channels`)
@@ -38,10 +39,9 @@ _CONSENSUS: Final = 0  # first byte of a message that may be lost, repeated and 
 class Channels:
     """In the place of `enclave.channels.Channels`: what it promises, without bytes."""
 
-    speakers: frozenset[NodeId] = frozenset()  # nobody is dialled, so nobody need be known
-    has_backlog = False
-
     def __init__(self, world: "ReplicaWorld", node_id: str) -> None:
+        self.speakers: frozenset[NodeId] = frozenset()  # nobody is dialled, so nobody need be known
+        self.has_backlog = False
         self._world = world
         self._node_id = node_id
         self.arrived: list[tuple[NodeId, bytes]] = []
@@ -86,10 +86,10 @@ class Channels:
 class Dialling:
     """In the place of `enclave.dialling.Dialling`: everybody is connected."""
 
-    world: "ReplicaWorld"
-    next_deadline = float("inf")
+    world: ClassVar["ReplicaWorld"]
 
     def __init__(self, keys: Any, *_: Any, **__: Any) -> None:
+        self.next_deadline = float("inf")
         self.channels = Channels(self.world, keys.id)
 
     def learn(self, addresses: Any) -> None:
@@ -108,9 +108,10 @@ class Dialling:
 class Sessions:
     """In the place of `enclave.sessions.Sessions`: requests come as values, answers leave as values."""
 
-    active = peak = 0
-
     def __init__(self, answered: Callable[[Any, Response], None]) -> None:
+        self.active = 0
+        self.peak = 0
+        self.knows: Callable[[str], bool] = lambda caller: False
         self.requests: list[Request] = []
         self.answer = answered
 
@@ -263,7 +264,7 @@ class ReplicaWorld(ServiceWorld):
         if node.clock >= node.sweep_at:
             node.sweep_at = node.clock + 0.5
             served.sweep(node.clock)
-        ready = Ready()
+        ready: Any = Ready()  # what is sealed here names a node, not a stream
         served.carry_out(ready)
         self.store(node, ready)
         for sealed in ready.once_stored:
@@ -378,6 +379,7 @@ def seams(plan: Plan) -> Iterator[None]:
     """What stands in for what, while this world is used; and small limits, so that they are met with."""
     changes: list[Change] = [
         *small_limits(plan, SERVING),
+        (SERVING, "CONSENSUS", watched(SERVING.CONSENSUS)),
         (SERVING, "Dialling", Dialling),
         (SERVING, "jitter", _jitter),
         (replica, "_key", lambda pem: stand_in.read_certificate(pem).public_key()),

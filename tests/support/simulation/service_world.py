@@ -14,10 +14,10 @@ from ledgerd.ledger.receipt import VerifiedReceipt
 from support.histories import Call, Outcome
 from support.simulation.clients import Asked, Client, Clients, Want
 from support.simulation.ending import judge_service
-from support.simulation.invariants import Violation
 from support.simulation.ledgers import read_entry
 from support.simulation.patches import Change
 from support.simulation.plan import Plan
+from support.simulation.violation import Violation
 from support.simulation.world import Event, World
 
 _CLIENTS: Final = 4

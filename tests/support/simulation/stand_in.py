@@ -6,6 +6,7 @@ and the Merkle tree stay real: they cost little and are deterministic already.
 """
 
 import base64
+from functools import lru_cache
 from hashlib import sha256, sha384
 from types import SimpleNamespace
 from typing import Any, Final
@@ -18,6 +19,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 _SHORTER: Final = 8  # so many bytes fewer than the curve has for each number of a signature: below its order
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----\n"
 _END: Final = "\n-----END CERTIFICATE-----\n"
+
+
+@lru_cache(maxsize=256)  # whoever verifies asks for what was signed a moment ago
+def _signature(der: bytes, size: int, data: bytes) -> bytes:
+    digest = sha384(der + data).digest()
+    return encode_dss_signature(*(int.from_bytes(half[:size], "big") | 1 for half in (digest, sha384(digest).digest())))
 
 
 class PublicKey:
@@ -49,9 +56,7 @@ class PublicKey:
 
     def signature(self, data: bytes) -> bytes:
         """DER, always the same for the same data."""
-        digest = sha384(self.der + data).digest()
-        numbers = (int.from_bytes(half[: self.key_size // 8 - _SHORTER], "big") | 1 for half in (digest, sha384(digest).digest()))
-        return encode_dss_signature(*numbers)
+        return _signature(self.der, self.key_size // 8 - _SHORTER, data)
 
 
 class PrivateKey:

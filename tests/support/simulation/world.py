@@ -11,16 +11,18 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from ledgerd.enclave.consensus.core import Consensus, Role
-from support.simulation import elections
+from ledgerd.enclave.consensus.core import Role
 from support.simulation.disk import LIES, Disk, Report, Write
-from support.simulation.invariants import Judge, Violation
+from support.simulation.elections import WatchedConsensus
+from support.simulation.judge import Judge
 from support.simulation.network import Network
 from support.simulation.observation import ObservedLog, Reader, Registry, Shadow
 from support.simulation.plan import Plan
+from support.simulation.violation import Violation
 
 Event = tuple[Any, ...]
 
+CLOCK_BEGINS: Final = 1000.0  # a new node's clock
 _TURNS_MAX: Final = 20  # in which a node works through what it left for later at first
 
 
@@ -36,12 +38,12 @@ class Node:
         due: When its own clock is to wake it if nothing comes before; None while nobody has asked it since it was last awake.
     """
 
-    core: Consensus
+    core: WatchedConsensus
 
     def __init__(self, name: str, node_id: str, rate: float) -> None:
         self.name = name
         self.node_id = node_id
-        self.clock = 1000.0
+        self.clock = CLOCK_BEGINS
         self.rate = rate
         self.is_up = True
         self.is_paused = False
@@ -67,7 +69,7 @@ class Node:
         """From now on, what its log does is known; to be called before it has any entry."""
         self.shadow = Shadow(self.node_id, registry, judge)
         self.core._log = ObservedLog(self.shadow)
-        elections.watch(self)
+        self.core.watched = self
 
 
 class World:
@@ -126,7 +128,7 @@ class World:
         """Whether something came for a node that it has not seen yet."""
         return False
 
-    def time_passed(self, node: Any) -> None:
+    def time_passed(self, node: Node) -> None:
         """A node's clock went on. It is woken as the loop of an enclave would wake it: when something is there or due, and not otherwise.
 
         A deadline that a node forgets to name thus stays forgotten, and is found by what never happens; and so is one that it goes on
@@ -153,7 +155,7 @@ class World:
                 return
         raise Violation("ComesToRest", f"{node.name} is due at {node.due}, whatever it does; it is {node.clock}")
 
-    def store(self, node: Any, ready: Any) -> None:
+    def store(self, node: Node, ready: Any) -> None:
         """Give a node's disk what the node has for it; some disks have it at once."""
         if ready.truncate_after is not None or ready.entries:
             views = node.shadow.views[ready.first_seqno : ready.first_seqno + len(ready.entries)]
@@ -162,18 +164,18 @@ class World:
             if report is not None:
                 self.stored(node, report)
 
-    def promise(self, node: Any, packet: Any) -> None:
+    def promise(self, node: Node, packet: Any) -> None:
         """Keep what a node's host is to send once the disk has all that it was given up to now."""
         node.promises.append((node.disk.submitted, packet))
         self._keep_promises(node)
 
-    def finish(self, node: Any) -> Report | None:
+    def finish(self, node: Node) -> Report | None:
         """A disk finishes its oldest piece of work, and its host sends what waited for that."""
         report: Report | None = node.disk.finish()
         self._keep_promises(node)
         return report
 
-    def _keep_promises(self, node: Any) -> None:
+    def _keep_promises(self, node: Node) -> None:
         while node.promises and node.promises[0][0] <= node.disk.done:
             self.promised(node, node.promises.popleft()[1])
 
@@ -207,11 +209,13 @@ class World:
 
     def running(self) -> list[Any]:
         """Nodes that live and are not stopped."""
-        return [node for node in self.nodes.values() if node.is_up and not node.is_paused]
+        nodes: dict[str, Node] = self.nodes
+        return [node for node in nodes.values() if node.is_up and not node.is_paused]
 
     def up(self) -> list[Any]:
         """Nodes that live."""
-        return [node for node in self.nodes.values() if node.is_up]
+        nodes: dict[str, Node] = self.nodes
+        return [node for node in nodes.values() if node.is_up]
 
     def primary(self) -> Any | None:
         """The primary of the latest view, if there is one that lives."""
@@ -234,7 +238,7 @@ class World:
         return [node for node in known if node is not None and node.is_up]
 
     def _node(self, name: str) -> Any | None:
-        node = self.nodes.get(name)
+        node: Node | None = self.nodes.get(name)
         return node if node is not None and node.is_up and not node.is_paused else None
 
     # Events of the network.
@@ -332,10 +336,11 @@ class World:
     def do_pass(self, seconds: float) -> None:
         """Time passes for everybody, at everybody's rate."""
         self.time += seconds
-        for node in list(self.nodes.values()):
+        nodes: list[Node] = list(self.nodes.values())
+        for node in nodes:
             if node.is_up and not node.is_frozen:
                 node.clock += seconds * node.rate
-        for node in list(self.nodes.values()):
+        for node in nodes:
             if node.is_up and not node.is_paused:
                 self.time_passed(node)
 
