@@ -267,19 +267,20 @@ class CompleteWorld(ServiceWorld):
 
         It may when it is removed for good. A joiner may give up as well, since it can only wait for somebody who does not come: when each
         of its last `ATTEMPTS_MAX` connections could lead to nothing, and the node that it was told to ask, which would know of a new
-        primary, was among those that it tried. Or whom it asks has a clock that is a minute off, and takes its document for one of another
-        time. There is no other reason: no honest service refuses an honest joiner.
+        primary, was among those that it tried. The first of them may have led somewhere: to an answer, from which on attempts are counted
+        anew, and then no further. Or whom it asks has a clock that is a minute off, and takes its document for one of another time.
+        There is no other reason: no honest service refuses an honest joiner.
 
         Raises: Violation: It has no such reason.
         """
         reason = node.notices.get("refused", "")
         if node.name in self.joining:
             self._look_at_the_way(node)
-            tried = node.dials
+            tried = list(node.dials)
             is_patient = len(tried) == ATTEMPTS_MAX and any(dial.target == node.told for dial in tried)
             if status == 1 and _TOO_YOUNG in reason and tried and abs(self._lag(tried[-1].target)) > _LAG_SECONDS:
                 self.faults["joiner refused by a clock that stood"] += 1
-            elif status != 1 or not reason.startswith("gave up after") or not is_patient or not all(dial.is_hindered for dial in tried):
+            elif status != 1 or not reason.startswith("gave up after") or not is_patient or not all(dial.is_hindered for dial in tried[1:]):
                 ways = " ".join(f"{dial.target}{'' if dial.is_hindered else ' (open)'}" for dial in tried)
                 raise Violation("NobodyStops", f"{node.name}, which joins, stops with {status}: {reason}; told to ask {node.told}; {ways}")
             else:
@@ -466,12 +467,6 @@ class CompleteWorld(ServiceWorld):
         return [("join", f"n{first + number}", primary.name) for number in range(count)]
 
     # The end.
-
-    def calm(self) -> None:
-        super().calm()
-        for node in self.joining.values():
-            node.is_up = False  # what was on its way into the service may have been refused, and tries again as another
-        self.joining.clear()
 
     def verify_receipt(self, receipt: bytes) -> VerifiedReceipt:
         key = self.nodes["n1"].serving.status.service.identity.public_key()
