@@ -20,11 +20,11 @@ import runpy
 from ledgerd.enclave.answering import Answering
 hold = Answering._hold
 
-def answer(self, request, prefer, outcome, response):
+def answer(self, request, prefer, outcome):
     if prefer.receipt:
-        hold(self, request, prefer, outcome, response)
+        hold(self, request, prefer, outcome)
     else:
-        self.answer(request.reply_to, response)
+        self.answer(request.reply_to, outcome.response)
 
 Answering._hold = answer
 runpy.run_module("ledgerd.enclave.runtime", run_name="__main__")
