@@ -95,12 +95,14 @@ def _run(name: str, maker: Maker, plan: Plan, folder: str) -> Result:
     board = _Board()
     begin = time.monotonic()
     reading, writing = os.pipe()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # who interrupts has not found anything: the child never sees it
     child = os.fork()
     if child == 0:
         os.close(reading)
         _child(maker, plan, board, writing, folder)
     os.close(writing)
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         status, killed = _wait(child, board)
     except BaseException:
         os.kill(child, signal.SIGKILL)
@@ -154,7 +156,6 @@ def _child(maker: Maker, plan: Plan, board: _Board, writing: int, folder: str) -
     status = 0
     until = None if plan.seconds is None else time.monotonic() + plan.seconds  # what it takes to begin counts, too
     faulthandler.disable()  # a crash is told by the parent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever interrupts the parent has not found anything; it ends this process
     try:
         warnings.simplefilter("error")  # an input that makes somebody warn is a finding, too
         tempfile.tempdir = folder  # what a target makes is gone with it

@@ -175,13 +175,15 @@ def campaign(choice: Choice, seeds: Iterator[int], jobs: int, progress: Callable
 
 
 def _begin(die_with_the_first: Callable[[], None]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells all processes; the first of them ends the others
-    die_with_the_first()  # a pool that ends may just have replaced one that an interrupt met before the line above
+    die_with_the_first()
 
 
 def _in_processes(jobs: int, source: Iterator[tuple[int, Choice]], total: Total, progress: Callable[[Total], None]) -> None:
     context = multiprocessing.get_context("fork")
+    # A terminal tells all processes of an interrupt, and the first of them ends the others: those never see it, from their first moment on.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     with context.Pool(jobs, _begin, (dies_with_us(signal.SIGKILL),)) as pool:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         # A task queue that is longer than the pool would make `until` late.
         waiting: list[Any] = []
         while True:
