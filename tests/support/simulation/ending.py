@@ -15,7 +15,8 @@ from support.simulation.application import KEYS, map_of
 from support.simulation.ledgers import as_applications_see
 from support.simulation.violation import Violation
 
-ROUNDS: Final = 8
+# A channel may wait for seconds for the rest of a record whose length was damaged, and elections may be split again and again.
+ROUNDS: Final = 16
 ROUND_SECONDS: Final = 1.0
 STEP_SECONDS: Final = 0.05
 
