@@ -65,9 +65,7 @@ class Idempotency:
         "_last_response",
         "_last_seen",
         "_last_tail",
-        "_new_enough",
         "_records",
-        "_rollbacks",
         "_store",
         "_view_of",
         "_window",
@@ -80,8 +78,6 @@ class Idempotency:
         self._window = window
         self._last_name = "/"  # with the slash
         self._last_seen: TransactionId | None = None
-        self._new_enough: TransactionId | None = None  # until more was rolled back than at `_rollbacks`, or it lies below `oldest`
-        self._rollbacks = 0
         self._last_response: Response | None = None
         self._last_tail = b""
 
@@ -137,15 +133,7 @@ class Idempotency:
         `seen` itself). So it is new enough if there is an entry of such a view from `oldest` up to there; views only grow, so if
         `oldest` is one.
         """
-        if seen.seqno < oldest:
-            return True
-        store = self._store
-        if seen is self._new_enough and store.rollbacks == self._rollbacks:
-            return False
-        if seen.seqno <= store.version and self._view_of(seen.seqno) <= seen.view:  # then so is every entry from `oldest` up to there
-            self._new_enough, self._rollbacks = seen, store.rollbacks
-            return False
-        return self._view_of(oldest) > seen.view
+        return seen.seqno < oldest or self._view_of(oldest) > seen.view
 
     def _seen(self, key: str) -> TransactionId | None:
         """The id in a dated key. Clients make many keys with one id, so the last one read is kept."""

@@ -268,17 +268,8 @@ class PipelineConnection:
             number = int.from_bytes(data[at - size : at], "big")
             if number > REQUEST_ID_MAX or not data.startswith(alike.packed_method, at):
                 return False
-            at += len(alike.packed_method)
-            size = data[at] - 0xA0
-            at += 1
-            if size == 0xD9 - 0xA0:
-                size = data[at]
-                at += 1
-            elif not 0 <= size < 32:
-                return False
-            target_at = at
-            at += size
-            if size > self._target_max or not data.startswith(alike.packed_headers, at):
+            target_at, at = _text_at(data, at + len(alike.packed_method))
+            if at - target_at > self._target_max or not data.startswith(alike.packed_headers, at):
                 return False
             target = data[target_at:at].decode("ascii")
             if _is_path(target) is None:
@@ -287,19 +278,12 @@ class PipelineConnection:
             headers = alike.headers.copy()
             header_size = alike.size
             if alike.has_key:
-                size = data[at] - 0xA0
-                at += 1
-                if size == 0xD9 - 0xA0:
-                    size = data[at]
-                    at += 1
-                elif not 0 <= size < 32:
-                    return False
-                key = data[at : at + size].decode("ascii")
+                key_at, at = _text_at(data, at)
+                key = data[key_at:at].decode("ascii")
                 if _is_value(key) is None:
                     return False
                 headers[HEADER] = key
-                header_size += size
-                at += size
+                header_size += at - key_at
             size = data[at + 1]
             if data[at] == 0xC4:
                 at += 2
@@ -308,7 +292,7 @@ class PipelineConnection:
                 at += 3
             else:
                 return False
-        except (IndexError, UnicodeDecodeError):
+        except (IndexError, ValueError):
             return False
         if at + size != end or size > self._body_max or header_size > self._headers_max:
             return False
@@ -333,6 +317,16 @@ class PipelineConnection:
             self._reject(number, 431, "RequestHeaderTooLarge", f"The request's header is larger than {self._limits.header_bytes} bytes.")
             return False
         return True
+
+
+def _text_at(data: bytes, at: int) -> tuple[int, int]:
+    """Where a text that msgpack packs with one or two bytes before it begins and ends. Raises: ValueError: There is none. IndexError."""
+    size = data[at] - 0xA0
+    if size == 0xD9 - 0xA0:
+        return at + 2, at + 2 + data[at + 1]
+    if not 0 <= size < 32:
+        raise ValueError
+    return at + 1, at + 1 + size
 
 
 def _size(headers: dict[str, str]) -> int:
